@@ -1,0 +1,149 @@
+package flow
+
+import "slices"
+
+// Not every key can come from a packet: nothing has TCP ports without being IP.
+// Two rules that only share impossible keys are no tie, and a difference between
+// hardware and software that no packet can show is no difference. So the keys that
+// Parse can return are listed here as a union of shapes, each a Match plus values
+// that one field must not have. Invariant, tested in both directions: Parse only
+// returns keys of some shape, and [Frame] turns each key of a shape into a frame
+// that parses to it.
+
+// shape is a set of possible keys: those of m whose field f is none of not.
+type shape struct {
+	m   Match
+	f   Field
+	not []uint64
+}
+
+// shapes returns every shape.
+func shapes() []shape {
+	var all []shape
+	tagStates := []struct{ vlan, cvlan, mask uint64 }{
+		{0, 0, 0xffff}, {TagPresent, 0, TagPresent}, {TagPresent, TagPresent, TagPresent},
+	}
+	for i, ts := range tagStates {
+		var tagged Match
+		tagged.Pin(VLAN, ts.vlan, ts.mask)
+		cmask := uint64(0xffff)
+		if i == 2 {
+			cmask = TagPresent
+		}
+		tagged.Pin(CVLAN, ts.cvlan, cmask)
+		tagged.Pin(CTState, 0, 0xff)
+		tagged.Pin(Reserved, 0, 0xff)
+		all = append(all, nonIP(tagged)...)
+		all = append(all, ipShapes(tagged, EthIPv4, ProtoICMP)...)
+		all = append(all, ipShapes(tagged, EthIPv6, ProtoICMPv6)...)
+	}
+	return all
+}
+
+func nonIP(m Match) []shape {
+	for _, f := range []Field{SrcHi, SrcLo, DstHi, DstLo, Proto, TOS, TTL, TCPFlags, SrcPort, DstPort} {
+		m.Pin(f, 0, f.Max())
+	}
+	m.Pin(Flags, 0, 0xff)
+	plain := shape{m, EthType, []uint64{EthIPv4, EthIPv6, EthVLAN, EthQinQ}}
+	m.Pin(Flags, FlagOdd, 0xff)
+	out := []shape{plain}
+	for _, t := range plain.not {
+		cut := m
+		cut.Pin(EthType, t, 0xffff)
+		out = append(out, shape{m: cut})
+	}
+	return out
+}
+
+func ipShapes(m Match, ethType, icmp uint64) []shape {
+	m.Pin(EthType, ethType, 0xffff)
+	if ethType == EthIPv4 {
+		m.Pin(SrcHi, 0, SrcHi.Max())
+		m.Pin(DstHi, 0, DstHi.Max())
+		m.Pin(SrcLo, 0, SrcLo.Max()<<32)
+		m.Pin(DstLo, 0, DstLo.Max()<<32)
+	}
+	// with returns m with flags set; of the flags only those in free may be either.
+	with := func(m Match, flags, free uint64, noPorts, noTCP bool) Match {
+		m.Pin(Flags, FlagIP|flags, 0xff&^free)
+		if noPorts {
+			m.Pin(SrcPort, 0, 0xffff)
+			m.Pin(DstPort, 0, 0xffff)
+		}
+		m.Pin(TCPFlags, 0, 0xf000)
+		if noTCP {
+			m.Pin(TCPFlags, 0, 0xffff)
+		}
+		return m
+	}
+	proto := func(m Match, p uint64) Match { m.Pin(Proto, p, 0xff); return m }
+
+	ported := []uint64{ProtoTCP, ProtoUDP, ProtoSCTP, icmp}
+	plainNot := ported
+	if ethType == EthIPv6 {
+		plainNot = slices.Concat(ported, []uint64{extHopByHop, extRouting, extFragment, extAuth, extDestination,
+			extMobility, extHIP, extShim6, extTest1, extTest2})
+	}
+	out := []shape{{m: with(m, FlagFragLater, FlagOdd, true, true)}}
+	first := uint64(FlagFragFirst)
+	out = append(out,
+		shape{m: with(proto(m, ProtoTCP), FlagL4, first|FlagOdd, false, false)},
+		shape{m: with(proto(m, ProtoUDP), FlagL4, first|FlagOdd, false, true)},
+		shape{m: with(proto(m, ProtoSCTP), FlagL4, first|FlagOdd, false, true)},
+		shape{with(m, 0, first, true, true), Proto, plainNot},
+		shape{with(m, FlagOdd, first, true, true), Proto, []uint64{icmp}},
+	)
+	types := with(proto(m, icmp), 0, first|FlagOdd, false, true)
+	types.Pin(SrcPort, 0, 0xff00)
+	types.Pin(DstPort, 0, 0xff00)
+	return append(out, shape{m: types})
+}
+
+var possible = shapes()
+
+// Shared returns a key that is in every match given and that a packet can have
+// ([Frame] makes one); ok is false iff no packet is in all of them.
+func Shared(ms ...*Match) (k Key, ok bool) {
+	if _, any := Witness(ms...); !any {
+		return Key{}, false
+	}
+	with := append(slices.Clone(ms), nil)
+	for i := range possible {
+		s := &possible[i]
+		with[len(ms)] = &s.m
+		if k, ok = Witness(with...); ok && s.avoid(&k, with) {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// Possible reports whether some packet has key k.
+func Possible(k *Key) bool {
+	return slices.ContainsFunc(possible, func(s shape) bool {
+		return s.m.Matches(k) && !slices.Contains(s.not, k.Get(s.f))
+	})
+}
+
+// avoid changes the bits of s.f that no match looks at until its value is none of
+// s.not. The first len(not)+1 values tried are enough.
+func (s *shape) avoid(k *Key, ms []*Match) bool {
+	if !slices.Contains(s.not, k.Get(s.f)) {
+		return true
+	}
+	free := s.f.Max()
+	for _, m := range ms {
+		free &^= m.Mask.Get(s.f)
+	}
+	base := k.Get(s.f) &^ free
+	for bits := free; ; bits = (bits - 1) & free { // every subset of the free bits, largest first
+		if !slices.Contains(s.not, base|bits) {
+			k.Set(s.f, base|bits)
+			return true
+		}
+		if bits == 0 {
+			return false
+		}
+	}
+}
