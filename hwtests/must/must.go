@@ -1,0 +1,29 @@
+// Package must turns skipped tests into failures where the machine is known to
+// have what they need. A skip is a claim, and BLADEFLOW_MUST is the list of claims
+// that are false here: BLADEFLOW_MUST=veth,xdp,afxdp,purego,definition.
+package must
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Have returns if err is nil, which says that the machine has feature. Otherwise
+// it skips the test with err, or fails it if BLADEFLOW_MUST names the feature.
+func Have(tb testing.TB, feature string, err error) {
+	tb.Helper()
+	switch {
+	case err == nil:
+	case Named(feature):
+		tb.Fatalf("BLADEFLOW_MUST names %s, but: %v", feature, err)
+	default:
+		tb.Skipf("needs %s: %v", feature, err)
+	}
+}
+
+// Named reports whether BLADEFLOW_MUST names feature.
+func Named(feature string) bool {
+	return slices.Contains(strings.Split(os.Getenv("BLADEFLOW_MUST"), ","), feature)
+}
