@@ -1,0 +1,61 @@
+# bladeflow. `make` alone lists what can be done; a newcomer needs `make demo` and `make test`.
+SHELL := /bin/bash
+GO ?= go
+T ?= 1m
+NIC ?=
+export GOFLAGS ?= -buildvcs=false
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/bladeflow
+	@command -v $(GO) >/dev/null || { echo "make: go: not found: install Go 1.26 or later and put it on PATH" >&2; exit 2; }
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/bladeflow ./cmd/bladeflow
+
+.PHONY: demo
+demo: build ## emulate a chassis, send packets, show where each rule is answered and that both paths agree (root)
+	@exec bin/bladeflow demo
+
+.PHONY: test
+test: ## everything: lint, unit, race, lab and packet tests (root); installs gcc if it is missing
+	@exec .ci/test
+
+.PHONY: check
+check: lint ## what needs no root: lint and tests of the pure packages
+	$(GO) test ./...
+
+.PHONY: lint
+lint: ## gofmt, vet (amd64, arm64, purego) and staticcheck
+	@bad=$$(git ls-files '*.go' | xargs gofmt -l); [ -z "$$bad" ] || { echo "gofmt would change: $$bad" >&2; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) vet -tags purego ./...
+	@mkdir -p bin && $(GO) -C tools build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+.PHONY: generate
+generate: ## rebuild the generated files (clang-14, llvm-14, libbpf-dev) and fail if they differ from the committed ones
+	@for p in clang-14 llvm-strip-14; do command -v $$p >/dev/null || { echo "make: installing clang-14 llvm-14 libbpf-dev"; apt-get update -qq && apt-get install -y -qq clang-14 llvm-14 libbpf-dev; break; }; done
+	@mkdir -p bin && $(GO) -C tools build -o ../bin/bpf2go github.com/cilium/ebpf/cmd/bpf2go
+	PATH=$(CURDIR)/bin:$$PATH $(GO) generate ./...
+	git diff --exit-code -- '*.go' '*.o'
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for T each (make fuzz T=5m)
+	@set -e; for pkg in $$($(GO) list ./...); do dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | awk '{print $$2}'); do \
+	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(T); done; done
+
+.PHONY: bench
+bench: ## run every benchmark once and print it
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: clean
+clean: ## remove what was built, and labs whose process is gone
+	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean
+	rm -rf bin

@@ -1,0 +1,10 @@
+//go:build tools
+
+// Package tools pins the tools that developers run; the product's go.sum stays
+// short because they live in a module of their own.
+package tools
+
+import (
+	_ "github.com/cilium/ebpf/cmd/bpf2go"
+	_ "honnef.co/go/tools/cmd/staticcheck"
+)
