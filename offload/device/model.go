@@ -1,11 +1,18 @@
 // Package device says what a family of NICs can do, as plain data: which fields
 // and masks its match table takes, how it orders entries, which actions it has,
-// how many entries fit, and which packets it never answers. Planner, checker and
-// capacity report read the same [Model]. The package does no I/O beyond its
-// embedded files. Start reading with [Model].
+// how many entries fit, and which packets it never answers. Planner, checker,
+// drivers and the capacity report read the same [Model]. The package does no I/O
+// beyond the files it embeds and the one [Load] is asked for.
+//
+// Start reading with [Model] and [Model.Admit]; the shipped models are in models/.
 package device
 
-import "github.com/bladeflow/bladeflow/flow"
+import (
+	"slices"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
 
 // Order says which of several matching entries a device lets answer.
 type Order string
@@ -16,13 +23,94 @@ const (
 	Undefined Order = "undefined" // any matching entry may answer
 )
 
-// Model is what one kind of device can do.
+// Model is what one kind of device can do. A number that is zero means no limit
+// that is known, unless its comment says otherwise.
 type Model struct {
 	Name    string
-	Order   Order
-	Entries int // how many entries fit; 0 if not known
+	Version int    // of the model; raised whenever a limit changes
+	About   string // one sentence for people
+
+	Order      Order
+	Priorities int // distinct priorities among the entries
+	Entries    int // entries that fit
+	Masks      int // distinct masks ([MaskOf]) among the entries
+
+	Fields Fields // what an entry can match, part by part
+	Ranges bool   // port ranges are native; otherwise they take prefixes
+
+	// Actions are the ones an entry may have. Normal is never among them: it
+	// reaches a device only as the output it resolves to. Nor is Pass.
+	Actions []flow.Op
+	Punt    bool // an entry can send its packets to software unchanged: guards are possible
+	Outputs int  // copies one entry makes at most, mirrors included
+	Copies  int  // copies one entry sends to one and the same port at most
+	VLANOps int  // VLAN actions a copy passes at most
+
+	Counters   bool          // every entry counts packets and bytes
+	CounterLag time.Duration // how old a counter may be when it is read
+
 	// Missed are packets the device never answers whatever entries it holds: they
 	// reach software unchanged. It is the device's denotation: an entry really
 	// matches Entry.Match minus Missed.
 	Missed []flow.Match
+	// MissFalls says that software sees what no entry answers. Where it is false,
+	// nothing may be offloaded: software cannot hold the rest of the table.
+	MissFalls bool
+
+	// Evidence says where each limit is from, by its name in the YAML form.
+	Evidence map[string]Evidence
+
+	// Ports are those of this device, filled in by its driver and in no file.
+	// Empty means that every port is. Packets to or from other ports are software's.
+	Ports []flow.Port
 }
+
+// Tier is how well a limit is known.
+type Tier string
+
+// The tiers of evidence, best first. HARDWARE.md prints them.
+const (
+	Proven   Tier = "proven"   // hwtests passed on a real card
+	Emulated Tier = "emulated" // hwtests passed in emulation
+	Expected Tier = "expected" // read in the driver's source
+	Vendor   Tier = "vendor"   // the vendor's word
+)
+
+// Evidence is why a limit is believed.
+type Evidence struct {
+	Tier   Tier   `yaml:"tier"`
+	Source string `yaml:"source"`
+}
+
+// Mask is the shape of a match without its values. Devices with few mask slots
+// count these.
+type Mask struct {
+	Key      flow.Key
+	Src, Dst bool // the port has a range
+}
+
+// MaskOf returns the mask of m. A range that is a prefix counts as its mask.
+func MaskOf(m *flow.Match) Mask {
+	k := Mask{Key: m.Mask}
+	k.Src = maskPort(&k.Key, flow.SrcPort, m.SrcPort)
+	k.Dst = maskPort(&k.Key, flow.DstPort, m.DstPort)
+	return k
+}
+
+// maskPort puts the mask of a prefix into k; it reports whether r is another range.
+func maskPort(k *flow.Key, f flow.Field, r flow.PortRange) bool {
+	switch {
+	case r.Any():
+		return false
+	case !prefix(r):
+		return true
+	}
+	k.Set(f, uint64(^(r.Hi - r.Lo)))
+	return false
+}
+
+// Has reports whether port p is one of the device's.
+func (m *Model) Has(p flow.Port) bool { return len(m.Ports) == 0 || slices.Contains(m.Ports, p) }
+
+// Does reports whether an entry may have the action.
+func (m *Model) Does(op flow.Op) bool { return slices.Contains(m.Actions, op) }
