@@ -28,6 +28,6 @@ func FindTie(rules []Rule) *Tie {
 
 func (t *Tie) fault(ports *Ports) error {
 	return &Fault{Code: "E_TIE", What: fmt.Sprintf("rules %s and %s", t.A.Name, t.B.Name),
-		Why:    fmt.Sprintf("both match the packet %x with priority %d and act differently", t.Key, t.A.Priority),
+		Why:    fmt.Sprintf("both match the packet %s with priority %d and act differently", FormatKey(t.Key, ports), t.A.Priority),
 		Remedy: "give one of them a higher priority"}
 }
