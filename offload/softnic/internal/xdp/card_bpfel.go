@@ -13,6 +13,15 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type CardAction struct {
+	_     structs.HostLayout
+	Op    uint8
+	First uint8
+	Port  uint16
+	Tag   uint16
+	Proto uint16
+}
+
 type CardBpfDevmapVal struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -22,35 +31,39 @@ type CardBpfDevmapVal struct {
 	}
 }
 
+type CardEntry struct {
+	_        structs.HostLayout
+	Value    [8]uint64
+	Mask     [8]uint64
+	SrcLo    uint16
+	SrcHi    uint16
+	DstLo    uint16
+	DstHi    uint16
+	Id       uint64
+	Rule     uint64
+	Priority uint64
+	Slot     uint32
+	Kind     uint32
+}
+
+type CardFaults struct {
+	_           structs.HostLayout
+	Care        [8]uint64
+	RefuseAdd   uint32
+	Unknown     uint32
+	UnknownDone uint32
+	LoseRemove  uint32
+	Stale       uint32
+	Pad         uint32
+}
+
 type CardMatchTable struct {
 	_       structs.HostLayout
 	Version uint64
 	N       uint32
 	Limit   uint32
-	Faults  struct {
-		_           structs.HostLayout
-		Care        [8]uint64
-		RefuseAdd   uint32
-		Unknown     uint32
-		UnknownDone uint32
-		LoseRemove  uint32
-		Stale       uint32
-		Pad         uint32
-	}
-	Entry [512]struct {
-		_        structs.HostLayout
-		Value    [8]uint64
-		Mask     [8]uint64
-		SrcLo    uint16
-		SrcHi    uint16
-		DstLo    uint16
-		DstHi    uint16
-		Id       uint64
-		Rule     uint64
-		Priority uint64
-		Slot     uint32
-		Kind     uint32
-	}
+	Faults  CardFaults
+	Entry   [512]CardEntry
 }
 
 type CardNetdev struct {
@@ -73,20 +86,17 @@ type CardPortStats struct {
 }
 
 type CardSlot struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
-	Steps   uint32
-	Copies  uint16
-	Only    uint16
-	Step    [16]struct {
-		_     structs.HostLayout
-		Op    uint8
-		First uint8
-		Port  uint16
-		Tag   uint16
-		Proto uint16
-	}
+	_           structs.HostLayout
+	Packets     uint64
+	Bytes       uint64
+	ReadPackets uint64
+	ReadBytes   uint64
+	Busy        uint32
+	Steps       uint32
+	Copies      uint16
+	Only        uint16
+	Pad         uint32
+	Step        [24]CardAction
 }
 
 // Names of all BPF objects in the ELF.

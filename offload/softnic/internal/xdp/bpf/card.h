@@ -16,7 +16,7 @@ typedef __u64 u64;
 #define WORDS 8         // flow.Words
 #define MAX_ENTRIES 512 // size of the match table
 #define MAX_SLOTS 1024  // twice that: a slot rests for a grace period before reuse
-#define MAX_STEPS 16    // actions of one entry, one step per port of an output
+#define MAX_STEPS 24    // actions of one entry, one step per port of an output
 
 // The key of a packet: flow.Key, word for word.
 struct key {
@@ -46,7 +46,7 @@ struct faults {
 	u32 unknown;      // counts down with every operation; that which makes it 0 gets no answer
 	u32 unknown_done; // … and was carried out nevertheless
 	u32 lose_remove;  // counts down with every remove; that which makes it 0 leaves the entry in
-	u32 stale;        // counters read as zero, as before their first update
+	u32 stale;        // counters read as they were read last
 	u32 pad;
 };
 
@@ -80,9 +80,13 @@ enum op { OP_DROP, OP_NORMAL, OP_PASS, OP_OUTPUT, OP_MIRROR, OP_VLAN_PUSH, OP_VL
 struct slot {
 	u64 packets;
 	u64 bytes;
+	u64 read_packets; // for the driver: the counters as they were read last
+	u64 read_bytes;
+	u32 busy; // for the driver: in the table, or resting
 	u32 steps;
 	u16 copies; // how many ports get a copy, each at most one
 	u16 only;   // that port, valid iff copies is 1
+	u32 pad;
 	struct action step[MAX_STEPS];
 };
 
