@@ -1,0 +1,148 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Datapath judges the frames of a blade's links by its current table.
+//
+// Problem. Frames arrive on many links at once, tables change under way, and each
+// frame must be judged by one table alone. When Swap returns the old table must be
+// gone for good, because hardware is promoted to the new one right after; and what
+// was counted must add up at any time.
+//
+// Idea. One worker per link, and one lock per worker, held for one batch of at
+// most 64 frames: from before it reads the current program until the last frame it
+// sent has left. Swap stores the new program in one atomic pointer, the instant of
+// change, and then takes and releases each lock once. A batch that began before has
+// then ended, and one that begins later reads the new program. A worker that waits
+// for frames holds no lock, so an idle link never delays a swap. Counters take the
+// same locks, so they see each worker between two batches, with every frame
+// counted in all the right places or in none.
+//
+// Invariant. A worker looks at the program pointer only at the start of a batch and
+// only with its lock held.
+//
+// Workers. A worker per link is a goroutine, not a thread: links wait in the Go
+// runtime's poller, and the runtime spreads those that have frames over the CPUs.
+// A flooded link therefore gets one CPU and never all; frames of one link stay in
+// order; a thousand idle links cost a thousand small stacks. Links are sent to
+// from any worker and lock for it themselves.
+type Datapath struct {
+	links   []Link // by port; nil where there is none
+	kernel  Kernel // nil if there is none
+	workers []*worker
+	program atomic.Pointer[program] // nil until the first Swap
+
+	swapping sync.Mutex // one Swap at a time, so that the last to return is the current one
+}
+
+// Config is what a [Datapath] works with.
+type Config struct {
+	Links  map[flow.Port]Link // by the port they are the representor of
+	Kernel Kernel             // for `pass`; without it such frames are dropped and counted
+}
+
+// New makes a datapath, which drops and counts everything until the first
+// [Datapath.Swap] and does nothing until [Datapath.Run]. The links and the kernel
+// stay the caller's to close, after Run has returned.
+func New(c Config) (*Datapath, error) {
+	d := &Datapath{kernel: c.Kernel}
+	ports := slices.Sorted(maps.Keys(c.Links))
+	if len(ports) > 0 {
+		d.links = make([]Link, int(ports[len(ports)-1])+1)
+	}
+	for _, port := range ports {
+		if port == 0 || c.Links[port] == nil {
+			return nil, &flow.Fault{Code: "E_LINK", What: fmt.Sprintf("link of port %d", port), Why: "ports count from 1 and each needs a link",
+				Remedy: "name the port and open its link first"}
+		}
+		d.links[port] = c.Links[port]
+	}
+	for _, port := range ports {
+		d.workers = append(d.workers, newWorker(d, port, d.links[port]))
+	}
+	return d, nil
+}
+
+// Swap makes t the current table. When it returns no frame is judged by an earlier
+// one any more, and everything sent because of an earlier one has left. It compiles
+// t first, which is what takes the time; then it waits for at most one batch per
+// busy link. Without a table it is an error and nothing changes.
+func (d *Datapath) Swap(t *flow.Table) error {
+	if t == nil {
+		return &flow.Fault{Code: "E_TABLE", What: "swap", Why: "there is no table", Remedy: "make one with flow.NewTable"}
+	}
+	d.swapping.Lock()
+	defer d.swapping.Unlock()
+	d.program.Store(compile(t))
+	for _, w := range d.workers {
+		w.mu.Lock()
+		w.tally.adopt(t)
+		w.mu.Unlock()
+	}
+	return nil
+}
+
+// Table returns the current table, or nil before the first Swap.
+func (d *Datapath) Table() *flow.Table {
+	if p := d.program.Load(); p != nil {
+		return p.table
+	}
+	return nil
+}
+
+// Run judges frames until ctx is done, which is no error, or until a link dies. It
+// must not be called twice at the same time.
+func (d *Datapath) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(d.workers))
+	var running sync.WaitGroup
+	for i, w := range d.workers {
+		running.Go(func() {
+			defer cancel()
+			errs[i] = w.run(ctx)
+		})
+	}
+	<-ctx.Done()
+	for _, w := range d.workers {
+		w.link.Wake()
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// Counters returns what each rule has seen, by ID; a rule that is not there has
+// seen nothing. Counts never decrease, and outlive tables and rules. Each frame is
+// counted with its length as received, before any action.
+func (d *Datapath) Counters() map[flow.RuleID]flow.Counter {
+	sum := map[flow.RuleID]flow.Counter{}
+	for _, w := range d.workers {
+		w.mu.Lock()
+		w.tally.addTo(sum, true)
+		w.mu.Unlock()
+	}
+	return sum
+}
+
+// Stats returns the totals, and what the links say of themselves.
+func (d *Datapath) Stats() Stats {
+	sum := Stats{Links: map[flow.Port]LinkStats{}}
+	for _, w := range d.workers {
+		w.mu.Lock()
+		sum.add(&w.stats)
+		w.mu.Unlock()
+		received, sent, dropped := w.link.Stats()
+		sum.Links[w.port] = LinkStats{received, sent, dropped}
+	}
+	return sum
+}

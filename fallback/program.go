@@ -1,0 +1,160 @@
+package fallback
+
+import (
+	"encoding/binary"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher"
+)
+
+// program is one table made ready to run: the classifier, and the actions of all
+// rules as one list of small steps. It is immutable.
+type program struct {
+	table *flow.Table
+	match *matcher.Classifier
+	code  []step
+	entry []int32 // by place of the rule in the table: its first step in code
+}
+
+// step is one thing to do to a frame. An action with several ports is several steps.
+type step struct {
+	op    opcode
+	port  flow.Port // valid iff op is send
+	tag   uint16    // valid iff op is push or set
+	proto uint16    // valid iff op is push
+}
+
+type opcode uint8
+
+const (
+	drop   opcode = iota // the list ends here and sends nothing
+	done                 // the list ends here after having sent
+	normal               // the list ends here by the switch
+	pass                 // the list ends here in the kernel
+	send
+	push
+	pop
+	set
+)
+
+// compile makes t ready to run. Cost: linear in actions, plus matcher.Compile.
+func compile(t *flow.Table) *program {
+	p := &program{table: t, match: matcher.Compile(t), entry: make([]int32, t.Len()+1)}
+	for i := range p.entry {
+		p.entry[i] = int32(len(p.code))
+		for _, a := range t.Rule(i).Actions {
+			p.add(a)
+		}
+	}
+	return p
+}
+
+func (p *program) add(a flow.Action) {
+	switch a.Op {
+	case flow.Drop:
+		p.code = append(p.code, step{op: drop})
+	case flow.Normal:
+		p.code = append(p.code, step{op: normal})
+	case flow.Pass:
+		p.code = append(p.code, step{op: pass})
+	case flow.Output, flow.Mirror:
+		for _, port := range a.Ports {
+			p.code = append(p.code, step{op: send, port: port})
+		}
+		if a.Op == flow.Output {
+			p.code = append(p.code, step{op: done})
+		}
+	case flow.VLANPush:
+		p.code = append(p.code, step{op: push, tag: a.Tag, proto: a.Proto})
+	case flow.VLANPop:
+		p.code = append(p.code, step{op: pop})
+	case flow.VLANSet:
+		p.code = append(p.code, step{op: set, tag: a.Tag})
+	}
+}
+
+// editor holds a frame while tags are put on and taken off. The frame belongs to
+// the link it came from and may not even be copied on the way to its output, so it
+// moves into the editor's buffer with the first change, and not before.
+type editor struct {
+	frame  []byte // as it is now
+	buffer []byte // grown to the longest frame seen
+	start  int    // where frame begins in buffer; valid iff moved
+	moved  bool
+}
+
+// room is how far a frame can grow at its front: no frame gets a third tag.
+const room = 4 * flow.MaxTags
+
+// load starts with a frame, which is not touched.
+func (e *editor) load(frame []byte) { e.frame, e.moved = frame, false }
+
+// move makes frame writable, with room in front.
+func (e *editor) move() {
+	if e.moved {
+		return
+	}
+	if need := room + len(e.frame); need > len(e.buffer) {
+		e.buffer = make([]byte, need)
+	}
+	n := copy(e.buffer[room:], e.frame)
+	e.start, e.moved = room, true
+	e.frame = e.buffer[room : room+n]
+}
+
+// tags returns how many whole VLAN tags the frame has, up to MaxTags.
+func (e *editor) tags() int {
+	n := 0
+	for off := 12; n < flow.MaxTags && len(e.frame) >= off+6; off += 4 {
+		if t := binary.BigEndian.Uint16(e.frame[off:]); t != flow.EthVLAN && t != flow.EthQinQ {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// shift moves the two MACs, which stand in front of all tags, by n bytes.
+func (e *editor) shift(n int) {
+	e.move()
+	macs := [12]byte(e.frame)
+	e.start += n
+	e.frame = e.buffer[e.start : e.start-n+len(e.frame)]
+	copy(e.frame, macs[:])
+}
+
+// push puts a tag in front of the others; false means that there is no place left.
+func (e *editor) push(proto, tag uint16) bool {
+	if e.tags() == flow.MaxTags {
+		return false
+	}
+	e.shift(-4)
+	binary.BigEndian.PutUint16(e.frame[12:], proto)
+	binary.BigEndian.PutUint16(e.frame[14:], tag)
+	return true
+}
+
+// pop takes the outer tag off, if there is one.
+func (e *editor) pop() {
+	if e.tags() > 0 {
+		e.shift(4)
+	}
+}
+
+// setID gives the outer tag, if there is one, another id.
+func (e *editor) setID(id uint16) {
+	if e.tags() == 0 {
+		return
+	}
+	e.move()
+	tci := binary.BigEndian.Uint16(e.frame[14:])
+	binary.BigEndian.PutUint16(e.frame[14:], tci&^flow.TagID|id)
+}
+
+// station returns where the frame as it is now wants to go.
+func (e *editor) station() (vlan uint16, mac uint64) {
+	if e.tags() > 0 {
+		vlan = binary.BigEndian.Uint16(e.frame[14:]) & flow.TagID
+	}
+	return vlan, uint64(binary.BigEndian.Uint16(e.frame))<<32 | uint64(binary.BigEndian.Uint32(e.frame[2:]))
+}

@@ -1,0 +1,168 @@
+package fallback
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher"
+)
+
+// batchSize is how many frames are judged together. 64 frames share one look at
+// the program, one lock and one flush per output.
+const batchSize = 64
+
+// worker judges the frames of one link.
+type worker struct {
+	d    *Datapath
+	port flow.Port
+	link Link
+
+	mu      sync.Mutex // held for a whole batch; guards what follows
+	tally   tally
+	stats   Stats
+	batch   matcher.Batch
+	placed  []int32 // which frame of the batch each key is of
+	edit    editor
+	ports   []flow.Port // where `normal` delivers a frame
+	touched []flow.Port // whose links to flush after the batch
+	dirty   []bool      // by port: is it in touched
+}
+
+func newWorker(d *Datapath, port flow.Port, link Link) *worker {
+	return &worker{
+		d: d, port: port, link: link,
+		batch:   matcher.Batch{Keys: make([]flow.Key, batchSize), Rules: make([]int32, batchSize)},
+		placed:  make([]int32, batchSize),
+		ports:   make([]flow.Port, 0, len(d.links)),
+		touched: make([]flow.Port, 0, len(d.links)),
+		dirty:   make([]bool, len(d.links)),
+	}
+}
+
+// run receives and judges until ctx is done or the link dies.
+func (w *worker) run(ctx context.Context) error {
+	frames := make([][]byte, batchSize)
+	for ctx.Err() == nil {
+		n, err := w.link.Recv(frames)
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("port %d: receive: %w", w.port, err)
+		}
+		if n > 0 {
+			w.judge(frames[:n])
+		}
+	}
+	return nil
+}
+
+// judge does to a batch what one program says: the one that is current when it
+// begins. Everything it sends has left when it returns.
+func (w *worker) judge(frames [][]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Frames += uint64(len(frames))
+	p := w.d.program.Load()
+	if p == nil {
+		w.stats.Early += uint64(len(frames))
+		return
+	}
+	w.tally.adopt(p.table)
+	keys := w.batch.Keys[:0]
+	for i, f := range frames {
+		k, err := flow.Parse(f, w.port)
+		if err != nil {
+			w.stats.Short++
+			continue
+		}
+		w.placed[len(keys)] = int32(i)
+		keys = append(keys, k)
+	}
+	w.batch.Keys = keys
+	p.match.Lookup(&w.batch)
+	for i, rule := range w.batch.Rules[:len(keys)] {
+		f := frames[w.placed[i]]
+		w.tally.count(rule, len(f))
+		w.act(p, p.code[p.entry[rule]:], f)
+	}
+	w.flush()
+}
+
+// act carries out a rule's steps on a frame.
+func (w *worker) act(p *program, code []step, frame []byte) {
+	w.edit.load(frame)
+	for i := range code {
+		switch s := &code[i]; s.op {
+		case send:
+			w.send(s.port)
+		case push:
+			if !w.edit.push(s.proto, s.tag) {
+				w.stats.Dropped++
+				return
+			}
+		case pop:
+			w.edit.pop()
+		case set:
+			w.edit.setID(s.tag)
+		case drop:
+			w.stats.Dropped++
+			return
+		case done:
+			w.stats.Output++
+			return
+		case normal:
+			w.stats.Normal++
+			vlan, mac := w.edit.station()
+			w.ports = p.table.Switch().Deliver(w.ports[:0], vlan, mac, w.port)
+			for _, port := range w.ports {
+				w.send(port)
+			}
+			return
+		case pass:
+			w.stats.Passed++
+			w.deliver()
+			return
+		}
+	}
+}
+
+// send puts a copy of the frame as it is now on a port.
+func (w *worker) send(port flow.Port) {
+	if int(port) >= len(w.d.links) || w.d.links[port] == nil {
+		w.stats.NoPort++
+		return
+	}
+	if err := w.d.links[port].Send(w.edit.frame); err != nil {
+		w.stats.fail(err)
+		return
+	}
+	w.stats.Sent++
+	if !w.dirty[port] {
+		w.dirty[port] = true
+		w.touched = append(w.touched, port)
+	}
+}
+
+// deliver hands the frame as it is now to the kernel.
+func (w *worker) deliver() {
+	if w.d.kernel == nil {
+		w.stats.NoPort++
+		return
+	}
+	if err := w.d.kernel.Deliver(w.port, w.edit.frame); err != nil {
+		w.stats.fail(err)
+		return
+	}
+	w.stats.Delivered++
+}
+
+// flush makes everything the batch has sent leave.
+func (w *worker) flush() {
+	for _, port := range w.touched {
+		w.dirty[port] = false
+		if err := w.d.links[port].Flush(); err != nil {
+			w.stats.fail(err)
+		}
+	}
+	w.touched = w.touched[:0]
+}
