@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"cmp"
 	"math/bits"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -65,9 +64,6 @@ func (x *index) grow(from, to int32, spare []int32) int32 {
 		return at
 	}
 	// Deal the boxes out, keeping their order, so that low stays the first.
-	var end [3]int32
-	hands := [3][]int32{nil, nil, nil}
-	count := [3]int32{}
 	side := func(i int32) int {
 		b := &x.boxes[i]
 		switch {
@@ -78,25 +74,26 @@ func (x *index) grow(from, to int32, spare []int32) int32 {
 		}
 		return one
 	}
-	for _, i := range x.order[from:to] {
-		count[side(i)]++
-	}
-	copy(spare, x.order[from:to])
-	start := from
-	for s := range hands {
-		hands[s] = x.order[start:start:to]
-		start += count[s]
-		end[s] = start
-	}
-	for _, i := range spare[:to-from] {
-		s := side(i)
-		hands[s] = append(hands[s], i)
-	}
+	mine := spare[:to-from]
+	copy(mine, x.order[from:to])
 	var kid [3]int32
+	end := from
 	for s := range kid {
-		if count[s] > 0 {
-			kid[s] = x.grow(end[s]-count[s], end[s], spare)
+		start := end
+		for _, i := range mine {
+			if side(i) == s {
+				x.order[end] = i
+				end++
+			}
 		}
+		kid[s] = end - start
+	}
+	for s, n := range kid {
+		kid[s] = 0
+		if n > 0 {
+			kid[s] = x.grow(from, from+n, spare)
+		}
+		from += n
 	}
 	n := &x.nodes[at]
 	n.word, n.bit, n.kid = uint8(word), bit, kid
@@ -160,7 +157,10 @@ func (x *index) walk(at int32, b *box, limit int32, out []int32) []int32 {
 	}
 	skip := -1
 	if b.Mask[n.word]&n.bit != 0 {
-		skip = cmp.Compare(b.Value[n.word]&n.bit, 0) ^ 1
+		skip = one
+		if b.Value[n.word]&n.bit != 0 {
+			skip = zero
+		}
 	}
 	for s, k := range n.kid {
 		if k != 0 && s != skip {

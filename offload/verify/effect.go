@@ -1,0 +1,195 @@
+package verify
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Do two lists of actions do the same to every packet of a box? What a list does
+// is defined on frames ([flow.Act]), and a box holds very many. But a list looks
+// at little of a frame: whether tags are there, the id of the tag on top, for
+// `normal` the destination MAC and the port it came in by, and each of these only
+// to compare it with a few values that the two lists and the switch name. So the
+// keys fall into classes, by which of these values they have or that they have
+// none, and within a class both lists do the same, up to bytes that they only
+// carry along. One packet of a class stands for all of it, once its frames
+// ([variants]) hold something recognisable wherever the key does not say.
+//
+// The comparison itself is flow.Act on both sides; nothing here says what an
+// action does, only what it can depend on.
+
+// axis is one thing that lists of actions depend on: the bits of a field under
+// mask, and the values that matter. All other values are alike.
+type axis struct {
+	field  flow.Field
+	mask   uint64
+	values []uint64
+}
+
+const groupMAC = 1 << 40
+
+// axes returns what the effect of a and b on the packets of v can depend on.
+func axes(v *box, sw *flow.Switch, a, b flow.Actions) []axis {
+	var edits, pops, switched bool
+	var ids []uint64
+	for _, x := range slices.Concat(a, b) {
+		switch x.Op {
+		case flow.VLANPush:
+			edits = true
+		case flow.VLANPop:
+			edits, pops = true, true
+		case flow.VLANSet:
+			edits = true
+			ids = append(ids, uint64(x.Tag))
+		case flow.Normal:
+			switched = true
+		}
+	}
+	var ports, macs []uint64
+	if switched {
+		dst, known := v.Value.Get(flow.DstMAC), v.Mask.Get(flow.DstMAC)
+		group := known&groupMAC == 0 || dst&groupMAC != 0
+		ports = append(ports, uint64(sw.Uplink()))
+		for _, st := range sw.Stations() {
+			here := (st.MAC^dst)&known == 0
+			if here {
+				macs = append(macs, st.MAC)
+			}
+			if here || group {
+				ids = append(ids, uint64(st.VLAN))
+				ports = append(ports, uint64(st.Port))
+			}
+		}
+	}
+	var out []axis
+	add := func(f flow.Field, mask uint64, values []uint64) {
+		slices.Sort(values)
+		if values = slices.Compact(values); len(values) > 0 {
+			out = append(out, axis{f, mask, values})
+		}
+	}
+	if edits || switched {
+		add(flow.VLAN, flow.TagPresent, []uint64{flow.TagPresent})
+		add(flow.VLAN, flow.TagID, slices.Clone(ids))
+	}
+	if edits {
+		add(flow.CVLAN, flow.TagPresent, []uint64{flow.TagPresent})
+	}
+	if pops {
+		add(flow.CVLAN, flow.TagID, slices.Clone(ids))
+		add(flow.EthType, flow.EthType.Max(), []uint64{flow.EthVLAN, flow.EthQinQ})
+	}
+	if switched {
+		add(flow.InPort, flow.InPort.Max(), ports)
+		add(flow.DstMAC, groupMAC, []uint64{groupMAC})
+		add(flow.DstMAC, flow.DstMAC.Max(), macs)
+	}
+	return out
+}
+
+// differ searches the packets that are in v and in none of over for one to which
+// e's actions do something else than w's. It looks at one packet of every class
+// that the axes make.
+func (c *checker) differ(e *entry, w *flow.Rule, v box, over []*box, axes []axis) *Mismatch {
+	if len(axes) == 0 {
+		k, found := c.find(&v, over)
+		if !found {
+			return nil
+		}
+		if m := c.mismatch(e, w, k); !m.Differs() {
+			return nil
+		}
+		w = c.want.Rule(c.want.Lookup(&k)) // w itself, unless w is one of several rules in v
+		if m := c.mismatch(e, w, k); m.Differs() {
+			return m
+		}
+		return nil
+	}
+	if _, some := packet(&v); !some {
+		return nil
+	}
+	x := axes[0]
+	rest := slices.Clip(over)
+	for _, value := range x.values {
+		p := pinned(x.field, value, x.mask)
+		class, some := v.and(&p)
+		if !some {
+			continue
+		}
+		if m := c.differ(e, w, class, over, axes[1:]); m != nil || c.left < 0 {
+			return m
+		}
+		if p.covers(&v) {
+			return nil
+		}
+		rest = append(rest, &p)
+	}
+	return c.differ(e, w, v, rest, axes[1:])
+}
+
+// variants returns frames that all parse to k and differ in what lists of actions
+// can see and k does not say. The first is flow.Frame's. In the others each tag is
+// drop eligible, which no pushed tag is; and where k has a third tag, the last
+// ones have more tags, below, with ids that a switch may know and with one that
+// nobody names.
+func variants(k flow.Key, sw *flow.Switch, a, b flow.Actions) [][]byte {
+	frame, err := flow.Frame(k, nil)
+	if err != nil {
+		panic("verify: impossible packet: " + err.Error()) // find only returns possible ones
+	}
+	out := [][]byte{frame}
+	const first, size = 12, 4 // where the first tag is, and how long one is
+	tags := 0
+	for _, f := range []flow.Field{flow.VLAN, flow.CVLAN} {
+		if k.Get(f)&flow.TagPresent != 0 {
+			tags++
+		}
+	}
+	if tags == 0 {
+		return out
+	}
+	marked := slices.Clone(frame)
+	for i := range tags {
+		marked[first+size*i+2] |= flow.TagPresent >> 8 // the drop eligible bit
+	}
+	out = append(out, marked)
+	third := k.Get(flow.EthType)
+	if tags < flow.MaxTags || third != flow.EthVLAN && third != flow.EthQinQ {
+		return out
+	}
+	pops := 0
+	var named []uint16
+	for _, x := range slices.Concat(a, b) {
+		switch x.Op {
+		case flow.VLANPop:
+			pops++
+		case flow.VLANSet:
+			named = append(named, x.Tag)
+		case flow.Normal:
+			for _, st := range sw.Stations() {
+				named = append(named, st.VLAN)
+			}
+		}
+	}
+	stranger := uint16(0)
+	for slices.Contains(named, stranger) {
+		stranger++
+	}
+	named = append(named, stranger)
+	body := first + size*flow.MaxTags + 2
+	out = append(out, marked[:body:body]) // the third tag is cut short: there are two
+	for deep := range pops + 1 {
+		for _, id := range named {
+			f := marked[:body:body]
+			for range deep {
+				f = binary.BigEndian.AppendUint16(f, flow.TagPresent|id&flow.TagID)
+				f = binary.BigEndian.AppendUint16(f, uint16(third))
+			}
+			f = binary.BigEndian.AppendUint16(f, flow.TagPresent|id&flow.TagID)
+			out = append(out, binary.BigEndian.AppendUint16(f, flow.EthARP))
+		}
+	}
+	return out
+}

@@ -1,0 +1,301 @@
+package verify
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// A universe is a few parts of the key, all that the rules and entries of a test
+// look at, and one packet for every combination of them that a packet can have. So
+// a statement about all packets becomes one about at most two thousand, and the
+// oracle simply tries them.
+type universe struct {
+	name    string
+	dims    []dim
+	actions []flow.Actions
+	sw      *flow.Switch
+
+	keys []flow.Key
+	same [][][]bool // [action][action][key]: equal emissions on every frame of the key
+}
+
+// dim is one part of the key: the matches tried on it, and so many values that
+// every combination of these matches is told apart by one of them.
+type dim struct {
+	field   flow.Field
+	mask    uint64 // the bits the matches look at
+	values  []uint64
+	matches []flow.Match
+}
+
+// bitsUnder looks at every subset of the bits of mask.
+func bitsUnder(f flow.Field, mask uint64) dim {
+	d := dim{field: f, mask: mask}
+	for m := mask; ; m = (m - 1) & mask {
+		d.values = append(d.values, m)
+		for v := m; m != 0; v = (v - 1) & m {
+			d.matches = append(d.matches, pin(f, v, m))
+			if v == 0 {
+				break
+			}
+		}
+		if m == 0 {
+			return d
+		}
+	}
+}
+
+// exactly looks at whole values; others stand for all that are not listed.
+func exactly(f flow.Field, others []uint64, values ...uint64) dim {
+	d := dim{field: f, mask: f.Max(), values: slices.Concat(values, others)}
+	for _, v := range values {
+		d.matches = append(d.matches, pin(f, v, f.Max()))
+	}
+	return d
+}
+
+// tag looks at presence, at ids exactly, and at one bit of the priority; id 5
+// stands for all that nobody names.
+func tag(f flow.Field, ids ...uint64) dim {
+	const prio = 0x2000
+	d := dim{field: f, mask: 0xffff, values: []uint64{0}, matches: []flow.Match{
+		pin(f, 0, 0xffff), pin(f, flow.TagPresent, flow.TagPresent), pin(f, flow.TagPresent|prio, flow.TagPresent|prio)}}
+	for _, id := range append(ids, 5) {
+		d.values = append(d.values, flow.TagPresent|id, flow.TagPresent|id|prio)
+		d.matches = append(d.matches, pin(f, flow.TagPresent|id, flow.TagPresent|flow.TagID), pin(f, flow.TagPresent|id|prio, 0xffff))
+	}
+	d.matches = d.matches[:len(d.matches)-2]
+	return d
+}
+
+// ports looks at ports below 8 by ranges and by the lowest three bits; 8 … 15
+// stand for all ports above.
+func ports(f flow.Field) dim {
+	d := dim{field: f, mask: 0xffff}
+	for v := range uint64(16) {
+		d.values = append(d.values, v)
+	}
+	for lo := range uint16(9) {
+		for _, hi := range []uint16{0, 1, 2, 3, 4, 5, 6, 7, 0xffff} {
+			if lo <= hi && hi-lo != 0xffff {
+				var m flow.Match
+				m.SetPorts(f, lo, hi)
+				d.matches = append(d.matches, m)
+			}
+		}
+	}
+	for mask := uint16(1); mask < 8; mask++ {
+		for v := mask; ; v = (v - 1) & mask {
+			var m flow.Match
+			m.SetPortMask(f, v, mask)
+			d.matches = append(d.matches, m)
+			if v == 0 {
+				break
+			}
+		}
+	}
+	return d
+}
+
+func pin(f flow.Field, v, mask uint64) (m flow.Match) {
+	m.Pin(f, v, mask)
+	return m
+}
+
+func output(ports ...flow.Port) flow.Action { return flow.Action{Op: flow.Output, Ports: ports} }
+func mirror(ports ...flow.Port) flow.Action { return flow.Action{Op: flow.Mirror, Ports: ports} }
+func push(tag, proto uint16) flow.Action {
+	return flow.Action{Op: flow.VLANPush, Tag: tag, Proto: proto}
+}
+func setID(id uint16) flow.Action { return flow.Action{Op: flow.VLANSet, Tag: id} }
+
+var (
+	pop    = flow.Action{Op: flow.VLANPop}
+	drop   = flow.Action{Op: flow.Drop}
+	normal = flow.Action{Op: flow.Normal}
+	pass   = flow.Action{Op: flow.Pass}
+)
+
+const (
+	macA, macB       = 0x02_00_00_00_00_0a, 0x02_00_00_00_00_0b
+	macNobody        = 0x02_00_00_00_00_0f
+	macAll, macGroup = 0xff_ff_ff_ff_ff_ff, 0x01_00_5e_00_00_01
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+var testSwitch = must(flow.NewSwitch(1,
+	flow.Station{VLAN: 0, MAC: macA, Port: 2}, flow.Station{VLAN: 0, MAC: macB, Port: 3},
+	flow.Station{VLAN: 1, MAC: macA, Port: 2}, flow.Station{VLAN: 2, MAC: macB, Port: 3}))
+
+// plain are actions that say much about who answered and little about the packet.
+var plain = []flow.Actions{
+	{drop}, {output(1)}, {output(2)}, {output(1, 2)}, {output(2, 1)}, {mirror(1), output(2)}, {mirror(1), drop}, {pass},
+}
+
+// switching are actions whose effect depends on the station and the port.
+var switching = append(slices.Clip(plain), flow.Actions{normal}, flow.Actions{normal}, flow.Actions{output(3)}, flow.Actions{output(2, 3)})
+
+// editing are actions whose effect depends on the tags and the station.
+var editing = []flow.Actions{
+	{drop}, {output(1)}, {output(2)}, {output(3)}, {normal}, {pass},
+	{push(1, flow.EthVLAN), output(2)}, {push(1, flow.EthQinQ), output(2)}, {pop, output(2)}, {pop, pop, output(2)},
+	{pop, push(1, flow.EthVLAN), output(2)}, {setID(1), output(2)}, {setID(2), output(2)},
+	{push(2, flow.EthVLAN), setID(1), output(2)}, {pop, setID(1), output(2)}, {pop, normal}, {setID(2), normal},
+	{mirror(3), pop, output(2)}, {mirror(2), pop, output(3)}, {pop, pop, normal}, {push(1, flow.EthVLAN), pop, output(2)},
+}
+
+// universes are built once; the comment of each says what it is there for.
+func universes() []*universe {
+	all := []*universe{
+		{name: "prefixes", actions: plain, dims: []dim{ // masks of every kind, few packets
+			bitsUnder(flow.SrcLo, 7), bitsUnder(flow.DstLo, 7), bitsUnder(flow.TOS, 1)}},
+		{name: "ports", actions: plain, dims: []dim{ // range against range and mask, both ports
+			ports(flow.SrcPort), ports(flow.DstPort)}},
+		{name: "possible", actions: plain, dims: []dim{ // where many combinations are no packet
+			exactly(flow.Proto, []uint64{0, 47, 58}, 1, 6, 17), ports(flow.DstPort), bitsUnder(flow.Flags, flow.FlagIP|flow.FlagL4|flow.FlagFragLater|flow.FlagOdd),
+			exactly(flow.EthType, []uint64{0x88cc}, flow.EthIPv4, flow.EthIPv6)}},
+		{name: "stations", actions: switching, dims: []dim{ // normal against what it resolves to
+			exactly(flow.InPort, []uint64{9}, 1, 2, 3), exactly(flow.DstMAC, []uint64{macNobody, macGroup}, macA, macB, macAll),
+			tag(flow.VLAN, 0, 1, 2), bitsUnder(flow.SrcMAC, 1)}},
+		{name: "tags", actions: editing, dims: []dim{ // what edits do to each kind of frame
+			tag(flow.VLAN, 0, 1, 2), tag(flow.CVLAN, 0, 1, 2), exactly(flow.EthType, []uint64{flow.EthIPv4}, flow.EthVLAN, flow.EthQinQ),
+			exactly(flow.DstMAC, []uint64{macNobody, macGroup}, macA, macB), exactly(flow.InPort, []uint64{1, 3, 9}, 2)}},
+	}
+	for _, u := range all {
+		u.sw = testSwitch
+		u.fill()
+	}
+	return all
+}
+
+// fill finds the keys, and which actions do the same to them.
+func (u *universe) fill() {
+	var each func(int, flow.Match)
+	each = func(i int, m flow.Match) {
+		if i == len(u.dims) {
+			if k, ok := flow.Shared(&m); ok {
+				u.keys = append(u.keys, k)
+			}
+			return
+		}
+		for _, v := range u.dims[i].values {
+			n := m
+			n.Pin(u.dims[i].field, v, u.dims[i].mask)
+			each(i+1, n)
+		}
+	}
+	each(0, flow.Match{})
+	var fs [][][]byte
+	for _, k := range u.keys {
+		fs = append(fs, frames(k))
+	}
+	u.same = make([][][]bool, len(u.actions))
+	for a := range u.actions {
+		u.same[a] = make([][]bool, len(u.actions))
+		for b := range a + 1 {
+			same := make([]bool, len(u.keys))
+			for i, k := range u.keys {
+				in := flow.Port(k.Get(flow.InPort))
+				same[i] = !slices.ContainsFunc(fs[i], func(f []byte) bool {
+					return !flow.SameEmissions(flow.Act(u.actions[a], u.sw, 0, f, in), flow.Act(u.actions[b], u.sw, 0, f, in))
+				})
+			}
+			u.same[a][b], u.same[b][a] = same, same
+		}
+	}
+}
+
+// frames returns frames with key k: both tag protocols, both drop eligible bits,
+// and up to three more tags than a key can hold.
+func frames(k flow.Key) [][]byte {
+	f := must(flow.Frame(k, []byte("payload")))
+	out := [][]byte{f}
+	for at := 12; at+4 <= len(f) && at < 20; at += 4 {
+		if t := binary.BigEndian.Uint16(f[at:]); t != flow.EthVLAN && t != flow.EthQinQ || k.Get(flow.VLAN) == 0 {
+			break
+		}
+		if at == 16 && k.Get(flow.CVLAN) == 0 {
+			break
+		}
+		for _, g := range slices.Clone(out) {
+			g = slices.Clone(g)
+			binary.BigEndian.PutUint16(g[at:], flow.EthQinQ)
+			out = append(out, g)
+			g = slices.Clone(g)
+			g[at+2] |= 0x10
+			out = append(out, g)
+		}
+	}
+	third := k.Get(flow.EthType)
+	if k.Get(flow.CVLAN) == 0 || third != flow.EthVLAN && third != flow.EthQinQ {
+		return out
+	}
+	for _, g := range slices.Clone(out) {
+		g = g[:22:22]
+		out = append(out, g)
+		for _, id := range []uint16{0, 1, 2, 5} {
+			h := g
+			for range 3 {
+				h = binary.BigEndian.AppendUint16(h, id)
+				out = append(out, append(slices.Clone(h), 0x08, 0x06, 1, 2, 3))
+				h = append(slices.Clone(h), 0x81, 0x00)
+			}
+		}
+	}
+	return out
+}
+
+// match returns a random match; each part of the key is looked at with probability p.
+func (u *universe) match(rng *rand.Rand, p float64) flow.Match {
+	var m flow.Match
+	for i := range u.dims {
+		if rng.Float64() < p {
+			u.look(rng, &m, i)
+		}
+	}
+	return m
+}
+
+// look replaces what m says about part i of the key.
+func (u *universe) look(rng *rand.Rand, m *flow.Match, i int) {
+	u.ignore(m, i)
+	d := &u.dims[i]
+	add(m, &d.matches[rng.IntN(len(d.matches))])
+}
+
+// ignore drops what m says about part i of the key.
+func (u *universe) ignore(m *flow.Match, i int) {
+	d := &u.dims[i]
+	w, shift, _ := d.field.Place()
+	m.Mask[w] &^= d.mask << shift
+	m.Value[w] &^= d.mask << shift
+	switch d.field {
+	case flow.SrcPort:
+		m.SrcPort = flow.PortRange{}
+	case flow.DstPort:
+		m.DstPort = flow.PortRange{}
+	}
+}
+
+// add narrows m by o, which looks at other parts of the key.
+func add(m, o *flow.Match) {
+	for w := range m.Mask {
+		m.Mask[w] |= o.Mask[w]
+		m.Value[w] |= o.Value[w]
+	}
+	if !o.SrcPort.Any() {
+		m.SrcPort = o.SrcPort
+	}
+	if !o.DstPort.Any() {
+		m.DstPort = o.DstPort
+	}
+}
