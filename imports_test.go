@@ -35,9 +35,13 @@ var policy = map[string][]string{
 	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/discover"},
 	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic",
-		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "hwtests/lab"},
-	"hwtests/must": {},
-	"hwtests/lab":  {"flow", "offload/softnic"},
+		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "hwtests/lab",
+		"hwtests/netns", "hwtests/observe", "hwtests/traffic"},
+	"hwtests/must":    {},
+	"hwtests/lab":     {"flow", "offload/softnic", "hwtests/netns", "hwtests/observe", "hwtests/traffic"},
+	"hwtests/netns":   {},
+	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
+	"hwtests/traffic": {"hwtests/netns"},
 	"cmd/bladeflow": {"flow", "flow/ruleset", "flow/flowtest", "matcher", "offload", "offload/device", "offload/verify",
 		"fabric", "fabric/agent", "fabric/discover", "hwtests", "hwtests/lab"},
 }
@@ -53,6 +57,8 @@ var inTests = map[string][]string{
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest"},
 	"hwtests":         {"matcher"},
+	"hwtests/lab":     {"fabric", "fabric/discover"},
+	"hwtests/traffic": {"hwtests/observe"},
 }
 
 // TestImports parses the files itself: unlike go list, that sees every build tag
