@@ -75,6 +75,9 @@ func (m *Mismatch) Unwrap() error {
 		Why: m.Reason, Remedy: "remove the entry"}
 }
 
+// Culprit returns the ID of the entry to remove. Package offload asks for it.
+func (m *Mismatch) Culprit() flow.EntryID { return m.Entry.ID }
+
 // Unprovable is an entry of which it could not be said whether it is right.
 type Unprovable struct {
 	Entry  flow.Entry
@@ -88,6 +91,9 @@ func (u *Unprovable) Error() string { return u.Unwrap().Error() }
 func (u *Unprovable) Unwrap() error {
 	return &flow.Fault{Code: "E_UNPROVABLE", What: fmt.Sprintf("entry %#x", u.Entry.ID), Why: u.Reason, Remedy: "remove the entry"}
 }
+
+// Culprit returns the ID of the entry to remove. Package offload asks for it.
+func (u *Unprovable) Culprit() flow.EntryID { return u.Entry.ID }
 
 // Proof counts what was proved.
 type Proof struct {
