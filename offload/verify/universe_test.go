@@ -60,12 +60,12 @@ func exactly(f flow.Field, others []uint64, values ...uint64) dim {
 // tag looks at presence, at ids exactly, and at one bit of the priority; id 5
 // stands for all that nobody names.
 func tag(f flow.Field, ids ...uint64) dim {
-	const prio = 0x2000
-	d := dim{field: f, mask: 0xffff, values: []uint64{0}, matches: []flow.Match{
-		pin(f, 0, 0xffff), pin(f, flow.TagPresent, flow.TagPresent), pin(f, flow.TagPresent|prio, flow.TagPresent|prio)}}
+	const prio, looked = 0x2000, flow.TagPresent | flow.TagID | 0x2000
+	d := dim{field: f, mask: looked, values: []uint64{0}, matches: []flow.Match{
+		pin(f, 0, looked), pin(f, flow.TagPresent, flow.TagPresent), pin(f, flow.TagPresent|prio, flow.TagPresent|prio)}}
 	for _, id := range append(ids, 5) {
 		d.values = append(d.values, flow.TagPresent|id, flow.TagPresent|id|prio)
-		d.matches = append(d.matches, pin(f, flow.TagPresent|id, flow.TagPresent|flow.TagID), pin(f, flow.TagPresent|id|prio, 0xffff))
+		d.matches = append(d.matches, pin(f, flow.TagPresent|id, flow.TagPresent|flow.TagID), pin(f, flow.TagPresent|id|prio, looked))
 	}
 	d.matches = d.matches[:len(d.matches)-2]
 	return d
@@ -161,7 +161,7 @@ func universes() []*universe {
 		{name: "ports", actions: plain, dims: []dim{ // range against range and mask, both ports
 			ports(flow.SrcPort), ports(flow.DstPort)}},
 		{name: "possible", actions: plain, dims: []dim{ // where many combinations are no packet
-			exactly(flow.Proto, []uint64{0, 47, 58}, 1, 6, 17), ports(flow.DstPort), bitsUnder(flow.Flags, flow.FlagIP|flow.FlagL4|flow.FlagFragLater|flow.FlagOdd),
+			exactly(flow.Proto, []uint64{0, 47, 58, 132}, 1, 6, 17), ports(flow.DstPort), bitsUnder(flow.Flags, flow.FlagIP|flow.FlagL4|flow.FlagFragLater|flow.FlagOdd),
 			exactly(flow.EthType, []uint64{0x88cc}, flow.EthIPv4, flow.EthIPv6)}},
 		{name: "stations", actions: switching, dims: []dim{ // normal against what it resolves to
 			exactly(flow.InPort, []uint64{9}, 1, 2, 3), exactly(flow.DstMAC, []uint64{macNobody, macGroup}, macA, macB, macAll),
