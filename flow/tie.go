@@ -26,8 +26,11 @@ func FindTie(rules []Rule) *Tie {
 	return nil
 }
 
+// Error says which rules tie.
+func (t *Tie) Error() string { return fmt.Sprintf("rules %s and %s tie", t.A.Name, t.B.Name) }
+
 func (t *Tie) fault(ports *Ports) error {
 	return &Fault{Code: "E_TIE", What: fmt.Sprintf("rules %s and %s", t.A.Name, t.B.Name),
 		Why:    fmt.Sprintf("both match the packet %s with priority %d and act differently", FormatKey(t.Key, ports), t.A.Priority),
-		Remedy: "give one of them a higher priority"}
+		Remedy: "give one of them a higher priority", Err: t}
 }
