@@ -38,12 +38,13 @@ static long ask(u32 i, struct scan *s)
 	if (i >= MAX_ENTRIES)
 		return 1;
 	struct entry *e = &t->entry[i];
-	u64 differ = 0;
+	// From the last word to the first: addresses and protocol tell most entries apart.
 #pragma unroll
-	for (int w = 0; w < WORDS; w++)
-		differ |= (s->key.w[w] ^ e->value[w]) & e->mask[w] & t->faults.care[w];
+	for (int w = WORDS - 1; w >= 0; w--)
+		if ((s->key.w[w] ^ e->value[w]) & e->mask[w] & t->faults.care[w])
+			return 0;
 	u16 src = s->key.w[2] >> 16, dst = s->key.w[2];
-	if (differ || src < e->src_lo || src > e->src_hi || dst < e->dst_lo || dst > e->dst_hi)
+	if (src < e->src_lo || src > e->src_hi || dst < e->dst_lo || dst > e->dst_hi)
 		return 0;
 	s->slot = e->slot;
 	s->kind = e->kind;
