@@ -51,6 +51,7 @@ func frameTo(tb testing.TB, dst byte) []byte {
 // in Go memory, and compares dump, order, refusals and counters after each.
 func TestInstalled(t *testing.T) {
 	b := newBench(t, 8, 1, 2, 3)
+	universes := flowtest.Universes()
 	rapid.Check(t, func(t *rapid.T) {
 		if err := b.Reset(); err != nil {
 			t.Fatal(err)
@@ -61,7 +62,7 @@ func TestInstalled(t *testing.T) {
 			var ops []offload.Op
 			var codes []string
 			for range 6 {
-				op, code := offload.Op{Kind: offload.OpKind(rng.IntN(2)), Entry: anyEntry(rng)}, ""
+				op, code := offload.Op{Kind: offload.OpKind(rng.IntN(2)), Entry: anyEntry(rng, universes)}, ""
 				at := slices.IndexFunc(want, func(w flow.Entry) bool { return w.ID == op.Entry.ID })
 				switch {
 				case op.Kind == offload.Remove && at < 0:
@@ -95,8 +96,7 @@ func TestInstalled(t *testing.T) {
 }
 
 // anyEntry returns a random entry on ports 1, 2 and 3 with one of 12 IDs.
-func anyEntry(rng *rand.Rand) flow.Entry {
-	universes := flowtest.Universes()
+func anyEntry(rng *rand.Rand, universes []*flowtest.Universe) flow.Entry {
 	e := entries(rng, universes[rng.IntN(len(universes))].Rules(rng, 1, []flow.Port{1, 2, 3}))[0]
 	e.ID, e.Priority = flow.EntryID(rng.Uint64N(12)), rng.Uint64()>>rng.IntN(64)
 	return e
@@ -193,8 +193,9 @@ func TestModel(t *testing.T) {
 		t.Errorf("the model says %d entries and ports %v", m.Entries, m.Ports)
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
+	universes := flowtest.Universes()
 	for range 2000 {
-		u := flowtest.Universes()[rng.IntN(len(flowtest.Universes()))]
+		u := universes[rng.IntN(len(universes))]
 		e := entries(rng, u.Rules(rng, 1, []flow.Port{1, 2, 3, 4}))[0]
 		refused := m.Admit(&e.Match, e.Actions, e.Kind)
 		o := b.Apply(t.Context(), adds(e))[0]
