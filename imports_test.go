@@ -57,7 +57,7 @@ var inTests = map[string][]string{
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest"},
 	"hwtests":         {"matcher"},
-	"hwtests/lab":     {"fabric", "fabric/discover"},
+	"hwtests/lab":     {"fabric", "fabric/discover", "offload"},
 	"hwtests/traffic": {"hwtests/observe"},
 }
 
