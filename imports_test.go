@@ -38,7 +38,7 @@ var policy = map[string][]string{
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "hwtests/lab",
 		"hwtests/netns", "hwtests/observe", "hwtests/traffic"},
 	"hwtests/must":    {},
-	"hwtests/lab":     {"flow", "offload/softnic", "hwtests/netns", "hwtests/observe", "hwtests/traffic"},
+	"hwtests/lab":     {"flow", "offload", "offload/softnic", "hwtests/netns", "hwtests/observe", "hwtests/traffic"},
 	"hwtests/netns":   {},
 	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
 	"hwtests/traffic": {"hwtests/netns"},
@@ -57,7 +57,7 @@ var inTests = map[string][]string{
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest"},
 	"hwtests":         {"matcher"},
-	"hwtests/lab":     {"fabric", "fabric/discover", "offload"},
+	"hwtests/lab":     {"fabric", "fabric/discover"},
 	"hwtests/traffic": {"hwtests/observe"},
 }
 

@@ -120,22 +120,22 @@ func (d Drops) read(ns *netns.NS) error {
 // ctx ends.
 func (l *Lab) Settle(ctx context.Context, quiet time.Duration) error {
 	step := max(quiet/10, time.Millisecond)
-	seen, since := l.seen(), time.Now()
+	seen, since := l.frames(), time.Now()
 	for time.Since(since) < quiet {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(step):
 		}
-		if now := l.seen(); now != seen {
+		if now := l.frames(); now != seen {
 			seen, since = now, time.Now()
 		}
 	}
 	return nil
 }
 
-// seen counts the frames that all observers have seen.
-func (l *Lab) seen() (n uint64) {
+// frames counts the frames that all observers have seen.
+func (l *Lab) frames() (n uint64) {
 	for _, o := range l.observers {
 		t := o.Totals()
 		n += t.Recorded + t.Foreign + t.Beyond

@@ -74,14 +74,19 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{config: c, netdevs: map[*netns.NS][]string{}, unhook: func() bool { return true }}
-	for _, step := range []func() error{Clean, l.claim, l.layout, l.wire, l.watch, l.plug, l.describe} {
+	l := newLab(c)
+	for _, step := range []func() error{Clean, l.claim, l.layout, l.wire, l.watchOutside, l.watchKernel, l.plug, l.describe} {
 		if err = errors.Join(step(), ctx.Err()); err != nil {
 			return nil, errors.Join(fmt.Errorf("lab: %w", err), l.Down())
 		}
 	}
 	l.unhook = context.AfterFunc(ctx, func() { l.Down() })
 	return l, nil
+}
+
+// newLab returns a lab of which nothing is built.
+func newLab(c Config) *Lab {
+	return &Lab{config: c, netdevs: map[*netns.NS][]string{}, unhook: func() bool { return true }}
 }
 
 // Down removes everything Up made, and returns when it is gone by name: the kernel
@@ -200,8 +205,9 @@ func (l *Lab) wire() error {
 	return nil
 }
 
-// watch attaches the observers, and with those on the wires the hub.
-func (l *Lab) watch() (err error) {
+// watchOutside attaches the observers of what leaves ports, and with those on the
+// wires the hub.
+func (l *Lab) watchOutside() (err error) {
 	if l.hub, err = observe.NewHub(); err != nil {
 		return err
 	}
@@ -215,7 +221,16 @@ func (l *Lab) watch() (err error) {
 				return err
 			}
 			l.observers = append(l.observers, p.Leaves)
-			c.Hub, c.Then = nil, l.config.Kernel
+		}
+	}
+	return nil
+}
+
+// watchKernel attaches the observers of what the blades' kernels get.
+func (l *Lab) watchKernel() (err error) {
+	for _, b := range l.Blades {
+		for _, p := range b.Attached {
+			c := observe.Config{Sequences: l.config.Sequences, Keep: l.config.Keep, Then: l.config.Kernel}
 			if p.Kernel, err = observe.AtTCX(p.Representor.NS, p.Representor.Name, c); err != nil {
 				return err
 			}

@@ -38,10 +38,10 @@ func up(t *testing.T, c Config) *Lab {
 	t.Helper()
 	began := time.Now()
 	l, err := Up(context.Background(), c)
-	if err != nil && os.Geteuid() != 0 {
-		must.Have(t, "veth", err)
-	}
 	if err != nil {
+		r := Doctor(context.Background())
+		must.Have(t, FeatureVeth, r.Err(FeatureVeth))
+		must.Have(t, FeatureXDP, r.Err(FeatureXDP))
 		t.Fatal(err)
 	}
 	t.Logf("up in %v", time.Since(began))

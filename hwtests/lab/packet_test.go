@@ -62,7 +62,7 @@ type place struct {
 	kernel bool
 }
 
-// seen returns what every observer of the lab has of one sequence number.
+// seenOf returns what every observer of the lab has of one sequence number.
 func (l *Lab) seenOf(sequence uint64) map[place]observe.Cell {
 	at := map[place]observe.Cell{}
 	for _, b := range l.Blades {
@@ -82,8 +82,8 @@ func (l *Lab) seenOf(sequence uint64) map[place]observe.Cell {
 	return at
 }
 
-// check compares what was seen of a frame with where it should be, and nowhere else.
-func check(t *testing.T, l *Lab, sequence uint64, frame []byte, want ...place) {
+// expect compares what was seen of a frame with where it should be, and nowhere else.
+func expect(t *testing.T, l *Lab, sequence uint64, frame []byte, want ...place) {
 	t.Helper()
 	f := append([]byte(nil), frame...)
 	traffic.Stamp(f, sequence)
@@ -109,14 +109,14 @@ func TestMiss(t *testing.T) {
 			send(t, l, p.Sender, sequence, frames...)
 			send(t, l, p.HostSender, sequence+uint64(len(frames)), frames...)
 			for i, f := range frames {
-				check(t, l, sequence+uint64(i), f, place{b.Name, p.Port, true})
+				expect(t, l, sequence+uint64(i), f, place{b.Name, p.Port, true})
 			}
 			for i, f := range frames {
 				want := []place{{b.Name, p.Port, false}}
 				if p.Port == Uplink { // it leaves the uplink, and the other blade's card misses it
 					want = append(want, place{l.Blades[2-b.Number].Name, Uplink, true})
 				}
-				check(t, l, sequence+uint64(len(frames)+i), f, want...)
+				expect(t, l, sequence+uint64(len(frames)+i), f, want...)
 			}
 			sequence += 2 * uint64(len(frames))
 		}
@@ -150,10 +150,10 @@ func TestHit(t *testing.T) {
 	across := udp(t, a.Workloads[0], b.Workloads[1], 1400)
 	tag := tagged(across, 0x81, 0, 0x20, 7)
 	send(t, l, a.At(2).Sender, 0, local, across, tag)
-	check(t, l, 0, local, place{"b1", 3, false})
+	expect(t, l, 0, local, place{"b1", 3, false})
 	for i, f := range [][]byte{1: across, 2: tag} {
 		if f != nil {
-			check(t, l, uint64(i), f, place{"b1", Uplink, false}, place{"b2", 3, false})
+			expect(t, l, uint64(i), f, place{"b1", Uplink, false}, place{"b2", 3, false})
 		}
 	}
 	if d, err := l.Drops(); err != nil || d.Total() > 0 {
@@ -213,7 +213,7 @@ func TestHub(t *testing.T) {
 				t.Errorf("frame %d at blade %d: %+v, want %+v", i, j+1, c, want)
 			}
 		}
-		check(t, l, uint64(i), f, place{"b1", Uplink, false})
+		expect(t, l, uint64(i), f, place{"b1", Uplink, false})
 	}
 }
 
