@@ -133,10 +133,8 @@ func (p *placer) placeRule(i int) {
 // keeps the rest of it; nil if there is no rest.
 func (p *placer) units(i int) ([]unit, *device.Refusal) {
 	r := p.view.t.Rule(i)
-	for _, missed := range p.model.Missed {
-		if missed.Covers(&r.Match) {
-			return nil, &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " hands all of these packets to software", Fix: "none: this device never answers them"}
-		}
+	if !answerable(p.model, &r.Match, &r.Match) {
+		return nil, &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " answers none of these packets", Fix: "none: they always reach software"}
 	}
 	normal, retags := switches(r.Actions)
 	if !normal {
@@ -162,7 +160,7 @@ func (p *placer) units(i int) ([]unit, *device.Refusal) {
 func (p *placer) stationUnits(r *flow.Rule, st flow.Station) []unit {
 	pins := pinned(st)
 	m, ok := meet(&r.Match, &pins)
-	if !ok || !p.model.Has(st.Port) {
+	if !ok || !p.model.Has(st.Port) || !answerable(p.model, &m, &m) {
 		return nil
 	}
 	var units []unit

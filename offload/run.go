@@ -275,13 +275,20 @@ func (d *running) again(installed []flow.Entry, failed []Failure) Plan {
 const codeNotTried = "E_NOT_TRIED"
 
 // carryOut applies ops batch by batch and returns what was not done. After a
-// failure nothing is removed any more, and nothing is added that overlaps what
-// failed: either could rely on it.
+// refusal nothing is removed any more, and nothing is added that overlaps what was
+// refused: either could rely on it. After an unknown outcome nothing is done at
+// all: the device may not hold what it held before.
 func (d *running) carryOut(ctx context.Context, ops []Op) (failed []Failure) {
+	silent := false
+	relies := func(op *Op) bool {
+		return len(failed) > 0 && (silent || op.Kind == Remove || slices.ContainsFunc(failed, func(f Failure) bool {
+			return f.Op.Entry.Match.Overlaps(&op.Entry.Match)
+		}))
+	}
 	for _, batch := range batches(ops) {
 		var try []Op
 		for _, op := range batch {
-			if len(failed) > 0 && (op.Kind == Remove || slices.ContainsFunc(failed, func(f Failure) bool { return f.Op.Entry.Match.Overlaps(&op.Entry.Match) })) {
+			if relies(&op) {
 				failed = append(failed, Failure{op, Outcome{Status: Refused, Code: codeNotTried, Text: "an operation before it failed"}})
 				continue
 			}
@@ -301,6 +308,7 @@ func (d *running) carryOut(ctx context.Context, ops []Op) (failed []Failure) {
 				// gone already, which is what was wanted
 			default:
 				failed = append(failed, Failure{op, out})
+				silent = silent || out.Status == Unknown
 			}
 		}
 	}

@@ -29,7 +29,7 @@ const (
 	LostReply               // it has its effect, the outcome is unknown
 	LostOp                  // it has no effect, the outcome is unknown
 	Lies                    // it has no effect and is said to be done
-	Resets                  // the device loses all entries, and the outcome is unknown
+	Resets                  // the device loses all entries and is silent until it is read back
 	Dies                    // as LostOp, and so is all that follows, until Revive
 )
 
@@ -50,6 +50,7 @@ type NIC struct {
 	stale   []offload.Count
 	ops     int
 	dead    bool
+	resets  bool
 }
 
 type line struct {
@@ -74,6 +75,7 @@ func (n *NIC) Installed(context.Context) ([]flow.Entry, error) {
 	if n.dead {
 		return nil, errDead
 	}
+	n.resets = false
 	return n.held(), nil
 }
 
@@ -117,14 +119,14 @@ func (n *NIC) apply(ctx context.Context, op *offload.Op) offload.Outcome {
 func (n *NIC) carryOut(ctx context.Context, op *offload.Op, effect Effect) offload.Outcome {
 	unknown := offload.Outcome{Status: offload.Unknown, Code: offload.CodeTimeout, Text: errDead.Error()}
 	switch {
-	case n.dead || ctx.Err() != nil || effect == LostOp:
+	case n.dead || n.resets || ctx.Err() != nil || effect == LostOp:
 		return unknown
 	case effect == Refuses:
 		return refuse(offload.CodeDevice, "injected")
 	case effect == Lies:
 		return offload.Outcome{}
 	case effect == Resets:
-		n.entries = nil
+		n.entries, n.resets = nil, true
 		return unknown
 	}
 	var out offload.Outcome
