@@ -14,21 +14,19 @@ func ParseActions(s string, ports *Ports) (Actions, error) { return parseActions
 // parseActions is ParseActions for a text that starts at offset base of another.
 func parseActions(s string, base int, ports *Ports) (Actions, error) {
 	var out Actions
-	for at := 0; at < len(s); {
+	for at := 0; at <= len(s) && strings.TrimSpace(s) != ""; {
 		size := actionEnd(s[at:])
 		text := s[at : at+size]
-		if trimmed := strings.TrimSpace(text); trimmed != "" || size == 0 {
-			offset := base + at + strings.Index(text, trimmed)
-			op, args, err := splitAction(trimmed, offset)
-			if err != nil {
-				return nil, err
-			}
-			a, err := NewAction(op, args, ports)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, a)
+		trimmed := strings.TrimSpace(text)
+		op, args, err := splitAction(trimmed, base+at+strings.Index(text, trimmed))
+		if err != nil {
+			return nil, err
 		}
+		a, err := NewAction(op, args, ports)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
 		at += size + 1
 	}
 	if err := out.Valid(); err != nil {

@@ -33,7 +33,7 @@ func (f *Fault) Unwrap() error { return f.Err }
 func Suggest(word string, known ...string) string {
 	best, distance := "", len(word)/3+1
 	for _, k := range known {
-		if d := editDistance(word, k); d < distance || d == distance && best == "" {
+		if d := editDistance(word, k); d < distance {
 			best, distance = k, d
 		}
 	}

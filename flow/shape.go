@@ -147,3 +147,54 @@ func (s *shape) avoid(k *Key, ms []*Match) bool {
 		}
 	}
 }
+
+// hull returns the smallest match that holds every key of m that a packet can have,
+// up to the values a shape excludes; ok is false if no packet is in m. It says
+// explicitly what follows from m: that a packet with ports has the l4 flag, that
+// ICMP has it not.
+func hull(m *Match) (h Match, ok bool) {
+	var lo, hi [2]uint16
+	for i := range possible {
+		s := &possible[i]
+		if !m.Overlaps(&s.m) || slices.ContainsFunc(s.not, func(v uint64) bool {
+			return m.Mask.Get(s.f) == s.f.Max() && m.Value.Get(s.f) == v
+		}) {
+			continue
+		}
+		var both Match
+		for w := range both.Mask {
+			both.Mask[w] = m.Mask[w] | s.m.Mask[w]
+			both.Value[w] = m.Value[w] | s.m.Value[w]
+		}
+		var low, high [2]uint16
+		for j, f := range []Field{SrcPort, DstPort} {
+			if low[j], high[j] = portBounds(f, m); m.ports(f).Any() { // no range: the masks are joined
+				v, mask := uint16(both.Value.Get(f)), uint16(both.Mask.Get(f))
+				low[j], high[j] = v, v|^mask
+			} else if mask := uint16(s.m.Mask.Get(f)); mask != 0 {
+				low[j] = max(low[j], uint16(s.m.Value.Get(f)))
+				high[j] = min(high[j], uint16(s.m.Value.Get(f))|^mask)
+			}
+		}
+		if !ok {
+			h, lo, hi, ok = both, low, high, true
+			continue
+		}
+		for w := range h.Mask {
+			h.Mask[w] &= both.Mask[w] &^ (h.Value[w] ^ both.Value[w])
+			h.Value[w] &= h.Mask[w]
+		}
+		for j := range lo {
+			lo[j], hi[j] = min(lo[j], low[j]), max(hi[j], high[j])
+		}
+	}
+	if !ok {
+		return h, false
+	}
+	for j, f := range []Field{SrcPort, DstPort} {
+		if mask := h.Mask.Get(f); mask == 0 {
+			h.SetPorts(f, lo[j], hi[j])
+		}
+	}
+	return h, true
+}
