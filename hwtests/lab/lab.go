@@ -61,32 +61,42 @@ type Lab struct {
 	spaces    []*netns.NS
 	observers []*observe.Observer
 	netdevs   map[*netns.NS][]string
-	unhook    func() bool // stops watching the context
 	down      sync.Once
 	downErr   error
 }
 
-// Up builds a lab. It needs root and Linux 6.6 or later; where it fails, [Doctor]
-// says why. When ctx ends, the lab goes down. Cost: see lab_test.go; most of it
-// is spent in the kernel, attaching XDP programs.
+// Up builds a lab, after [Clean]. It needs root and Linux 6.6 or later; where it
+// fails, it removes what it built, and [Doctor] says what is missing. When ctx ends
+// while it builds, it fails so. Afterwards whoever called Up calls Down, also when a
+// signal ends the program's context: observers cannot be taken away from under a
+// reader.
+//
+// Cost: 0.9 s for two blades of four VFs, 2 s on a busy machine, most of it the
+// kernel's verifier and its grace periods when XDP programs are attached.
 func Up(ctx context.Context, c Config) (*Lab, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
+	if os.Geteuid() != 0 {
+		return nil, &flow.Fault{Code: "E_LAB_ROOT", What: "lab", Why: "making network namespaces needs root", Remedy: "run it as root"}
+	}
 	l := newLab(c)
 	for _, step := range []func() error{Clean, l.claim, l.layout, l.wire, l.watchOutside, l.watchKernel, l.plug, l.describe} {
-		if err = errors.Join(step(), ctx.Err()); err != nil {
-			return nil, errors.Join(fmt.Errorf("lab: %w", err), l.Down())
+		if err = step(); err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			l.Down() // its error would hide the first one; the next Up finds what is left
+			return nil, &flow.Fault{Code: "E_LAB_UP", What: "lab", Why: err.Error(), Remedy: "ask `bladeflow lab doctor` what is missing", Err: err}
 		}
 	}
-	l.unhook = context.AfterFunc(ctx, func() { l.Down() })
 	return l, nil
 }
 
 // newLab returns a lab of which nothing is built.
 func newLab(c Config) *Lab {
-	return &Lab{config: c, netdevs: map[*netns.NS][]string{}, unhook: func() bool { return true }}
+	return &Lab{config: c, netdevs: map[*netns.NS][]string{}}
 }
 
 // Down removes everything Up made, and returns when it is gone by name: the kernel
@@ -94,7 +104,6 @@ func newLab(c Config) *Lab {
 // waits for a Down that is under way.
 func (l *Lab) Down() error {
 	l.down.Do(func() {
-		l.unhook()
 		var errs []error
 		for _, b := range l.Blades {
 			if b.NIC != nil {

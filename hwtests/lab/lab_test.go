@@ -133,7 +133,8 @@ func TestPartial(t *testing.T) {
 			}
 			continue
 		}
-		if !errors.Is(err, context.Canceled) {
+		var f *flow.Fault
+		if !errors.Is(err, context.Canceled) || !errors.As(err, &f) {
 			t.Error(err)
 		}
 		if d := cmp.Diff(before, machine(t)); d != "" {
@@ -155,22 +156,39 @@ func (f *failing) Err() error {
 	return nil
 }
 
-// TestCancelled checks that a lab goes down when its context ends, as on Ctrl-C.
-func TestCancelled(t *testing.T) {
-	before := machine(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	l, err := Up(ctx, Config{Blades: 1, VFs: 1, Bare: true})
+// TestNeighbours checks that a workload knows all others, and knows them again after
+// its link was down.
+func TestNeighbours(t *testing.T) {
+	l := up(t, Config{Blades: 2, VFs: 3, Bare: true, Sequences: 1})
+	w := l.Blades[1].Workloads[0]
+	link, err := w.Eth0.link()
 	if err != nil {
-		cancel()
-		up(t, Config{Blades: 1, VFs: 1, Bare: true})
 		t.Fatal(err)
 	}
-	cancel()
-	if err := l.Down(); err != nil { // waits for the other Down
-		t.Error(err)
+	known := func() (n int) {
+		t.Helper()
+		list, err := w.Eth0.NS.Links().NeighList(link.Attrs().Index, netlink.FAMILY_V4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range list {
+			if x.State == netlink.NUD_PERMANENT {
+				n++
+			}
+		}
+		return n
 	}
-	if d := cmp.Diff(before, machine(t)); d != "" {
-		t.Errorf("left behind:\n%s", d)
+	if n := known(); n != 5 {
+		t.Errorf("%d neighbours, want 5", n)
+	}
+	if err := errors.Join(w.Eth0.NS.Links().LinkSetDown(link), w.Eth0.NS.Links().LinkSetUp(link)); err != nil {
+		t.Fatal(err)
+	}
+	if n := known(); n != 0 {
+		t.Errorf("%d neighbours survived: SetNeighbours is not needed any more", n)
+	}
+	if err := l.SetNeighbours(w); err != nil || known() != 5 {
+		t.Errorf("%d neighbours, want 5: %v", known(), err)
 	}
 }
 

@@ -104,10 +104,14 @@ type Observer struct {
 // Hub is a wire that connects netdevs of one namespace: a frame that arrives at one
 // leaves by all others, unchanged, whatever its addresses. (A Linux bridge keeps
 // link-local multicast to itself and drops frames with odd source addresses.)
-type Hub struct{ members *ebpf.Map }
+type Hub struct {
+	members *ebpf.Map
+	joined  uint32 // how many netdevs have a place in members
+}
 
-// NewHub returns a hub without members; observers join it by their [Config]. Frames
-// reach a member only if its peer has NAPI: an XDP program or GRO on.
+// NewHub returns a hub without members; at most 256 observers join it by their
+// [Config], one after the other. Frames reach a member only if its peer has NAPI: an
+// XDP program or GRO on.
 func NewHub() (*Hub, error) {
 	spec, err := loadProgram()
 	if err != nil {
@@ -117,7 +121,7 @@ func NewHub() (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
-	return &Hub{m}, nil
+	return &Hub{members: m}, nil
 }
 
 // Close lets go of the hub. It works on as long as a member is attached.
@@ -131,9 +135,10 @@ func AtXDP(ns *netns.NS, netdev string, c Config) (*Observer, error) {
 	}
 	return attach(ns, netdev, c, "observe_xdp", func(o *Observer, p *ebpf.Program, ifindex int) (err error) {
 		if c.Hub != nil {
-			if err := c.Hub.members.Put(uint32(ifindex), uint32(ifindex)); err != nil {
+			if err := c.Hub.members.Put(c.Hub.joined, uint32(ifindex)); err != nil {
 				return fmt.Errorf("join the hub: %w", err)
 			}
+			c.Hub.joined++
 		}
 		o.link, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: ifindex, Flags: link.XDPDriverMode})
 		return err
