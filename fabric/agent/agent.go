@@ -1,0 +1,427 @@
+// Package agent runs one blade: it reads what its devices hold, plans, lets the
+// checker gate the plan, applies it, and reads back; and it says how things are, as
+// a status object, as metrics and in a log.
+//
+// It remembers nothing that decides anything. What a device holds is read from the
+// device in every round, so an entry that was deleted, altered or added behind the
+// agent's back is found and put right by the same plan that would have put it there,
+// and a restarted agent is one whose first round finds much. Entries without
+// bladeflow's mark are never touched. What it does remember is counters, which must
+// not decrease when an entry goes, and what it left in a device, to count drift.
+//
+// When it ends, the devices keep their entries: hardware is fail-static. The
+// software datapath ends with its process: what the devices miss or punt reaches the
+// representors and, as no rule is asked any more, whatever the blade's kernel does
+// with it, which without a bridge or routes is nothing.
+//
+// Start reading with [Agent.Reconcile] and its round.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+// Datapath is the software that judges what devices do not answer. It has the whole
+// table. *fallback.Datapath is one.
+type Datapath interface {
+	Swap(*flow.Table) error
+	Counters() map[flow.RuleID]flow.Counter
+	Stats() fallback.Stats
+}
+
+// Device is one card of the blade.
+type Device struct {
+	Name   string
+	Driver offload.Driver
+}
+
+// Config is what an [Agent] works with.
+type Config struct {
+	Source   Source
+	Devices  []Device // none runs everything in software
+	Datapath Datapath
+	Check    offload.Check // verify.Check, except in tests of what happens without it
+	Interval time.Duration // between rounds of [Agent.Run]; 2 s if zero
+	Log      *slog.Logger  // nothing is logged if nil
+	Now      func() time.Time
+}
+
+// Agent keeps one blade as it is wanted. Its methods may be called by any goroutine.
+type Agent struct {
+	Config
+
+	status atomic.Pointer[Status]
+
+	mu         sync.Mutex // held for a round; guards what follows
+	devices    []*card
+	running    *flow.Table // in force; nil before the first swap
+	tried      *flow.Table // wanted in the last round
+	refusal    string      // why what is wanted could not be had in the last round; empty if it could
+	since      time.Time
+	warmth     warmth
+	planned    offload.Heat // what the last plan went by
+	steady     bool         // the last round left nothing to do
+	retry      time.Time    // when to offer a device again what it refused; zero if it refused nothing
+	drift      DriftStatus
+	mismatches uint64
+	rejected   uint64
+	rounds     uint64
+	failures   uint64
+	trouble    ErrorStatus // as last reported; Text is empty if there is none
+}
+
+// card is one device and what is remembered of it.
+type card struct {
+	Device
+	ledger     *ledger
+	left       map[flow.EntryID]flow.Entry // what we left there; nil before the first look
+	installed  []flow.Entry                // as read last
+	model      device.Model
+	full       int // entries that went in when it said it was full; 0 if it never did
+	placements map[flow.RuleID]offload.Placement
+	proof      proof
+}
+
+// proof is the checker's answer about one dump. The checker is a pure function, so
+// the answer holds until the dump or the table changes.
+type proof struct {
+	table   *flow.Table // nil if there is no answer
+	entries map[flow.EntryID]flow.Entry
+	err     error
+}
+
+// New returns an agent that has not looked at anything yet.
+func New(c Config) *Agent {
+	if c.Interval == 0 {
+		c.Interval = 2 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	a := &Agent{Config: c}
+	for _, d := range c.Devices {
+		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
+	}
+	a.status.Store(&Status{Devices: []DeviceStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}})
+	return a
+}
+
+// Status returns how things were at the end of the last round. The caller must not
+// change it.
+func (a *Agent) Status() *Status { return a.status.Load() }
+
+// retryAfter is how long a device is left alone with what it refused. Run plans
+// around a refusal, so that everything is right meanwhile, only slower than it might be.
+const retryAfter = 30 * time.Second
+
+// poll is how often [Agent.Run] asks its source.
+const poll = 250 * time.Millisecond
+
+// Run reconciles every interval, and at once when something else is wanted, until ctx
+// ends. It returns nil then: trouble is logged and in the status, and tried again.
+func (a *Agent) Run(ctx context.Context) error {
+	tick := time.NewTicker(min(poll, a.Interval))
+	defer tick.Stop()
+	var due time.Time
+	for {
+		if now := a.Now(); a.changed() || !now.Before(due) {
+			due = now.Add(a.Interval)
+			a.Reconcile(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// changed reports whether the source wants something that was not tried yet.
+func (a *Agent) changed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, err := a.Source.Wanted()
+	return t != nil && t != a.tried || words(err) != a.refusal
+}
+
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// Reconcile is one round: observe, plan, check, apply, read back. It returns what
+// kept the blade from being as it is wanted; the generation in force stays in force
+// then, unless software has swapped already, which Status tells.
+func (a *Agent) Reconcile(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	want, err := a.Source.Wanted()
+	if err != nil && err.Error() != a.refusal {
+		a.rejected++
+	}
+	a.refusal = words(err)
+	if want == nil {
+		want = a.running
+	}
+	a.tried = want
+	if want != nil {
+		err = errors.Join(err, a.round(ctx, want))
+	}
+	a.report(err)
+	return err
+}
+
+// round brings the blade to want.
+func (a *Agent) round(ctx context.Context, want *flow.Table) error {
+	drifts, err := a.observe(ctx)
+	if err != nil {
+		a.steady = false
+		return err
+	}
+	heat := a.warmth.heat()
+	if !a.retry.IsZero() && !a.Now().Before(a.retry) {
+		a.steady = false
+		for _, c := range a.devices {
+			c.full = 0
+		}
+	}
+	if a.steady && want == a.running && maps.Equal(heat, a.planned) && !slices.ContainsFunc(drifts, func(d drift) bool { return d.size() > 0 }) {
+		return nil
+	}
+	a.planned, a.retry = heat, time.Time{}
+	err = a.apply(ctx, want, a.plan(want, heat))
+	a.healed(drifts)
+	if e := a.read(ctx); e != nil {
+		err = errors.Join(err, e)
+	} else if a.running != nil {
+		for _, c := range a.devices {
+			err = errors.Join(err, a.prove(c))
+		}
+	}
+	a.steady = err == nil
+	return err
+}
+
+// observe reads every device and counts what changed behind our back.
+func (a *Agent) observe(ctx context.Context) ([]drift, error) {
+	if err := a.read(ctx); err != nil {
+		return nil, err
+	}
+	var drifts []drift
+	for _, c := range a.devices {
+		d := findDrift(c.left, c.installed)
+		drifts = append(drifts, d)
+		a.drift.Missing += uint64(len(d.missing))
+		a.drift.Altered += uint64(len(d.altered))
+		a.drift.Added += uint64(len(d.added))
+		if d.size() > 0 {
+			a.Log.Warn("a device changed behind our back", "device", c.Name,
+				"missing", ids(d.missing), "altered", ids(d.altered), "added", ids(d.added))
+		}
+		if a.running != nil && a.prove(c) != nil {
+			a.steady = false
+		}
+	}
+	return drifts, nil
+}
+
+// read reads model, entries and counters of every device, and software's counters.
+func (a *Agent) read(ctx context.Context) error {
+	for _, c := range a.devices {
+		if err := c.read(ctx, a.running); err != nil {
+			c.proof = proof{}
+			return &flow.Fault{Code: "E_DEVICE_READ", What: "device " + c.Name, Why: err.Error(),
+				Remedy: "see that the device is there; it is read again in a moment", Err: err}
+		}
+	}
+	packets := map[flow.RuleID]uint64{}
+	for id, n := range a.hardware() {
+		packets[id] += n.Packets
+	}
+	for id, n := range a.Datapath.Counters() {
+		packets[id] += n.Packets
+	}
+	a.warmth.update(a.Now(), packets)
+	return nil
+}
+
+func (c *card) read(ctx context.Context, t *flow.Table) error {
+	model, err := c.Driver.Model(ctx)
+	if err != nil {
+		return fmt.Errorf("model: %w", err)
+	}
+	installed, err := c.Driver.Installed(ctx)
+	if err != nil {
+		return fmt.Errorf("entries: %w", err)
+	}
+	counts, err := c.Driver.Counters(ctx)
+	if err != nil {
+		return fmt.Errorf("counters: %w", err)
+	}
+	c.model, c.installed = model, installed
+	c.ledger.read(installed, counts, t)
+	return nil
+}
+
+// hardware returns what the devices' entries have answered for each rule.
+func (a *Agent) hardware() map[flow.RuleID]flow.Counter {
+	sum := map[flow.RuleID]flow.Counter{}
+	for _, c := range a.devices {
+		for id, n := range c.ledger.rules {
+			sum[id] = plus(sum[id], n)
+		}
+	}
+	return sum
+}
+
+// plan plans for every device. Before the first swap no packet is judged by an old
+// table, so the new one is all that entries have to agree with.
+func (a *Agent) plan(want *flow.Table, heat offload.Heat) []offload.Target {
+	old := cmp.Or(a.running, want)
+	var targets []offload.Target
+	for _, c := range a.devices {
+		if want != a.running {
+			c.full = 0
+		}
+		m := c.model
+		if c.full > 0 && (m.Entries == 0 || c.full < m.Entries) {
+			m.Entries = c.full
+		}
+		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: offload.NewPlan(old, want, c.installed, m, heat)})
+	}
+	return targets
+}
+
+// apply carries the plans out and keeps what counters need.
+func (a *Agent) apply(ctx context.Context, want *flow.Table, targets []offload.Target) error {
+	var swap func(*flow.Table) error
+	before := a.running
+	if want != a.running {
+		swap = a.swap
+	}
+	if len(targets) == 0 {
+		if swap == nil {
+			return nil
+		}
+		return swap(want)
+	}
+	report, err := offload.Run(ctx, targets, swap, a.check)
+	for i, d := range report.Devices {
+		c := a.devices[i]
+		for _, r := range d.Removed {
+			c.ledger.close(&r.Entry, r.Final, cmp.Or(before, want))
+		}
+		c.left = nil
+		if d.Installed != nil {
+			c.left = byID(d.Installed)
+		}
+		c.full = cmp.Or(d.Full, c.full)
+		if report.Swapped || swap == nil {
+			c.placements = map[flow.RuleID]offload.Placement{}
+			for _, p := range d.Plan.Placements {
+				c.placements[p.Rule] = p
+			}
+		}
+		for _, f := range d.Failed {
+			a.retry = a.Now().Add(retryAfter)
+			a.Log.Warn("a device did not do it", "device", c.Name, "op", f.Op.Kind.String(), "entry", fmt.Sprintf("%016x", uint64(f.Op.Entry.ID)),
+				"status", f.Outcome.Status.String(), "code", f.Outcome.Code, "text", f.Outcome.Text)
+		}
+	}
+	return err
+}
+
+// swap is the instant of change.
+func (a *Agent) swap(t *flow.Table) error {
+	if err := a.Datapath.Swap(t); err != nil {
+		return err
+	}
+	a.running, a.since = t, a.Now()
+	a.Log.Info("a new generation is in force", "generation", uint64(t.Generation()), "rules", t.Len())
+	return nil
+}
+
+// check asks the checker and counts its refusals.
+func (a *Agent) check(want *flow.Table, installed []flow.Entry, m device.Model) error {
+	err := a.Check(want, installed, m)
+	if err != nil {
+		a.mismatches++
+	}
+	return err
+}
+
+// healed counts the drift that is no more.
+func (a *Agent) healed(drifts []drift) {
+	for i, c := range a.devices {
+		n := drifts[i].size()
+		if n == 0 || c.left == nil {
+			continue
+		}
+		wanted := map[flow.EntryID]bool{}
+		for _, p := range c.placements {
+			for _, id := range p.Entries {
+				wanted[id] = true
+			}
+		}
+		n -= drifts[i].remaining(func(id flow.EntryID) bool { return wanted[id] }, c.left)
+		a.drift.Healed += uint64(n)
+		a.Log.Info("drift healed", "device", c.Name, "entries", n)
+	}
+}
+
+// prove asks the checker about everything a device holds, entries of others too.
+// Where those alone are to blame the fault says so: they are not ours to remove, but
+// nobody shall believe that all is well.
+func (a *Agent) prove(c *card) error {
+	all := make(map[flow.EntryID]flow.Entry, len(c.installed))
+	for _, e := range c.installed {
+		all[e.ID] = e
+	}
+	same := func(x, y flow.Entry) bool { return x.Equal(&y) }
+	if c.proof.table == a.running && maps.EqualFunc(all, c.proof.entries, same) {
+		return c.proof.err
+	}
+	err := a.Check(a.running, c.installed, c.model)
+	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.Check(a.running, mine, c.model) == nil {
+		err = &flow.Fault{Code: "E_FOREIGN", What: "device " + c.Name, Why: "an entry that is not bladeflow's answers packets differently from the table: " + err.Error(),
+			Remedy: "find its owner and have it removed", Err: err}
+	} else if err != nil {
+		a.mismatches++
+		a.Log.Error("what a device holds is not right", "device", c.Name, "error", err)
+	}
+	c.proof = proof{a.running, all, err}
+	return err
+}
+
+// ours returns the entries with our mark.
+func ours(entries []flow.Entry) []flow.Entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e flow.Entry) bool { return !offload.Ours(e.ID) })
+}
+
+func ids(entries []flow.Entry) []string {
+	var out []string
+	for _, e := range entries {
+		out = append(out, fmt.Sprintf("%016x", uint64(e.ID)))
+	}
+	slices.Sort(out)
+	return out
+}

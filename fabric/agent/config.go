@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// File is the agent's configuration, as read from a file. Example has one with every
+// field.
+type File struct {
+	Blade    string    // metadata.name
+	Rules    []string  // rule files; all of them together make the table
+	Root     string    // where the inventory is read; "/"
+	Ports    []PortMap // in the order of their numbers; empty takes them from the inventory
+	Uplink   string    // name of a port; empty if the blade has none
+	Stations []StationSpec
+	Softnic  string        // pin directory of the emulated card; empty runs everything in software
+	Datapath string        // afxdp or afpacket
+	Interval time.Duration // between reconciliations
+	Metrics  string        // address of /metrics and /status; empty serves neither
+	PerRule  bool          // two series for each rule
+	Status   string        // file; empty writes none
+}
+
+// PortMap says which netdev is a port's representor.
+type PortMap struct{ Name, Netdev string }
+
+// StationSpec is a station of the static switch, its port by name.
+type StationSpec struct {
+	VLAN uint16
+	MAC  uint64
+	Port string
+}
+
+// Example is a configuration with every field, as the documentation shows it.
+const Example = `apiVersion: bladeflow/v1
+kind: Agent
+metadata: {name: blade1}
+spec:
+  rules: [rules.yaml]              # seen from this file's folder; .flows files are one rule a line
+  root: /                          # where the inventory is read; a recorded tree works too
+  ports:                           # in the order of their numbers; left out, they come from the inventory
+    - {name: nic0/pf0, netdev: uprep}
+    - {name: nic0/pf0/vf0, netdev: rep0}
+  uplink: nic0/pf0
+  stations:                        # what normal delivers by
+    - {port: vf0, mac: "02:00:00:00:00:01"}
+    - {port: vf0, mac: "02:00:00:00:00:01", vlan: 7}
+  device: {softnic: /run/bladeflow/bpf/blade1}   # left out, everything runs in software
+  datapath: afxdp                  # or afpacket
+  interval: 2s
+  metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
+  rule_metrics: false              # two more series for each rule
+  status: /run/bladeflow/status.json
+`
+
+// ReadFile reads a configuration file.
+func ReadFile(path string) (File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return File{}, &flow.Fault{Code: "E_CONFIG_FILE", What: path, Why: err.Error(), Remedy: "name a file that is there and readable", Err: err}
+	}
+	return ParseFile(path, data)
+}
+
+// ParseFile reads a configuration strictly: the first thing that is not right is a
+// *[flow.Fault] with line and column.
+func ParseFile(path string, data []byte) (File, error) {
+	f := File{Root: "/", Datapath: "afxdp", Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
+	r := reader{file: path}
+	top := r.document(data)
+	r.fields(top, fields{
+		"apiVersion": {required, func(v value) { v.oneOf("bladeflow/v1") }},
+		"kind":       {required, func(v value) { v.oneOf("Agent") }},
+		"metadata":   {required, func(v value) { r.fields(v, fields{"name": {required, func(v value) { f.Blade = v.text() }}}) }},
+		"spec":       {required, func(v value) { f.spec(&r, v, filepath.Dir(path)) }},
+	})
+	if r.err != nil {
+		return File{}, r.err
+	}
+	return f, nil
+}
+
+func (f *File) spec(r *reader, v value, dir string) {
+	inDir := func(p string) string {
+		if p == "" || filepath.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(dir, p)
+	}
+	r.fields(v, fields{
+		"rules": {required, func(v value) { v.list(func(v value) { f.Rules = append(f.Rules, inDir(v.text())) }) }},
+		"root":  {optional, func(v value) { f.Root = inDir(v.text()) }},
+		"ports": {optional, func(v value) {
+			v.list(func(v value) {
+				var p PortMap
+				r.fields(v, fields{
+					"name":   {required, func(v value) { p.Name = v.text() }},
+					"netdev": {required, func(v value) { p.Netdev = v.text() }},
+				})
+				if slices.ContainsFunc(f.Ports, func(o PortMap) bool { return o.Name == p.Name || o.Netdev == p.Netdev }) {
+					v.fault("E_PORT_TWICE", "a port before it has the same name or netdev", "name each port and netdev once")
+				}
+				f.Ports = append(f.Ports, p)
+			})
+		}},
+		"uplink": {optional, func(v value) { f.Uplink = v.text() }},
+		"stations": {optional, func(v value) {
+			v.list(func(v value) {
+				var s StationSpec
+				r.fields(v, fields{
+					"port": {required, func(v value) { s.Port = v.text() }},
+					"mac": {required, func(v value) {
+						mac, err := flow.ParseMAC(v.text())
+						if err != nil {
+							v.fault("E_MAC", "not a MAC address", "write it as \"aa:bb:cc:dd:ee:ff\"")
+						}
+						s.MAC = mac
+					}},
+					"vlan": {optional, func(v value) {
+						n, err := strconv.ParseUint(v.text(), 10, 16)
+						if err != nil || n > flow.TagID {
+							v.fault("E_VLAN", "not a VLAN id", "use 0 (untagged) to 4095")
+						}
+						s.VLAN = uint16(n)
+					}},
+				})
+				f.Stations = append(f.Stations, s)
+			})
+		}},
+		"device": {optional, func(v value) {
+			r.fields(v, fields{"softnic": {required, func(v value) { f.Softnic = inDir(v.text()) }}})
+		}},
+		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},
+		"interval": {optional, func(v value) {
+			d, err := time.ParseDuration(v.text())
+			if err != nil || d < 100*time.Millisecond || d > time.Hour {
+				v.fault("E_INTERVAL", "not a time from 100ms to 1h", "write interval: 2s")
+			}
+			f.Interval = d
+		}},
+		"metrics":      {optional, func(v value) { f.Metrics = address(v) }},
+		"rule_metrics": {optional, func(v value) { f.PerRule = v.oneOf("true", "false") == "true" }},
+		"status":       {optional, func(v value) { f.Status = inDir(v.text()) }},
+	})
+}
+
+// address reads a listening address, which must be the machine's own as long as
+// nothing authenticates who asks.
+func address(v value) string {
+	s := v.text()
+	if s == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(s)
+	_, badPort := strconv.ParseUint(port, 10, 16)
+	if err != nil || badPort != nil {
+		v.fault("E_ADDRESS", "not HOST:PORT", "write metrics: 127.0.0.1:9464")
+		return ""
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		v.fault("E_ADDRESS", "not an address of this machine alone, and nothing here asks who is calling", "use 127.0.0.1 or [::1], and a proxy that authenticates")
+	}
+	return s
+}
+
+// Switch returns the static switch of the stations and the uplink.
+func (f *File) Switch(ports *flow.Ports) (*flow.Switch, error) {
+	find := func(what, name string) (flow.Port, error) {
+		p, err := ports.Find(name)
+		var fault *flow.Fault
+		if errors.As(err, &fault) {
+			g := *fault
+			g.What = fmt.Sprintf("%s: %s", what, fault.What)
+			return 0, &g
+		}
+		return p, err
+	}
+	var uplink flow.Port
+	var err error
+	if f.Uplink != "" {
+		if uplink, err = find("spec.uplink", f.Uplink); err != nil {
+			return nil, err
+		}
+	}
+	var stations []flow.Station
+	for i, s := range f.Stations {
+		p, e := find(fmt.Sprintf("spec.stations[%d]", i), s.Port)
+		err = cmp.Or(err, e)
+		stations = append(stations, flow.Station{VLAN: s.VLAN, MAC: s.MAC, Port: p})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return flow.NewSwitch(uplink, stations...)
+}

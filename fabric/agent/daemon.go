@@ -1,0 +1,302 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/discover"
+	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/fallback/afpacket"
+	"github.com/bladeflow/bladeflow/fallback/afxdp"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/softnic"
+	"github.com/bladeflow/bladeflow/offload/verify"
+)
+
+// Daemon is an agent with everything its configuration names: what
+// `bladeflow agent` runs.
+type Daemon struct {
+	file     File
+	log      *slog.Logger
+	agent    *Agent
+	datapath *fallback.Datapath
+	listener net.Listener // nil if nothing is served
+	closers  []func() error
+}
+
+// Open opens what a configuration names, and reads the rules: an agent without a
+// table to run would take every packet and drop it. Nothing is changed on the devices
+// before Run. The calling thread must be in the blade's network namespace.
+func Open(f File, log *slog.Logger) (*Daemon, error) {
+	d := &Daemon{file: f, log: log}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Daemon) open() error {
+	inv, err := d.inventory()
+	if err != nil {
+		return err
+	}
+	maps := d.file.Ports
+	if len(maps) == 0 {
+		if maps, err = portMaps(inv); err != nil {
+			return err
+		}
+	}
+	ports := flow.NewPorts()
+	for _, m := range maps {
+		ports.Declare(m.Name)
+	}
+	sw, err := d.file.Switch(ports)
+	if err != nil {
+		return err
+	}
+	last, digest := LastGeneration(d.file.Status)
+	source := NewFiles(d.file.Rules, ports, sw, last, digest)
+	if _, err := source.Wanted(); err != nil {
+		return err
+	}
+	config := Config{Source: source, Check: verify.Check, Interval: d.file.Interval, Log: d.log}
+	if d.file.Softnic != "" {
+		nic, err := softnic.Open(d.file.Softnic)
+		if err != nil {
+			return err
+		}
+		d.closers = append(d.closers, nic.Close)
+		for _, p := range nic.Ports() {
+			if int(p.Port) > ports.Len() {
+				return &flow.Fault{Code: "E_PORTS", What: "card " + nic.Name(), Why: fmt.Sprintf("it has a port %d, and the configuration only %d ports", p.Port, ports.Len()),
+					Remedy: "name all ports in spec.ports, in the card's order"}
+			}
+		}
+		config.Devices = []Device{{Name: nic.Name(), Driver: nic}}
+	}
+	if d.file.Metrics != "" {
+		if d.listener, err = net.Listen("tcp", d.file.Metrics); err != nil {
+			return &flow.Fault{Code: "E_LISTEN", What: "spec.metrics " + d.file.Metrics, Why: err.Error(), Remedy: "use a free port", Err: err}
+		}
+		d.closers = append(d.closers, d.listener.Close)
+	}
+	if d.datapath, err = d.links(maps); err != nil {
+		return err
+	}
+	config.Datapath = d.datapath
+	d.agent = New(config)
+	return nil
+}
+
+// inventory reads what the blade has. What is odd about it is logged and stops
+// nothing.
+func (d *Daemon) inventory() (fabric.Inventory, error) {
+	inv, findings, err := d.discover()
+	for _, f := range findings {
+		d.log.Warn("inventory", "code", f.Code, "object", f.Object, "text", f.Text)
+	}
+	return inv, err
+}
+
+func (d *Daemon) discover() (fabric.Inventory, []fabric.Finding, error) {
+	if d.file.Root == "/" {
+		return discover.Live()
+	}
+	return discover.Read(d.file.Root)
+}
+
+// portMaps returns the ports of an inventory whose every port software can see.
+func portMaps(inv fabric.Inventory) ([]PortMap, error) {
+	var maps []PortMap
+	for _, name := range inv.PortNames() {
+		dev, ok := inv.Representor(name)
+		if !ok {
+			return nil, &flow.Fault{Code: "E_NO_REPRESENTOR", What: "port " + name, Why: "the inventory has no representor for it, so software cannot hold the table for it",
+				Remedy: "set the card's eSwitch to switchdev mode, or name the ports that count in spec.ports"}
+		}
+		maps = append(maps, PortMap{Name: name, Netdev: dev.Name})
+	}
+	if len(maps) == 0 {
+		return nil, &flow.Fault{Code: "E_NO_PORTS", What: "inventory", Why: "this blade has no NIC that bladeflow knows", Remedy: "name ports and netdevs in spec.ports"}
+	}
+	return maps, nil
+}
+
+// links opens the representors and makes the software datapath of them.
+func (d *Daemon) links(maps []PortMap) (*fallback.Datapath, error) {
+	c := fallback.Config{Links: map[flow.Port]fallback.Link{}}
+	indexes := map[flow.Port]int{}
+	for i, m := range maps {
+		dev, err := net.InterfaceByName(m.Netdev)
+		if err != nil {
+			return nil, &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: err.Error(),
+				Remedy: "name the representor as `ip link` shows it", Err: err}
+		}
+		port := flow.Port(i + 1)
+		indexes[port] = dev.Index
+		l, closeLink, err := d.link(dev.Index)
+		if err != nil {
+			return nil, fmt.Errorf("port %s: %w", m.Name, err)
+		}
+		c.Links[port] = l
+		d.closers = append(d.closers, closeLink)
+	}
+	kernel, closeKernel, err := d.kernel(indexes)
+	if err != nil {
+		return nil, err
+	}
+	c.Kernel = kernel
+	d.closers = append(d.closers, closeKernel)
+	return fallback.New(c)
+}
+
+func (d *Daemon) link(ifindex int) (fallback.Link, func() error, error) {
+	if d.file.Datapath == "afpacket" {
+		l, err := afpacket.Open(ifindex)
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, l.Close, nil
+	}
+	l, err := afxdp.Open(ifindex)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.Close, nil
+}
+
+func (d *Daemon) kernel(indexes map[flow.Port]int) (fallback.Kernel, func() error, error) {
+	if d.file.Datapath == "afpacket" {
+		k, err := afpacket.OpenKernel(indexes)
+		if err != nil {
+			return nil, nil, err
+		}
+		return k, k.Close, nil
+	}
+	k, err := afxdp.OpenKernel(indexes)
+	if err != nil {
+		return nil, nil, err
+	}
+	return k, k.Close, nil
+}
+
+// Agent returns the agent that the daemon runs.
+func (d *Daemon) Agent() *Agent { return d.agent }
+
+// Address returns where /metrics, /status and /inventory are served, "" if nowhere.
+func (d *Daemon) Address() string {
+	if d.listener == nil {
+		return ""
+	}
+	return d.listener.Addr().String()
+}
+
+// Run runs agent, datapath and server until ctx ends, which is no error, or one of
+// them dies.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	parts := []func() error{
+		func() error { return d.datapath.Run(ctx) },
+		func() error { return d.agent.Run(ctx) },
+		func() error { return d.writeStatus(ctx) },
+	}
+	if d.listener != nil {
+		parts = append(parts, func() error { return d.serve(ctx) })
+	}
+	d.log.Info("agent runs", "blade", d.file.Blade, "address", d.Address(), "devices", len(d.agent.devices))
+	ended := make(chan error)
+	for _, part := range parts {
+		go func() { ended <- part() }()
+	}
+	var err error
+	for range parts {
+		err = errors.Join(err, <-ended)
+		cancel()
+	}
+	return err
+}
+
+// writeStatus keeps the status file, if there is to be one.
+func (d *Daemon) writeStatus(ctx context.Context) error {
+	var written *Status
+	var trouble string
+	tick := time.NewTicker(min(poll, d.file.Interval))
+	defer tick.Stop()
+	for {
+		if s := d.agent.Status(); d.file.Status != "" && s != written && !s.Reconciled.IsZero() {
+			err := WriteObject(d.file.Status, NewObject(d.file.Blade, s))
+			if err != nil && err.Error() != trouble {
+				d.log.Error("cannot write the status file", "error", err)
+			}
+			trouble, written = words(err), s
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Daemon) serve(ctx context.Context) error {
+	server := &http.Server{Handler: d.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", d.Address(), err)
+	}
+	return nil
+}
+
+// Handler serves /metrics, /status and /inventory.
+func (d *Daemon) Handler() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewCollector(d.agent.Status, d.file.PerRule), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, NewObject(d.file.Blade, d.agent.Status()))
+	})
+	mux.HandleFunc("GET /inventory", func(w http.ResponseWriter, _ *http.Request) {
+		inv, findings, err := d.discover()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		writeJSON(w, discover.NewObject(d.file.Blade, inv, findings))
+	})
+	return mux
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(v) // fails only when the reader has gone
+}
+
+// Close lets go of everything, in the reverse order of opening. Devices keep their
+// entries. Run must have returned.
+func (d *Daemon) Close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		if err := d.closers[i](); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	d.closers = nil
+	return errors.Join(errs...)
+}

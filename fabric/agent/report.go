@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+)
+
+// report publishes the status of the round that ended with err, and logs trouble when
+// it begins, changes or ends.
+func (a *Agent) report(err error) {
+	now := a.Now()
+	s := &Status{Since: a.since, Reconciled: now, Drift: a.drift, Mismatches: a.mismatches, Rejected: a.rejected,
+		Devices: []DeviceStatus{}, Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost()}
+	if a.running != nil {
+		s.Generation = uint64(a.running.Generation())
+		s.Rules = a.rules()
+		s.Proved = a.proved()
+	}
+	if f, ok := a.Source.(*Files); ok {
+		s.Digest = f.Digest()
+	}
+	for _, c := range a.devices {
+		limit := c.model.Entries
+		if c.full > 0 && (limit == 0 || c.full < limit) {
+			limit = c.full
+		}
+		s.Devices = append(s.Devices, DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: limit,
+			Foreign: len(c.installed) - len(ours(c.installed))})
+	}
+	switch {
+	case err != nil:
+		a.failures++
+		if text := err.Error(); text != a.trouble.Text {
+			a.trouble = ErrorStatus{Code: code(err), Text: text, Since: now}
+			a.Log.Error("the blade is not as wanted", "code", a.trouble.Code, "error", text)
+		}
+		trouble := a.trouble
+		s.Error = &trouble
+	default:
+		a.rounds++
+		if a.trouble.Text != "" {
+			a.Log.Info("the blade is as wanted again", "trouble", a.trouble.Code, "lasted", now.Sub(a.trouble.Since))
+		}
+		a.trouble = ErrorStatus{}
+	}
+	s.Rounds, s.Failures = a.rounds, a.failures
+	a.status.Store(s)
+}
+
+// code returns the stable code of an error, E_INTERNAL if it has none.
+func code(err error) string {
+	if f, ok := errors.AsType[*flow.Fault](err); ok {
+		return f.Code
+	}
+	return "E_INTERNAL"
+}
+
+// proved reports whether the checker agrees with what every device was last read to
+// hold.
+func (a *Agent) proved() bool {
+	return !slices.ContainsFunc(a.devices, func(c *card) bool { return c.proof.table != a.running || c.proof.err != nil })
+}
+
+// rules says of every rule where it lives. Where that is comes from what the devices
+// hold; why it is not hardware, from the last plan.
+func (a *Agent) rules() []RuleStatus {
+	entries := map[flow.RuleID]int{}
+	for _, c := range a.devices {
+		for _, e := range c.installed {
+			if offload.Ours(e.ID) && !e.Punt() {
+				entries[e.Rule]++
+			}
+		}
+	}
+	hardware, software := a.hardware(), a.Datapath.Counters()
+	var out []RuleStatus
+	for i := range a.running.Len() + 1 {
+		r := a.running.Rule(i)
+		s := RuleStatus{Name: r.Name, ID: fmt.Sprintf("%016x", uint64(r.ID)), Place: "software", Entries: entries[r.ID],
+			Hardware: Count(hardware[r.ID]), Software: Count(software[r.ID])}
+		if s.Entries > 0 {
+			s.Place = "hardware"
+		}
+		s.Whole, s.Code, s.Reason, s.Fix = a.why(r.ID, s.Entries)
+		out = append(out, s)
+	}
+	return out
+}
+
+// why returns whether devices answer all of a rule, and if not, why.
+func (a *Agent) why(id flow.RuleID, entries int) (whole bool, code, reason, fix string) {
+	if len(a.devices) == 0 {
+		return false, "E_NO_DEVICE", "the blade has no device", "configure one"
+	}
+	for _, c := range a.devices {
+		switch p, ok := c.placements[id]; {
+		case ok && !p.Whole():
+			return false, p.Code, p.Reason, p.Fix
+		case !ok || entries == 0:
+			return false, "E_PENDING", "its entries are not in device " + c.Name + " yet", "wait, and see the error of this status"
+		}
+	}
+	return true, "", "", ""
+}
+
+// packets sums what was answered where. Words that never occurred are there with 0,
+// so that a series begins before its first packet.
+func (a *Agent) packets() []TierPackets {
+	hardware := map[string]uint64{"drop": 0, "normal": 0, "output": 0, "punt": 0}
+	for _, c := range a.devices {
+		for word, n := range c.ledger.verdicts {
+			hardware[word] += n
+		}
+	}
+	st := a.Datapath.Stats()
+	software := map[string]uint64{"drop": st.Dropped, "normal": st.Normal, "output": st.Output, "pass": st.Passed}
+	var out []TierPackets
+	for _, word := range slices.Sorted(maps.Keys(hardware)) {
+		out = append(out, TierPackets{"hardware", word, hardware[word]})
+	}
+	for _, word := range slices.Sorted(maps.Keys(software)) {
+		out = append(out, TierPackets{"software", word, software[word]})
+	}
+	return out
+}
+
+// lost sums what software received or made and could not deal with.
+func (a *Agent) lost() []Lost {
+	st := a.Datapath.Stats()
+	var dropped uint64
+	for _, l := range st.Links {
+		dropped += l.Dropped
+	}
+	out := []Lost{{"no table yet", st.Early}, {"frame too short", st.Short}, {"no such port", st.NoPort}, {"refused on sending", st.Failed}, {"dropped by a link", dropped}}
+	slices.SortFunc(out, func(a, b Lost) int { return cmp.Compare(a.Reason, b.Reason) })
+	return out
+}

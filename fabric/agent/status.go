@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Object is the stable JSON form of a blade's status: `{apiVersion, kind:
+// BladeStatus, metadata, status}`. Fields are added, never changed.
+type Object struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Metadata   Metadata `json:"metadata"`
+	Status     Status   `json:"status"`
+}
+
+// Metadata names the blade.
+type Metadata struct {
+	Name string `json:"name"`
+}
+
+// NewObject returns the JSON form of a status of the blade called name.
+func NewObject(name string, s *Status) Object {
+	return Object{APIVersion: "bladeflow/v1", Kind: "BladeStatus", Metadata: Metadata{Name: name}, Status: *s}
+}
+
+// Status is what a blade does, as of Reconciled. Lists are never null. Counters
+// never decrease while the agent runs.
+type Status struct {
+	Generation uint64    `json:"generation"`       // of the table in force; 0 before the first
+	Digest     string    `json:"digest,omitempty"` // of the files it was made of
+	Since      time.Time `json:"since"`            // when it came into force
+	Reconciled time.Time `json:"reconciled"`       // when devices and counters were last read
+
+	// Proved says that at Reconciled the checker found what every device holds to
+	// agree with the table in force.
+	Proved bool `json:"proved"`
+
+	Devices []DeviceStatus `json:"devices"`
+	Rules   []RuleStatus   `json:"rules"` // in the order they are asked, the default last
+	Packets []TierPackets  `json:"packets"`
+	Lost    []Lost         `json:"lost"` // in software, without a verdict or on the way out
+	Drift   DriftStatus    `json:"drift"`
+
+	Mismatches uint64       `json:"mismatches"` // times the checker refused a plan or a read-back
+	Rejected   uint64       `json:"rejected"`   // times the wanted rules could not be used
+	Rounds     uint64       `json:"rounds"`     // reconciliations that went well
+	Failures   uint64       `json:"failures"`   // and those that did not
+	Error      *ErrorStatus `json:"error,omitempty"`
+}
+
+// DeviceStatus is one device's table.
+type DeviceStatus struct {
+	Name    string `json:"name"`
+	Model   string `json:"model"`
+	Entries int    `json:"entries"` // that it holds, foreign ones included
+	Limit   int    `json:"limit"`   // 0 if it is not known
+	Foreign int    `json:"foreign"`
+}
+
+// RuleStatus is where one rule lives and what it has seen.
+type RuleStatus struct {
+	Name    string `json:"name"`
+	ID      string `json:"id"`
+	Place   string `json:"place"`   // hardware if it has an entry in a device, else software
+	Whole   bool   `json:"whole"`   // software has nothing left to answer of it
+	Entries int    `json:"entries"` // of its own, guards not counted
+
+	// Code, Reason and Fix say why software answers it, or the rest of it.
+	Code   string `json:"code,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Fix    string `json:"fix,omitempty"`
+
+	Hardware Count `json:"hardware"`
+	Software Count `json:"software"`
+}
+
+// Count is the JSON form of [flow.Counter].
+type Count struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// TierPackets counts packets by where they were answered and how; `punt` is what a
+// guard in hardware handed to software, where it is counted again.
+type TierPackets struct {
+	Tier    string `json:"tier"`
+	Verdict string `json:"verdict"`
+	Packets uint64 `json:"packets"`
+}
+
+// Lost counts frames or copies of frames that software could not deal with.
+type Lost struct {
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
+}
+
+// DriftStatus counts entries that changed behind the agent's back.
+type DriftStatus struct {
+	Missing uint64 `json:"missing"`
+	Altered uint64 `json:"altered"`
+	Added   uint64 `json:"added"` // with our mark
+	Healed  uint64 `json:"healed"`
+}
+
+// ErrorStatus is what is wrong now.
+type ErrorStatus struct {
+	Code  string    `json:"code"`
+	Text  string    `json:"text"`
+	Since time.Time `json:"since"`
+}
+
+// Rule returns the status of the rule called name, `set/rule`.
+func (s *Status) Rule(name string) (RuleStatus, bool) {
+	for _, r := range s.Rules {
+		if r.Name == name {
+			return r, true
+		}
+	}
+	return RuleStatus{}, false
+}
+
+// WriteObject writes the JSON form to a file, whole or not at all.
+func WriteObject(path string, o Object) error {
+	data, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("status file: %w", err)
+	}
+	defer os.Remove(f.Name()) // fails when all went well: the name is gone
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("status file: %w", err)
+	}
+	return nil
+}
+
+// LastGeneration returns the generation and digest that a status file tells of, and
+// zero if there is none or it cannot be read: numbers then start again.
+func LastGeneration(path string) (flow.Generation, string) {
+	var o Object
+	data, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(data, &o) != nil {
+		return 0, ""
+	}
+	return flow.Generation(o.Status.Generation), o.Status.Digest
+}
