@@ -197,7 +197,7 @@ func (a *Agent) round(ctx context.Context, want *flow.Table) error {
 		a.steady = false
 		return err
 	}
-	heat := a.warmth.heat()
+	heat := a.warmth.levels
 	if !a.retry.IsZero() && !a.Now().Before(a.retry) {
 		a.steady = false
 		for _, c := range a.devices {

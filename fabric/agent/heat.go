@@ -13,45 +13,50 @@ import (
 //
 // Problem: raw rates are noisy, and every change of rank moves entries. Idea: an
 // exponential average with the time constant below, rounded down to a power of two,
-// so that a rule displaces another only when it is about twice as hot
-// (consistency.md section 1: averages with that margin moved 28 entries an epoch,
-// raw rates 799, for the same hit rate). Rules of one power of two keep the order
-// of the table.
+// so that a rule displaces another only when it is about twice as hot; and a level
+// is left only when the rate is well outside of it, so that a rate at a boundary
+// does not flap. consistency.md section 1 measured the idea: averages with a margin
+// of two moved 28 entries an epoch, raw rates 799, at the same hit rate. Rules of one
+// level keep the order of the table.
 type warmth struct {
-	at    time.Time
-	seen  map[flow.RuleID]uint64  // packets at the last reading
-	rates map[flow.RuleID]float64 // smoothed, packets per second
+	at     time.Time
+	seen   map[flow.RuleID]uint64  // packets at the last reading
+	rates  map[flow.RuleID]float64 // smoothed, packets per second
+	levels offload.Heat            // the rates as placement sees them
 }
 
 // constant is the time after which a rate that stops has fallen to 37 %.
 const constant = 10 * time.Second
 
 // update takes the packets each rule has seen up to now. A rule that is not in
-// packets has gone, and its heat with it.
+// packets has gone, and its heat with it. The first reading says nothing of rates.
 func (w *warmth) update(now time.Time, packets map[flow.RuleID]uint64) {
 	elapsed := now.Sub(w.at).Seconds()
-	if w.seen == nil {
-		w.seen, w.rates, elapsed = map[flow.RuleID]uint64{}, map[flow.RuleID]float64{}, 0
-	}
-	if elapsed > 0 {
+	if w.seen != nil && elapsed > 0 {
 		old := math.Exp(-elapsed / constant.Seconds())
-		rates := make(map[flow.RuleID]float64, len(packets))
+		rates, levels := make(map[flow.RuleID]float64, len(packets)), offload.Heat{}
 		for id, n := range packets {
 			rates[id] = old*w.rates[id] + (1-old)*float64(n-min(n, w.seen[id]))/elapsed
+			if l := level(rates[id], w.levels[id]); l > 0 {
+				levels[id] = l
+			}
 		}
-		w.rates = rates
+		w.rates, w.levels = rates, levels
 	}
-	w.at, w.seen = now, packets
+	if w.seen == nil || elapsed > 0 {
+		w.at, w.seen = now, packets
+	}
 }
 
-// heat returns the rates in steps of a factor of two. What is below one packet per
-// second is cold.
-func (w *warmth) heat() offload.Heat {
-	h := offload.Heat{}
-	for id, rate := range w.rates {
-		if rate >= 1 {
-			h[id] = 1 << (bits.Len64(uint64(rate)) - 1)
-		}
+// level returns the power of two for a rate that was at level was: was itself as
+// long as the rate is within a factor of 1.4 of its range. Below one packet per
+// second a rule is cold.
+func level(rate float64, was uint64) uint64 {
+	switch {
+	case was > 0 && rate >= float64(was)/1.4 && rate < float64(was)*2*1.4:
+		return was
+	case rate < 1:
+		return 0
 	}
-	return h
+	return 1 << (bits.Len64(uint64(rate)) - 1)
 }

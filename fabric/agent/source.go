@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -45,7 +46,7 @@ type Files struct {
 	last   flow.Generation
 	digest string // of the files that table was made of, or of a run before this one
 	table  *flow.Table
-	stamp  string // sizes and times of the files as they were read last
+	stamp  string // what look said when they were read last
 	err    error
 }
 
@@ -72,7 +73,8 @@ func (f *Files) Wanted() (*flow.Table, error) {
 	return f.table, f.err
 }
 
-// look says which files are there, without reading them.
+// look says which files are there, without reading them. Times tick every few
+// milliseconds only; a file renamed into place within one tick has another inode.
 func (f *Files) look() (stamp string, newest time.Time) {
 	for _, path := range f.paths {
 		info, err := os.Stat(path)
@@ -80,7 +82,11 @@ func (f *Files) look() (stamp string, newest time.Time) {
 			stamp += fmt.Sprintf("%s: %v\n", path, err)
 			continue
 		}
-		stamp += fmt.Sprintf("%s: %d %d\n", path, info.Size(), info.ModTime().UnixNano())
+		var inode uint64
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			inode = st.Ino
+		}
+		stamp += fmt.Sprintf("%s: %d %d %d\n", path, inode, info.Size(), info.ModTime().UnixNano())
 		if info.ModTime().After(newest) {
 			newest = info.ModTime()
 		}

@@ -43,9 +43,9 @@ func TestHostileTrees(t *testing.T) {
 		}
 		all = append(all, tree)
 	}
-	rounds := 4000
+	rounds := 1500
 	if testing.Short() {
-		rounds = 400
+		rounds = 300
 	}
 	for range rounds {
 		tree := damage(rng, all[rng.IntN(len(all))])

@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// TestExample checks that the documented configuration is what it says.
+func TestExample(t *testing.T) {
+	got, err := ParseFile("/etc/bladeflow/agent.yaml", []byte(Example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := File{
+		Blade: "blade1", Rules: []string{"/etc/bladeflow/rules.yaml"}, Root: "/",
+		Ports:  []PortMap{{"nic0/pf0", "uprep"}, {"nic0/pf0/vf0", "rep0"}},
+		Uplink: "nic0/pf0",
+		Stations: []StationSpec{
+			{MAC: 0x020000000001, Port: "vf0"},
+			{MAC: 0x020000000001, Port: "vf0", VLAN: 7},
+		},
+		Softnic: "/run/bladeflow/bpf/blade1", Datapath: "afxdp", Interval: 2 * time.Second,
+		Metrics: "127.0.0.1:9464", Status: "/run/bladeflow/status.json",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	sw, err := got.Switch(flow.NewPorts("nic0/pf0", "nic0/pf0/vf0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := sw.Deliver(nil, 7, 0x020000000001, 1); len(out) != 1 || out[0] != 2 || sw.Uplink() != 1 {
+		t.Errorf("delivers to %v, uplink %d", out, sw.Uplink())
+	}
+}
+
+const smallest = `apiVersion: bladeflow/v1
+kind: Agent
+metadata: {name: b}
+spec:
+  rules: [r.yaml]
+`
+
+func TestDefaults(t *testing.T) {
+	f, err := ParseFile("a.yaml", []byte(smallest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := File{Blade: "b", Rules: []string{"r.yaml"}, Root: "/", Datapath: "afxdp", Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
+	if diff := cmp.Diff(want, f); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestParseFileRefuses(t *testing.T) {
+	check := func(place, why, text string) {
+		t.Helper()
+		_, err := ParseFile("a.yaml", []byte(text))
+		var f *flow.Fault
+		if !errors.As(err, &f) || !strings.HasPrefix(f.What, "a.yaml:"+place) || !strings.Contains(f.Why, why) || f.Remedy == "" || f.Code == "" {
+			t.Errorf("%q:\ngot  %v\nwant a.yaml:%s … %s", text, err, place, why)
+		}
+	}
+	check("1:1", "empty", "")
+	check("1:1: apiVersion", "missing", "{}")
+	check("1:1", "not a mapping", "just words")
+	check("1:13: apiVersion", "\"v2\" is not known", "apiVersion: v2\n")
+	check("2:1", "did not find expected", "a: 1\nb: [\n}")
+	check("2:1", "second document", "{}\n---\n{}\n")
+	check("6:3: spec.colour", "no such field", smallest+"  colour: red\n")
+	check("6:3: spec.rules", "twice", smallest+"  rules: []\n")
+	check("6:10: spec.rules", "not a list", strings.Replace(smallest, "  rules: [r.yaml]", "\n  rules: r.yaml", 1))
+	check("6:13: spec.interval", "not a time", smallest+"  interval: 1ns\n")
+	check("6:13: spec.interval", "not a plain value", smallest+"  interval: [2s]\n")
+	check("6:13: spec.datapath", "not known", smallest+"  datapath: dpdk\n")
+	check("6:12: spec.metrics", "nothing here asks who is calling", smallest+"  metrics: 0.0.0.0:9464\n")
+	check("6:12: spec.metrics", "nothing here asks who is calling", smallest+"  metrics: ':9464'\n")
+	check("6:12: spec.metrics", "not HOST:PORT", smallest+"  metrics: here\n")
+	check("6:12: spec.metrics", "not HOST:PORT", smallest+"  metrics: 127.0.0.1:99999\n")
+	check("6:14: spec.stations[0].port", "missing", smallest+"  stations: [{mac: '02:00:00:00:00:01'}]\n")
+	check("6:31: spec.stations[0].mac", "not a MAC", smallest+"  stations: [{port: vf0, mac: '02:00'}]\n")
+	check("6:58: spec.stations[0].vlan", "not a VLAN id", smallest+"  stations: [{port: vf0, mac: '02:00:00:00:00:01', vlan: 4096}]\n")
+	check("6:36: spec.ports[1]", "same name or netdev", smallest+"  ports: [{name: a, netdev: rep0}, {name: b, netdev: rep0}]\n")
+	check("6:11: spec.device", "not a mapping", smallest+"  device: /run/x\n")
+	check("6:12: spec.device.gpu", "no such field", smallest+"  device: {gpu: 1}\n")
+	check("6:17: spec.rule_metrics", "not known", smallest+"  rule_metrics: maybe\n")
+}
+
+func TestReadFileAbsent(t *testing.T) {
+	_, err := ReadFile(filepath.Join(t.TempDir(), "absent.yaml"))
+	var f *flow.Fault
+	if !errors.As(err, &f) || f.Code != "E_CONFIG_FILE" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestSwitchRefuses(t *testing.T) {
+	for text, place := range map[string]string{
+		"  uplink: pf9\n": "spec.uplink",
+		"  stations: [{port: vf9, mac: '02:00:00:00:00:01'}]\n": "spec.stations[0]",
+	} {
+		f, err := ParseFile("a.yaml", []byte(smallest+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = f.Switch(testPorts); err == nil || !strings.HasPrefix(err.Error(), place) {
+			t.Errorf("%q: %v, want it to begin with %s", text, err, place)
+		}
+	}
+}
+
+// FuzzParseFile checks that nothing panics and that every error is a fault with a
+// place and a remedy.
+func FuzzParseFile(f *testing.F) {
+	f.Add(Example)
+	f.Add(smallest)
+	f.Add("a: &x [*x]")
+	f.Add("spec: {ports: [{name: 1}], ports: ~}")
+	f.Fuzz(func(t *testing.T, text string) {
+		file, err := ParseFile("a.yaml", []byte(text))
+		if err == nil {
+			if file.Interval < 100*time.Millisecond {
+				t.Errorf("%+v", file)
+			}
+			return
+		}
+		var fault *flow.Fault
+		if !errors.As(err, &fault) || !strings.HasPrefix(fault.What, "a.yaml:") || fault.Remedy == "" {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}
+
+// rulesFile writes a rule file and returns a source that reads it.
+func rulesFile(t *testing.T, text string) (path string, source *Files) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "rules.yaml")
+	rewrite(t, path, text)
+	source = NewFiles([]string{path}, testPorts, nil, 0, "")
+	source.settle = 0
+	return path, source
+}
+
+func rewrite(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const good = `apiVersion: bladeflow/v1
+kind: RuleSet
+metadata: {name: s}
+spec:
+  rules:
+    - {name: a, priority: 1, match: {in_port: vf0}, actions: [drop]}
+`
+
+// TestBadRulesKeepTheOld changes a rule file for a bad one and back: the generation in
+// force stays, the fault is reported once, and a good file goes on from there.
+func TestBadRulesKeepTheOld(t *testing.T) {
+	r := newRig(t, 64)
+	c := r.config()
+	path, source := rulesFile(t, good)
+	c.Source = source
+	r.agent = New(c)
+	r.settle(1)
+	r.proved()
+	held := byID(r.installed())
+	for _, bad := range []string{"nonsense: [", strings.Replace(good, "drop", "dorp", 1), strings.Replace(good, "priority: 1", "priority: -1", 1)} {
+		rewrite(t, path, bad)
+		for range 3 {
+			err := r.reconcile()
+			var f *flow.Fault
+			if !errors.As(err, &f) || !strings.HasPrefix(f.What, path+":") {
+				t.Errorf("%v, want a fault with its place in %s", err, path)
+			}
+		}
+		s := r.agent.Status()
+		if s.Generation != 1 || !s.Proved || s.Error == nil {
+			t.Errorf("%+v", s)
+		}
+	}
+	if diff := cmp.Diff(held, byID(r.installed())); diff != "" {
+		t.Errorf("the device changed:\n%s", diff)
+	}
+	if n := r.agent.Status().Rejected; n != 3 {
+		t.Errorf("%d rejections counted, want 3", n)
+	}
+	rewrite(t, path, good) // as it was: no new generation
+	r.settle(1)
+	if s := r.agent.Status(); s.Generation != 1 || s.Error != nil {
+		t.Errorf("%+v", s)
+	}
+	rewrite(t, path, strings.Replace(good, "vf0", "vf1", 1))
+	r.settle(1)
+	r.proved()
+	if s := r.agent.Status(); s.Generation != 2 {
+		t.Errorf("generation %d, want 2", s.Generation)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.reconcile(); err == nil || r.agent.Status().Generation != 2 {
+		t.Errorf("a missing file: %v, generation %d", err, r.agent.Status().Generation)
+	}
+}
+
+// TestGenerationOverRestart checks that numbers go on where an earlier run stopped,
+// and stay if the files are the same.
+func TestGenerationOverRestart(t *testing.T) {
+	path, source := rulesFile(t, good)
+	first, err := source.Wanted()
+	if err != nil || first.Generation() != 1 {
+		t.Fatal(first, err)
+	}
+	status := filepath.Join(t.TempDir(), "status.json")
+	if err := WriteObject(status, NewObject("b", &Status{Generation: 41, Digest: source.Digest()})); err != nil {
+		t.Fatal(err)
+	}
+	check := func(want flow.Generation) {
+		t.Helper()
+		last, digest := LastGeneration(status)
+		again := NewFiles([]string{path}, testPorts, nil, last, digest)
+		table, err := again.Wanted()
+		if err != nil || table.Generation() != want {
+			t.Errorf("generation %d, %v, want %d", table.Generation(), err, want)
+		}
+	}
+	check(41)
+	rewrite(t, path, strings.Replace(good, "vf0", "vf1", 1))
+	check(42)
+	if last, digest := LastGeneration(filepath.Join(t.TempDir(), "absent")); last != 0 || digest != "" {
+		t.Errorf("%d, %q from no file", last, digest)
+	}
+}
+
+// TestSettles checks that a file that is just being written is left alone.
+func TestSettles(t *testing.T) {
+	path, source := rulesFile(t, good)
+	if _, err := source.Wanted(); err != nil {
+		t.Fatal(err)
+	}
+	source.settle = time.Hour
+	rewrite(t, path, "half a fi")
+	if table, err := source.Wanted(); err != nil || table.Generation() != 1 {
+		t.Errorf("%v, %v", table, err)
+	}
+	source.settle = 0
+	if _, err := source.Wanted(); err == nil {
+		t.Error("a bad file that has settled is no fault")
+	}
+}
+
+// TestFilesFormats checks that one table can come from files of several forms.
+func TestFilesFormats(t *testing.T) {
+	path, _ := rulesFile(t, good)
+	flows := filepath.Join(t.TempDir(), "more.flows")
+	rewrite(t, flows, "name=b,priority=2,in_port=vf1 actions=pass\n")
+	table, err := NewFiles([]string{path, flows}, testPorts, nil, 0, "").Wanted()
+	if err != nil || table.Len() != 2 || table.Rule(0).Name != "more/b" {
+		t.Errorf("%v, %v", table, err)
+	}
+}
