@@ -5,15 +5,22 @@ import (
 	"fmt"
 )
 
+// maxPayload is what fits behind the longest headers that Frame makes.
+const maxPayload = 0xffff - 24 - 20
+
 // Frame returns a frame that parses to k when it comes in by k's in_port. payload
-// is put behind the last header. It is an error if no packet can have key k.
+// is put behind the last header. It is an error if no packet can have key k, and if
+// the payload is more than IP can carry.
 //
 // An odd key is made odd in the mildest way there is: IPv4 by an option, IPv6 by
 // a payload length one too large, a port-carrying protocol without ports by having
 // nothing after the IP header.
 func Frame(k Key, payload []byte) ([]byte, error) {
 	if !Possible(&k) {
-		return nil, fmt.Errorf("key %x: no packet has this key", k)
+		return nil, fmt.Errorf("key %s: no packet has this key", FormatKey(k, nil))
+	}
+	if len(payload) > maxPayload {
+		return nil, fmt.Errorf("payload of %d bytes: IP carries at most %d", len(payload), maxPayload)
 	}
 	be := binary.BigEndian
 	f := make([]byte, 12, 128+len(payload))

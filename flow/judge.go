@@ -28,7 +28,7 @@ func Judge(t *Table, frame []byte, in Port) []Emission {
 }
 
 // Act carries out actions on a frame that came in by port in, and is the
-// definition of what they mean. The frame is not changed.
+// definition of what they mean. The frame has an Ethernet header and is not changed.
 func Act(actions Actions, sw *Switch, rule RuleID, frame []byte, in Port) []Emission {
 	var out []Emission
 	f := slices.Clone(frame)

@@ -1,6 +1,9 @@
 package flow
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Station is one workload's place on the switch: its VLAN (0 for untagged) and MAC.
 type Station struct {
@@ -25,11 +28,16 @@ type stationKey struct {
 	mac  uint64
 }
 
-// NewSwitch makes a switch of stations and an uplink (0 for none). A station
-// named twice is a *Fault.
+// NewSwitch makes a switch of stations and an uplink (0 for none). A MAC that two
+// ports have in one VLAN is a *Fault, and so is a station without a port, with a
+// group address, or with a number that is out of range.
 func NewSwitch(uplink Port, stations ...Station) (*Switch, error) {
 	s := &Switch{stations: slices.Clone(stations), ports: map[stationKey]Port{}, flood: map[uint16][]Port{}, uplink: uplink}
 	for _, st := range stations {
+		if st.Port == 0 || st.VLAN > TagID || st.MAC > SrcMAC.Max() || st.MAC&multicast != 0 {
+			return nil, &Fault{Code: "E_STATION", What: fmt.Sprintf("station %s of VLAN %d and port %d", FormatMAC(st.MAC), st.VLAN, st.Port),
+				Why: "nobody can be there", Remedy: "use a port, a VLAN of 0-4095 and the MAC of one station"}
+		}
 		k := stationKey{st.VLAN, st.MAC}
 		if have, twice := s.ports[k]; twice && have != st.Port {
 			return nil, &Fault{Code: "E_STATION_TWICE", What: "station " + FormatMAC(st.MAC), Why: "two ports have this MAC in one VLAN", Remedy: "give each vNIC its own MAC"}
