@@ -38,7 +38,7 @@ const (
 func guardLevel(r *flow.Rule) uint64 {
 	tier := uint64(flow.TierDefault) - min(uint64(r.Tier), uint64(flow.TierDefault))
 	id := ^uint64(r.ID) >> (64 - idBits)
-	return tier<<bandShift | uint64(r.Priority+1)<<ruleShift | id<<1
+	return tier<<bandShift | uint64(int64(r.Priority)+1)<<ruleShift | id<<1
 }
 
 // ruleLevel returns the priority of r's own entries: one above its guard.

@@ -2,6 +2,7 @@ package offload
 
 import (
 	"cmp"
+	"iter"
 	"math/bits"
 	"slices"
 
@@ -158,8 +159,52 @@ func (a *axis) above(out []int, p prefix) []int {
 
 // earlier returns the places of the rules before limit that overlap m, ascending.
 func (x *index) earlier(m *flow.Match, limit int) []int32 {
-	var best *axis
-	var at prefix
+	out := []int32{}
+	for i := range x.overlapping(m, limit) {
+		out = append(out, i)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// overlapping yields the places of the rules before limit that overlap m, in no
+// order.
+func (x *index) overlapping(m *flow.Match, limit int) iter.Seq[int32] {
+	best, at := x.cheapest(m, limit)
+	return func(yield func(int32) bool) {
+		take := func(i int32) bool {
+			return int(i) >= limit || !x.t.Rule(int(i)).Match.Overlaps(m) || yield(i)
+		}
+		if best == nil {
+			for i := range int32(limit) {
+				if !take(i) {
+					return
+				}
+			}
+			return
+		}
+		var buf [65]int
+		for _, n := range best.above(buf[:0], at) {
+			for _, i := range best.nodes[n].rules {
+				if !take(i) {
+					return
+				}
+			}
+		}
+		lo, hi := best.under(at)
+		for n := lo; n < hi; n++ {
+			for _, i := range best.nodes[n].rules {
+				if !take(i) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// cheapest returns the axis in which the fewest rules can overlap m, and m's prefix
+// there; nil if to walk all rules before limit is cheaper still.
+func (x *index) cheapest(m *flow.Match, limit int) (best *axis, at prefix) {
 	fewest := limit
 	var buf [65]int
 	for i := range x.axes {
@@ -177,29 +222,5 @@ func (x *index) earlier(m *flow.Match, limit int) []int32 {
 			best, at, fewest = a, p, n
 		}
 	}
-	var out []int32
-	take := func(i int32) {
-		if int(i) < limit && x.t.Rule(int(i)).Match.Overlaps(m) {
-			out = append(out, i)
-		}
-	}
-	if best == nil {
-		for i := range int32(limit) {
-			take(i)
-		}
-		return out
-	}
-	lo, hi := best.under(at)
-	for _, n := range best.above(buf[:0], at) {
-		for _, i := range best.nodes[n].rules {
-			take(i)
-		}
-	}
-	for n := lo; n < hi; n++ {
-		for _, i := range best.nodes[n].rules {
-			take(i)
-		}
-	}
-	slices.Sort(out)
-	return out
+	return best, at
 }

@@ -3,6 +3,7 @@ package offload
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -65,6 +66,8 @@ type placer struct {
 	guard      []flow.EntryID // by table index: its guard, 0 if it has none
 	placements []Placement
 	ports      []flow.Port
+	stations   []flow.Station
+	earlier    []int32 // the rules before the one being placed that overlap it; nil if not known
 }
 
 // place fills a target for want and says of every rule, the default last, what
@@ -73,7 +76,7 @@ func place(v *view, m *device.Model, foreign []flow.Entry, heat Heat, banned map
 	n := v.t.Len() + 1
 	p := &placer{view: v, model: m, foreign: foreign, banned: banned, room: -1,
 		masks: map[device.Mask]int{}, priorities: map[uint64]int{}, target: map[flow.EntryID]flow.Entry{},
-		whole: make([]bool, n), guard: make([]flow.EntryID, n), placements: make([]Placement, n), ports: ports(v.t)}
+		whole: make([]bool, n), guard: make([]flow.EntryID, n), placements: make([]Placement, n), ports: ports(v.t), stations: stations(v.t.Switch())}
 	if m.Entries > 0 {
 		p.room = max(0, m.Entries-len(foreign))
 	}
@@ -112,12 +115,9 @@ func (p *placer) placeRule(i int) {
 		}
 	}
 	units, rest := p.units(i)
-	var earlier []int32
-	if len(units) > 0 && p.room != 0 || p.guard[i] != 0 {
-		earlier = p.view.index.earlier(&p.view.t.Rule(i).Match, i)
-	}
-	for _, u := range units {
-		if r := p.placeUnit(i, u, earlier); r != nil {
+	p.earlier = nil
+	for u := range units {
+		if r := p.placeUnit(i, u); r != nil {
 			refuse(r)
 			if r.Code == CodeFull {
 				break
@@ -131,29 +131,39 @@ func (p *placer) placeRule(i int) {
 
 // units returns the ways in which rule i can be in the device, and why software
 // keeps the rest of it; nil if there is no rest.
-func (p *placer) units(i int) ([]unit, *device.Refusal) {
+func (p *placer) units(i int) (iter.Seq[unit], *device.Refusal) {
 	r := p.view.t.Rule(i)
+	none := func(func(unit) bool) {}
 	if !answerable(p.model, &r.Match, &r.Match) {
-		return nil, &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " answers none of these packets", Fix: "none: they always reach software"}
+		return none, &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " answers none of these packets", Fix: "none: they always reach software"}
 	}
 	normal, retags := switches(r.Actions)
-	if !normal {
-		u := unit{whole: true}
-		for _, m := range p.model.Split(&r.Match) {
-			u.entries = append(u.entries, flow.Entry{Kind: flow.RuleEntry, Rule: r.ID, Priority: ruleLevel(r), Match: m, Actions: r.Actions})
-		}
-		return []unit{u}, nil
-	}
-	if retags {
-		return nil, &device.Refusal{Code: "E_NORMAL_RETAGGED", Reason: "normal after a VLAN action looks up another VLAN than was matched",
+	switch {
+	case !normal:
+		return func(yield func(unit) bool) { yield(p.unit(r, r.Match, r.Actions, nil)) }, nil
+	case retags:
+		return none, &device.Refusal{Code: "E_NORMAL_RETAGGED", Reason: "normal after a VLAN action looks up another VLAN than was matched",
 			Fix: "end the rule with output"}
 	}
-	var units []unit
-	for _, st := range stations(p.view.t.Switch()) {
-		units = append(units, p.stationUnits(r, st)...)
+	return func(yield func(unit) bool) {
+			for _, st := range p.stations {
+				for _, u := range p.stationUnits(r, st) {
+					if !yield(u) {
+						return
+					}
+				}
+			}
+		}, &device.Refusal{Code: "E_NORMAL_UNKNOWN_STATION", Reason: "normal to unknown and group addresses needs the whole switch",
+			Fix: "match the destination MAC and VLAN of a known station"}
+}
+
+// unit returns the entries that answer m, which lies in rule r, with actions.
+func (p *placer) unit(r *flow.Rule, m flow.Match, actions flow.Actions, guard *flow.Entry) unit {
+	u := unit{station: guard, whole: m == r.Match}
+	for _, part := range p.model.Split(&m) {
+		u.entries = append(u.entries, flow.Entry{Kind: flow.RuleEntry, Rule: r.ID, Priority: ruleLevel(r), Match: part, Actions: actions})
 	}
-	return units, &device.Refusal{Code: "E_NORMAL_UNKNOWN_STATION", Reason: "normal to unknown and group addresses needs the whole switch",
-		Fix: "match the destination MAC and VLAN of a known station"}
+	return u
 }
 
 // stationUnits returns how rule r, which ends in normal, can answer for a station.
@@ -163,42 +173,32 @@ func (p *placer) stationUnits(r *flow.Rule, st flow.Station) []unit {
 	if !ok || !p.model.Has(st.Port) || !answerable(p.model, &m, &m) {
 		return nil
 	}
-	var units []unit
-	add := func(m flow.Match, guard *flow.Entry) {
-		u := unit{station: guard, whole: m == r.Match}
-		for _, m := range p.model.Split(&m) {
-			u.entries = append(u.entries, flow.Entry{Kind: flow.RuleEntry, Rule: r.ID, Priority: ruleLevel(r), Match: m, Actions: resolved(r.Actions, st.Port)})
-		}
-		units = append(units, u)
-	}
-	back := fromPort(pins, st.Port)
+	actions, back := resolved(r.Actions, st.Port), fromPort(pins, st.Port)
 	switch {
 	case !mayComeFrom(&m, st.Port):
-		add(m, nil)
-	case m.Mask.Get(flow.InPort) == flow.InPort.Max(): // all of it came from there: nothing is delivered
+		return []unit{p.unit(r, m, actions, nil)}
+	case m.Mask.Get(flow.InPort) == flow.InPort.Max():
+		return nil // all of it came from there: nothing is delivered
 	case p.model.Punt && p.model.Order == device.Honoured:
 		guard := sealed(flow.Entry{Kind: flow.GuardEntry, Rule: flow.DefaultRule, Priority: stationGuard, Match: p.model.Widen(&back)})
-		add(m, &guard)
-	default:
-		for _, in := range p.ports {
-			if in != st.Port && p.model.Has(in) && mayComeFrom(&m, in) {
-				add(fromPort(m, in), nil)
-			}
+		return []unit{p.unit(r, m, actions, &guard)}
+	}
+	var units []unit
+	for _, in := range p.ports {
+		if in != st.Port && p.model.Has(in) && mayComeFrom(&m, in) {
+			units = append(units, p.unit(r, fromPort(m, in), actions, nil))
 		}
 	}
 	return units
 }
 
 // placeUnit puts u, of rule i, and the guards it needs into the target, or says why
-// it cannot be there. earlier are the rules before i that overlap rule i.
-func (p *placer) placeUnit(i int, u unit, earlier []int32) *device.Refusal {
+// it cannot be there.
+func (p *placer) placeUnit(i int, u unit) *device.Refusal {
 	r := p.view.t.Rule(i)
 	freed := 0
 	if u.whole && p.guard[i] != 0 {
 		freed = 1
-	}
-	if p.room >= 0 && len(u.entries) > p.room+freed {
-		return p.full(len(u.entries), 0)
 	}
 	for k := range u.entries {
 		e := &u.entries[k]
@@ -206,7 +206,10 @@ func (p *placer) placeUnit(i int, u unit, earlier []int32) *device.Refusal {
 			return err.(*device.Refusal)
 		}
 	}
-	guarded, guards, refusal := p.guardsFor(i, u, earlier)
+	if p.room >= 0 && len(u.entries) > p.room+freed {
+		return p.full(len(u.entries), 0)
+	}
+	guarded, guards, refusal := p.guardsFor(i, u)
 	if refusal != nil {
 		return refusal
 	}
@@ -256,10 +259,13 @@ func count(n int, one, many string) string {
 
 // guardsFor returns the guards that u needs and that are not there yet. guarded
 // says whether u relies on anything above it.
-func (p *placer) guardsFor(i int, u unit, earlier []int32) (guarded bool, guards []flow.Entry, refusal *device.Refusal) {
+func (p *placer) guardsFor(i int, u unit) (guarded bool, guards []flow.Entry, refusal *device.Refusal) {
 	r := p.view.t.Rule(i)
+	if p.earlier == nil {
+		p.earlier = p.view.index.earlier(&r.Match, i)
+	}
 	var open []int32
-	for _, q := range earlier {
+	for _, q := range p.earlier {
 		rule := p.view.t.Rule(int(q))
 		if !slices.ContainsFunc(u.entries, func(e flow.Entry) bool { return e.Match.Overlaps(&rule.Match) }) {
 			continue

@@ -88,7 +88,7 @@ func (v *view) sound(e *flow.Entry, h *holding, m *device.Model) bool {
 	if !r.Match.Covers(&e.Match) || !v.says(r, e, h, m) {
 		return false
 	}
-	for _, q := range v.index.earlier(&e.Match, i) {
+	for q := range v.index.overlapping(&e.Match, i) {
 		earlier := v.t.Rule(int(q))
 		if !(m.Order == device.Honoured && h.takes(earlier, e, m)) && answerable(m, &earlier.Match, &e.Match) {
 			return false

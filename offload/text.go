@@ -21,7 +21,7 @@ func (p *Plan) String() string {
 	fmt.Fprintf(&b, "swap to generation %d\n", p.Want.Generation())
 	phase("promote", p.Promote)
 	u := p.Used
-	fmt.Fprintf(&b, "used %s (%d guards, %d pieces, %d foreign), %s, %s\n", count(u.Entries, "entry", "entries"), u.Guards, u.Pieces, u.Foreign,
+	fmt.Fprintf(&b, "used %s (%s, %s, %d foreign), %s, %s\n", count(u.Entries, "entry", "entries"), count(u.Guards, "guard", "guards"), count(u.Pieces, "piece", "pieces"), u.Foreign,
 		count(u.Masks, "mask", "masks"), count(u.Priorities, "priority", "priorities"))
 	fmt.Fprintf(&b, "rules\n")
 	for i := range p.Placements {

@@ -44,9 +44,10 @@ func (m *Model) admitMatch(match *flow.Match) error {
 	if in := flow.Port(match.Value.Get(flow.InPort)); match.Mask.Get(flow.InPort) == 0xffff && !m.Has(in) {
 		return &Refusal{"E_PORT_ELSEWHERE", fmt.Sprintf("port %d is not one of %s", in, m.Name), "none needed: that port's device holds the rule"}
 	}
+	v4 := m.Fields.only4(match)
 	for i := range parts {
 		p := &parts[i]
-		hi, lo := p.fit(m.Fields[i], match)
+		hi, lo := p.fit(m.Fields[i], match, v4)
 		have := match.Mask.Get(p.field) & p.bits
 		if p.wide && (hi != have || lo != match.Mask.Get(p.lower)) || !p.wide && lo != have ||
 			m.Fields[i] == No && match.Mask.Get(p.field)&p.presence() != 0 {
@@ -121,9 +122,10 @@ func (m *Model) Widen(match *flow.Match) flow.Match {
 	keep := func(f flow.Field, mask uint64) {
 		w.Pin(f, match.Value.Get(f)&mask, mask)
 	}
+	v4 := m.Fields.only4(match)
 	for i := range parts {
 		p := &parts[i]
-		hi, lo := p.fit(m.Fields[i], match)
+		hi, lo := p.fit(m.Fields[i], match, v4)
 		if p.wide {
 			keep(p.field, hi)
 			keep(p.lower, lo)

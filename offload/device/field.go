@@ -103,21 +103,21 @@ func (p *part) presence() uint64 {
 }
 
 // fit returns the largest part of m's mask on p that h takes: two words for an
-// address, else the first is zero. What it drops makes a match wider.
-func (p *part) fit(h How, m *flow.Match) (hi, lo uint64) {
+// address, else the first is zero. What it drops makes a match wider. v4 says that
+// the device looks at nothing but IPv4 here.
+func (p *part) fit(h How, m *flow.Match, v4 bool) (hi, lo uint64) {
 	if !p.wide {
 		return 0, fitBits(h, m.Mask.Get(p.field)&p.bits, p.bits)
 	}
 	hi, lo = m.Mask.Get(p.field), m.Mask.Get(p.lower)
-	const v4 = 1<<32 - 1
+	const low = 1<<32 - 1
 	switch {
 	case h == Any || hi == 0 && lo == 0:
 		return hi, lo
 	case h == No:
 		return 0, 0
-	case m.Value.Get(flow.EthType) == flow.EthIPv4 && m.Mask.Get(flow.EthType) == 0xffff:
-		// Whatever the upper 96 bits say, IPv4 has zeros there.
-		return hi, lo&^v4 | fitBits(h, lo&v4, v4)
+	case v4: // whatever the upper 96 bits say, IPv4 has zeros there
+		return hi, lo&^low | fitBits(h, lo&low, low)
 	case h == Exact:
 		if hi&lo == 1<<64-1 {
 			return hi, lo
@@ -127,6 +127,12 @@ func (p *part) fit(h How, m *flow.Match) (hi, lo uint64) {
 		return fitBits(Prefix, hi, 1<<64-1), 0
 	}
 	return hi, fitBits(Prefix, lo, 1<<64-1)
+}
+
+// only4 reports whether an entry for m, as far as the device can match it, looks at
+// IPv4 packets only.
+func (f *Fields) only4(m *flow.Match) bool {
+	return f[EthType] != No && m.Value.Get(flow.EthType) == flow.EthIPv4 && m.Mask.Get(flow.EthType) == flow.EthType.Max()
 }
 
 // fitBits returns the largest subset of mask, which lies in all, that h takes.

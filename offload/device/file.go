@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,20 +56,20 @@ func Load(name string) (Model, error) {
 
 // form is a model as files have it. What a Model has as numbers is words here.
 type form struct {
-	APIVersion string              `yaml:"apiVersion"`
-	Kind       string              `yaml:"kind"`
-	Name       string              `yaml:"name"`
-	Version    int                 `yaml:"version"`
-	About      string              `yaml:"about"`
-	Order      Order               `yaml:"order"`
-	MissFalls  bool                `yaml:"miss_falls"`
-	Limits     limits              `yaml:"limits"`
-	Fields     map[string]string   `yaml:"fields"`
-	Ranges     bool                `yaml:"ranges"`
-	Actions    []string            `yaml:"actions"`
-	Counters   counters            `yaml:"counters"`
-	Missed     []string            `yaml:"missed"`
-	Evidence   map[string]Evidence `yaml:"evidence"`
+	APIVersion string               `yaml:"apiVersion"`
+	Kind       string               `yaml:"kind"`
+	Name       string               `yaml:"name"`
+	Version    int                  `yaml:"version"`
+	About      string               `yaml:"about"`
+	Order      Order                `yaml:"order"`
+	MissFalls  bool                 `yaml:"miss_falls"`
+	Limits     limits               `yaml:"limits"`
+	Fields     map[string]yaml.Node `yaml:"fields"`
+	Ranges     bool                 `yaml:"ranges"`
+	Actions    []yaml.Node          `yaml:"actions"`
+	Counters   counters             `yaml:"counters"`
+	Missed     []yaml.Node          `yaml:"missed"`
+	Evidence   map[string]Evidence  `yaml:"evidence"`
 }
 
 type limits struct {
@@ -100,77 +103,139 @@ var classes = map[string]func(*flow.Match){
 // Parse reads a model from the bytes of the file called where. It is strict: an
 // unknown word, a limit below zero, or one without evidence is a *[flow.Fault].
 func Parse(where string, b []byte) (Model, error) {
-	fail := func(what, why, remedy string) (Model, error) {
-		return Model{}, &flow.Fault{Code: "E_DEVICE_MODEL", What: where + ": " + what, Why: why, Remedy: remedy}
-	}
-	var f form
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
-	if err := d.Decode(&f); err != nil {
-		if errors.Is(err, io.EOF) {
-			return fail("file", "empty", "write a device model")
-		}
-		return fail("file", strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", ""), "yaml: "), "see `bladeflow devices show softnic` for the form")
-	}
-	if d.Decode(new(form)) == nil {
-		return fail("file", "a second document", "one file is one model")
+	r := reader{where: where}
+	f, err := r.decode(b)
+	if err != nil {
+		return Model{}, err
 	}
 	m := Model{Name: f.Name, Version: f.Version, About: f.About, Order: f.Order, MissFalls: f.MissFalls,
 		Entries: f.Limits.Entries, Masks: f.Limits.Masks, Priorities: f.Limits.Priorities,
 		Outputs: f.Limits.Outputs, Copies: f.Limits.Copies, VLANOps: f.Limits.VLANOps,
 		Ranges: f.Ranges, Counters: f.Counters.PerEntry, CounterLag: f.Counters.Lag, Evidence: f.Evidence}
+	for _, step := range []func(*form, *Model) error{r.head, r.fields, r.actions, r.missed, r.evidence} {
+		if err := step(f, &m); err != nil {
+			return Model{}, err
+		}
+	}
+	return m, nil
+}
+
+// reader turns a form into a model, and knows the file for its errors.
+type reader struct{ where string }
+
+// fail returns a fault; line is 0 if it is not known.
+func (r *reader) fail(line int, what, why, remedy string) error {
+	place := r.where
+	if line > 0 {
+		place = fmt.Sprintf("%s:%d", r.where, line)
+	}
+	return &flow.Fault{Code: "E_DEVICE_MODEL", What: place + ": " + what, Why: why, Remedy: remedy}
+}
+
+var (
+	atLine  = regexp.MustCompile(`line (\d+): (.*)`)
+	noField = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
+)
+
+func (r *reader) decode(b []byte) (*form, error) {
+	const look = "see the shipped models for the form"
+	var f form
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	err := d.Decode(&f)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, r.fail(0, "file", "empty", "write a device model")
+	case err != nil:
+		words := strings.TrimPrefix(err.Error(), "yaml: ")
+		at := atLine.FindStringSubmatch(words)
+		if at == nil {
+			return nil, r.fail(0, "file", strings.Join(strings.Fields(words), " "), look)
+		}
+		line, _ := strconv.Atoi(at[1]) // digits
+		if name := noField.FindStringSubmatch(at[2]); name != nil {
+			return nil, r.fail(line, "unknown field "+name[1], "device models have no such field", look)
+		}
+		return nil, r.fail(line, "file", at[2], look)
+	case d.Decode(new(yaml.Node)) != io.EOF:
+		return nil, r.fail(0, "file", "something after the first document", "one file is one model")
+	}
+	return &f, nil
+}
+
+func (r *reader) head(f *form, _ *Model) error {
+	l := f.Limits
 	switch {
 	case f.APIVersion != "bladeflow/v1" || f.Kind != "DeviceModel":
-		return fail("apiVersion, kind", "not a device model", "write apiVersion: bladeflow/v1, kind: DeviceModel")
-	case f.Name == "" || f.Version < 1:
-		return fail("name, version", "missing", "give a name, and a version of at least 1")
+		return r.fail(0, "apiVersion, kind", "not a device model", "write apiVersion: bladeflow/v1, kind: DeviceModel")
+	case f.Name == "":
+		return r.fail(0, "name", "missing", "give the model a name")
+	case f.Version < 1:
+		return r.fail(0, "version", "missing", "give a version of at least 1")
 	case f.Order != Honoured && f.Order != Undefined:
-		return fail(fmt.Sprintf("order %q", f.Order), "unknown", "use honoured or undefined")
-	case min(f.Limits.Entries, f.Limits.Masks, f.Limits.Priorities, f.Limits.Outputs, f.Limits.Copies, f.Limits.VLANOps) < 0:
-		return fail("limits", "one is below zero", "use 0 for no known limit")
+		return r.fail(0, fmt.Sprintf("order %q", f.Order), "unknown", "use honoured or undefined")
+	case min(l.Entries, l.Masks, l.Priorities, l.Outputs, l.Copies, l.VLANOps) < 0 || f.Counters.Lag < 0:
+		return r.fail(0, "limits", "one is below zero", "use 0 for no known limit")
 	}
-	for name, how := range f.Fields {
-		p, h := slices.IndexFunc(parts[:], func(p part) bool { return p.name == name }), slices.Index(howNames[:], how)
+	return nil
+}
+
+func (r *reader) fields(f *form, m *Model) error {
+	for _, name := range slices.Sorted(maps.Keys(f.Fields)) {
+		n := f.Fields[name]
+		p, h := slices.IndexFunc(parts[:], func(p part) bool { return p.name == name }), slices.Index(howNames[:], n.Value)
 		if p < 0 {
-			return fail("field "+name, "unknown", "use one of "+partNames())
+			return r.fail(n.Line, "field "+name, "unknown", "use one of "+partNames())
 		}
 		if h < 0 {
-			return fail(fmt.Sprintf("field %s: %q", name, how), "unknown", "use no, exact, prefix or any")
+			return r.fail(n.Line, fmt.Sprintf("field %s: %q", name, n.Value), "unknown", "use no, exact, prefix or any")
 		}
 		m.Fields[p] = How(h)
 	}
-	for _, name := range f.Actions {
+	return nil
+}
+
+func (r *reader) actions(f *form, m *Model) error {
+	for _, n := range f.Actions {
 		op := flow.Op(0)
-		for op <= flow.VLANSet && op.String() != name {
+		for op <= flow.VLANSet && op.String() != n.Value {
 			op++
 		}
 		switch {
-		case name == puntWord:
+		case n.Value == puntWord:
 			m.Punt = true
 		case op > flow.VLANSet || op == flow.Normal || op == flow.Pass:
-			return fail("action "+name, "no device has it", "use drop, output, mirror, vlan_push, vlan_pop, vlan_set or punt")
+			return r.fail(n.Line, "action "+n.Value, "no device has it", "use drop, output, mirror, vlan_push, vlan_pop, vlan_set or punt")
 		default:
 			m.Actions = append(m.Actions, op)
 		}
 	}
-	for _, name := range f.Missed {
-		pin, known := classes[name]
+	return nil
+}
+
+func (r *reader) missed(f *form, m *Model) error {
+	for _, n := range f.Missed {
+		pin, known := classes[n.Value]
 		if !known {
-			return fail("missed "+name, "unknown", "use odd, first_fragment, later_fragment or two_tags")
+			return r.fail(n.Line, "missed "+n.Value, "unknown", "use odd, first_fragment, later_fragment or two_tags")
 		}
 		var match flow.Match
 		pin(&match)
 		m.Missed = append(m.Missed, match)
 	}
+	return nil
+}
+
+func (r *reader) evidence(f *form, _ *Model) error {
 	for _, name := range claims {
 		switch e, ok := f.Evidence[name]; {
 		case !ok || e.Source == "":
-			return fail("evidence", "none for "+name, "say where the limit is from")
+			return r.fail(0, "evidence", "none for "+name, "say where the limit is from")
 		case !slices.Contains([]Tier{Proven, Emulated, Expected, Vendor}, e.Tier):
-			return fail("evidence for "+name, fmt.Sprintf("unknown tier %q", e.Tier), "use proven, emulated, expected or vendor")
+			return r.fail(0, "evidence for "+name, fmt.Sprintf("unknown tier %q", e.Tier), "use proven, emulated, expected or vendor")
 		}
 	}
-	return m, nil
+	return nil
 }
 
 func partNames() string {
