@@ -20,6 +20,9 @@ func (n *NIC) encode(e *flow.Entry) (line xdp.CardEntry, slot xdp.CardSlot, no *
 	if err := e.Match.Valid(); err != nil {
 		return line, slot, &refusal{"E_MATCH", err.Error()}
 	}
+	if e.Match.Mask.Get(flow.CTState)|e.Match.Mask.Get(flow.Reserved) != 0 {
+		return line, slot, &refusal{"E_FIELD_UNSUPPORTED", "softnic: the parser knows no connection state"}
+	}
 	line = xdp.CardEntry{
 		Value: e.Match.Value, Mask: e.Match.Mask,
 		Id: uint64(e.ID), Rule: uint64(e.Rule), Priority: e.Priority, Kind: uint32(e.Kind),
@@ -55,21 +58,21 @@ func unbounds(lo, hi uint16) flow.PortRange {
 	return flow.PortRange{Lo: lo, Hi: hi}
 }
 
+// What the actions of one entry may be at most; with the drop that may end them they
+// fill the steps of a slot.
+const maxCopies, maxVLANOps = 16, 2
+
 // encodeActions spreads actions into steps, one for each port of a list.
 func (n *NIC) encodeActions(actions flow.Actions, s *xdp.CardSlot) *refusal {
 	if err := actions.Valid(); err != nil {
 		return &refusal{"E_ACTION", err.Error()}
 	}
 	sent := map[flow.Port]bool{}
-	add := func(step xdp.CardAction) bool {
-		if int(s.Steps) == len(s.Step) {
-			return false
-		}
+	vlanOps := 0
+	add := func(step xdp.CardAction) {
 		s.Step[s.Steps] = step
 		s.Steps++
-		return true
 	}
-	long := &refusal{"E_ACTIONS", fmt.Sprintf("softnic: more than %d action steps", len(s.Step))}
 	for _, a := range actions {
 		switch a.Op {
 		case flow.Normal, flow.Pass:
@@ -82,17 +85,21 @@ func (n *NIC) encodeActions(actions flow.Actions, s *xdp.CardSlot) *refusal {
 				if sent[p] {
 					return &refusal{"E_COPIES", fmt.Sprintf("softnic: a second copy to port %d", p)}
 				}
+				if s.Copies == maxCopies {
+					return &refusal{"E_OUTPUTS", fmt.Sprintf("softnic: more than %d copies", maxCopies)}
+				}
 				sent[p] = true
 				s.Copies++
 				s.Only = uint16(p)
-				if !add(xdp.CardAction{Op: uint8(a.Op), First: first(i), Port: uint16(p)}) {
-					return long
-				}
+				add(xdp.CardAction{Op: uint8(a.Op), First: first(i), Port: uint16(p)})
 			}
+		case flow.VLANPush, flow.VLANPop, flow.VLANSet:
+			if vlanOps++; vlanOps > maxVLANOps {
+				return &refusal{"E_VLAN_OPS", fmt.Sprintf("softnic: more than %d VLAN actions", maxVLANOps)}
+			}
+			fallthrough
 		default:
-			if !add(xdp.CardAction{Op: uint8(a.Op), First: 1, Tag: a.Tag, Proto: a.Proto}) {
-				return long
-			}
+			add(xdp.CardAction{Op: uint8(a.Op), First: 1, Tag: a.Tag, Proto: a.Proto})
 		}
 	}
 	return nil

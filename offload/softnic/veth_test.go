@@ -153,6 +153,11 @@ func packetEntries(rng *rand.Rand) []flow.Entry {
 				more := flowtest.Actions(rng, []flow.Port{1, 2, 3})
 				a = append(a, more[:len(more)-1]...)
 			}
+			for tags, i := 0, 0; i < len(a); i++ { // the card takes two VLAN actions
+				if tags += min(len(a[i].Ports), 1) ^ 1; tags > maxVLANOps {
+					a = a[:i]
+				}
+			}
 			e.Actions = hardware(append(a, flow.Action{Op: flow.Output, Ports: []flow.Port{flow.Port(1 + rng.IntN(3))}}))
 			if rng.IntN(8) == 0 {
 				e.Actions = flow.Actions{{Op: flow.Drop}}

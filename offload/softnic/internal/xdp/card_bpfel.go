@@ -96,7 +96,7 @@ type CardSlot struct {
 	Copies      uint16
 	Only        uint16
 	Pad         uint32
-	Step        [24]CardAction
+	Step        [19]CardAction
 }
 
 // Names of all BPF objects in the ELF.

@@ -16,7 +16,7 @@ typedef __u64 u64;
 #define WORDS 8         // flow.Words
 #define MAX_ENTRIES 512 // size of the match table
 #define MAX_SLOTS 1024  // twice that: a slot rests for a grace period before reuse
-#define MAX_STEPS 24    // actions of one entry, one step per port of an output
+#define MAX_STEPS 19    // actions of one entry: 16 copies, 2 of VLANs and a drop
 
 // The key of a packet: flow.Key, word for word.
 struct key {
