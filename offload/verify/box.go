@@ -126,14 +126,24 @@ func (b *box) agrees(o *box) bool {
 
 // meets reports whether some key is in both boxes.
 func (b *box) meets(o *box) bool {
-	if !b.agrees(o) {
-		return false
-	}
-	if !b.ranged() && !o.ranged() {
+	return b.agrees(o) && meet(b.SrcPort, o.SrcPort, flow.SrcPort, b, o) && meet(b.DstPort, o.DstPort, flow.DstPort, b, o)
+}
+
+// meet reports whether some port f is in both boxes, whose bits agree and whose
+// ranges are r and q.
+func meet(r, q flow.PortRange, f flow.Field, b, o *box) bool {
+	if r.Any() && q.Any() {
 		return true
 	}
-	_, ok := b.and(o)
-	return ok
+	lo, hi := r.Lo, r.Hi
+	switch {
+	case r.Any():
+		lo, hi = q.Lo, q.Hi
+	case !q.Any():
+		lo, hi = max(lo, q.Lo), min(hi, q.Hi)
+	}
+	port, ok := least(lo, uint16(b.Value.Get(f)|o.Value.Get(f)), uint16(b.Mask.Get(f)|o.Mask.Get(f)))
+	return ok && port <= hi
 }
 
 // and returns the keys that are in both boxes; ok is false if there is none.
