@@ -79,7 +79,7 @@ func (v value) is(kind yaml.Kind, word string) bool {
 		return false
 	}
 	if v.node.Kind != kind || v.node.Tag == "!!null" {
-		v.fault("E_TYPE", "it is not "+word, "see the example in docs/operations.md")
+		v.fault("E_TYPE", "it is not "+word, "see the example in `bladeflow agent --help`")
 		return false
 	}
 	return true

@@ -38,7 +38,7 @@ type Status struct {
 	Reconciled time.Time `json:"reconciled"`       // when devices and counters were last read
 
 	// Proved says that at Reconciled the checker found what every device holds to
-	// agree with the table in force.
+	// agree with the table in force. A blade without devices has nothing to prove.
 	Proved bool `json:"proved"`
 
 	Devices []DeviceStatus `json:"devices"`

@@ -29,14 +29,13 @@ func ask(inv fabric.Inventory) (answers []answer, cards map[fabric.PCI]card, fai
 			say("sriovnet", d.Name, propPCI, pci)
 		}
 	}
-	links, err := netlink.NewHandle()
+	// With VF information a reply of a card with over 222 VFs exceeds 64 KiB and is cut.
+	links, err := netlink.NewHandleWithOptions(netlink.HandleOptions{DisableVFInfoCollection: true})
 	if err != nil {
 		failures = append(failures, failure("netlink", err))
 		links = nil
 	} else {
 		defer links.Close()
-		// With VF information a reply of a card with over 222 VFs exceeds 64 KiB and is cut.
-		links.DisableVFInfoCollection()
 	}
 	link := func(d *fabric.Netdev) {
 		if d == nil || links == nil {

@@ -250,6 +250,36 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestRecord checks that a recording reads like what was recorded, binary files and
+// all, also when it went through its text form.
+func TestRecord(t *testing.T) {
+	for _, name := range []string{"mlx5_switchdev", "intel_legacy", "no_sriov"} {
+		root := unpack(t, name)
+		want, _, err := Read(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recorded, err := Record(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if recorded, err = ParseTree(recorded.String()); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := recorded.Unpack(dir); err != nil {
+			t.Fatal(err)
+		}
+		got, findings, err := Read(dir)
+		if err != nil || len(findings) > 0 {
+			t.Errorf("%s: findings %v, %v", name, findings, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-tree +recorded):\n%s", name, diff)
+		}
+	}
+}
+
 // TestNetlinkVersion pins the netlink module: sriovnet alone would select a commit
 // of 2025-11-01, which corrupts the flags of flower filters.
 func TestNetlinkVersion(t *testing.T) {

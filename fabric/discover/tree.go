@@ -154,13 +154,13 @@ func (t Tree) Unpack(dir string) error {
 // it: the files and links that [ReadFS] looks at.
 var recorded = map[string][]string{
 	pciDir:  {"class", "vendor", "device", "numa_node", "driver", "physfn", "sriov_totalvfs", "sriov_numvfs", "vpd", "config", "virtfn*"},
-	netDir:  {"address", "type", "mtu", "operstate", "speed", "phys_switch_id", "phys_port_name", "device"},
-	rdmaDir: {"node_guid", "fw_ver", "device", "ports/*/state", "ports/*/link_layer", "ports/*/rate"},
+	netDir:  {"address", "type", "mtu", "operstate", "speed", "phys_switch_id", "phys_port_name"},
+	rdmaDir: {"node_guid", "fw_ver", "ports/*/state", "ports/*/link_layer", "ports/*/rate"},
 }
 
 // Record returns the part of a root's tree that the reader looks at. Reading the
 // recorded tree gives the same inventory. A device is recorded as a directory with a
-// device link where the running system has a link into sys/devices.
+// device link to its function where the running system has a link into sys/devices.
 func Record(root string) (Tree, error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
@@ -176,12 +176,15 @@ func Record(root string) (Tree, error) {
 				continue
 			}
 			for _, pattern := range recorded[class] {
-				found, _ := fs.Glob(r.fsys, path.Join(device, pattern))
+				found := []string{path.Join(device, pattern)}
+				if strings.Contains(pattern, "*") {
+					found, _ = fs.Glob(r.fsys, found[0])
+				}
 				for _, file := range found {
 					t.Nodes = append(t.Nodes, r.node(file)...)
 				}
 			}
-			if p, ok := r.function(device); ok && class != pciDir && r.link(device+"/device") == "" {
+			if p, ok := r.function(device); ok && class != pciDir {
 				t.Nodes = append(t.Nodes, Node{Path: device + "/device", Link: "../../../" + p.String()})
 			}
 		}
