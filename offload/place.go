@@ -246,8 +246,12 @@ func (p *placer) placeUnit(i int, u unit) *device.Refusal {
 }
 
 func (p *placer) full(need, guards int) *device.Refusal {
-	return &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("needs %s (%d of them guards), %s has room for %d", count(need, "entry", "entries"), guards, p.model.Name, p.room),
-		Fix: "hotter rules have the room; use a device with more, or fewer rules that overlap it from above"}
+	with := ""
+	if guards > 0 {
+		with = ", " + count(guards, "guard", "guards") + " among them"
+	}
+	return &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("needs %s%s, %s has room for %d", count(need, "entry", "entries"), with, p.model.Name, p.room),
+		Fix: "use a device with more entries, or fewer rules that overlap this one from above"}
 }
 
 func count(n int, one, many string) string {

@@ -95,6 +95,9 @@ func smallModel(rng *rand.Rand) device.Model {
 	if m.Priorities > 0 {
 		m.Priorities = 1 + rng.IntN(5)
 	}
+	if rng.IntN(5) == 0 {
+		m.Ports = []flow.Port{1, 3}
+	}
 	for p := range m.Fields { // some cards know less
 		if rng.IntN(12) == 0 {
 			m.Fields[p] = device.How(rng.IntN(int(m.Fields[p]) + 1))

@@ -30,6 +30,9 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 	if err := m.admitMatch(match); err != nil {
 		return err
 	}
+	if in := flow.Port(match.Value.Get(flow.InPort)); kind != flow.GuardEntry && match.Mask.Get(flow.InPort) == flow.InPort.Max() && !m.Has(in) {
+		return &Refusal{"E_PORT_ELSEWHERE", fmt.Sprintf("port %d is not one of %s", in, m.Name), "none needed: that port's device holds the rule"}
+	}
 	if kind == flow.GuardEntry {
 		if !m.Punt {
 			return &Refusal{"E_PUNT_UNSUPPORTED", fmt.Sprintf("%s has no entries that punt", m.Name),
@@ -41,9 +44,6 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 }
 
 func (m *Model) admitMatch(match *flow.Match) error {
-	if in := flow.Port(match.Value.Get(flow.InPort)); match.Mask.Get(flow.InPort) == 0xffff && !m.Has(in) {
-		return &Refusal{"E_PORT_ELSEWHERE", fmt.Sprintf("port %d is not one of %s", in, m.Name), "none needed: that port's device holds the rule"}
-	}
 	v4 := m.Fields.only4(match)
 	for i := range parts {
 		p := &parts[i]

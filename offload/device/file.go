@@ -39,19 +39,26 @@ func List() []string {
 // Load returns the shipped model called name or, if name has a dot or a slash in
 // it, the model in that file. A bad file is a *[flow.Fault] with the line.
 func Load(name string) (Model, error) {
-	if strings.ContainsAny(name, "./") {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return Model{}, &flow.Fault{Code: "E_DEVICE_UNKNOWN", What: "device model " + name, Why: err.Error(), Remedy: "name a readable file", Err: err}
-		}
-		return Parse(name, b)
-	}
-	b, err := shipped.ReadFile("models/" + name + ".yaml")
+	where, b, err := Source(name)
 	if err != nil {
-		return Model{}, &flow.Fault{Code: "E_DEVICE_UNKNOWN", What: fmt.Sprintf("device model %q", name), Why: "none has this name",
+		return Model{}, err
+	}
+	return Parse(where, b)
+}
+
+// Source returns the YAML text that [Load] would parse, and the name of its file.
+func Source(name string) (where string, b []byte, err error) {
+	if strings.ContainsAny(name, "./") {
+		if b, err = os.ReadFile(name); err != nil {
+			return "", nil, &flow.Fault{Code: "E_DEVICE_UNKNOWN", What: "device model " + name, Why: err.Error(), Remedy: "name a readable file", Err: err}
+		}
+		return name, b, nil
+	}
+	if b, err = shipped.ReadFile("models/" + name + ".yaml"); err != nil {
+		return "", nil, &flow.Fault{Code: "E_DEVICE_UNKNOWN", What: fmt.Sprintf("device model %q", name), Why: "none has this name",
 			Remedy: "use one of " + strings.Join(List(), ", ") + ", or a file"}
 	}
-	return Parse(name+".yaml", b)
+	return name + ".yaml", b, nil
 }
 
 // form is a model as files have it. What a Model has as numbers is words here.
