@@ -21,7 +21,12 @@ import (
 // start runs a datapath over w until the test ends.
 func start(t testing.TB, w *wire) *fallback.Datapath {
 	t.Helper()
-	d, err := fallback.New(w.config())
+	return run(t, w.config())
+}
+
+func run(t testing.TB, c fallback.Config) *fallback.Datapath {
+	t.Helper()
+	d, err := fallback.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,11 +97,12 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+var universes = flowtest.Universes()
+
 // randomTable is a table of flowtest's smallest universes, whose ports carry on
 // from 1, with some rules that look at nothing but tags.
 func randomTable(rng *rand.Rand, ports []flow.Port) *flow.Table {
-	all := flowtest.Universes()
-	u := all[rng.IntN(len(all))]
+	u := universes[rng.IntN(len(universes))]
 	rules := u.Rules(rng, 1+rng.IntN(300), ports)
 	for i := range rng.IntN(4) {
 		r := flow.Rule{ID: flow.NewRuleID("tags", fmt.Sprint(i)), Name: fmt.Sprint("tags/", i), Tier: flow.TierSystem,

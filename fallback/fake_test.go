@@ -112,8 +112,10 @@ func (l *fakeLink) Recv(frames [][]byte) (int, error) {
 	}
 	l.lent = l.lent[:0]
 	for len(l.waiting) == 0 && !l.awake && l.dead == nil {
-		l.idle = true
-		w.moved.Broadcast()
+		if !l.idle { // else two idle links would wake each other for ever
+			l.idle = true
+			w.moved.Broadcast()
+		}
 		w.moved.Wait()
 	}
 	l.idle = false

@@ -1,0 +1,387 @@
+package afxdp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/fallback/afxdp/internal/ring"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// A frame lives in one piece of packet memory of frameSize bytes, of which the
+// kernel keeps 256 for itself when it receives.
+const (
+	frameSize = 2048
+	// MaxFrame is the longest frame a Link receives or sends. The kernel drops and
+	// counts longer ones.
+	MaxFrame = frameSize - 256
+)
+
+// Sizes of the rings, in frames. 4,096 received frames are what a burst may hold
+// while something else has the CPU: 4 ms at 1 Mpps. Both halves of packet memory
+// make 10 MiB per link.
+const (
+	receiveFrames  = 4096
+	transmitFrames = 1024
+)
+
+// stuckAfter is how long Flush keeps asking a kernel that takes nothing.
+const stuckAfter = 50 * time.Millisecond
+
+// busyFor is how long a queue may stay busy after its last socket was closed: the
+// kernel lets go of it in a deferred job.
+const busyFor = time.Second
+
+// Link is an AF_XDP socket on a representor, and the XDP program that leads the
+// representor's frames to it. While the Link is open none of them reaches the
+// kernel; without a Link all do. If the device is removed the Link receives nothing
+// any more and sends with an error.
+//
+// One goroutine receives. Any may send.
+type Link struct {
+	ifindex  int
+	fd       int
+	file     *os.File // fd, known to the runtime's poller: waiting costs no thread
+	raw      syscall.RawConn
+	sockets  *ebpf.Map
+	program  *ebpf.Program
+	attached link.Link
+	memory   []byte // receiveFrames for the fill and rx rings, then transmitFrames for tx
+
+	// The receiver's side.
+	fill     *ring.Out[uint64]
+	rx       *ring.In[unix.XDPDesc]
+	held     []uint64              // frames the caller of Recv looks at
+	ready    func(fd uintptr) bool // tells the poller that rx has something
+	received atomic.Uint64
+
+	mu     sync.Mutex // guards what follows: the sender's side
+	closed bool
+	tx     *ring.Out[unix.XDPDesc]
+	done   *ring.In[uint64] // frames the kernel has sent
+	free   []uint64         // frames to send in
+	pushed uint64           // frames put into tx
+	lost   uint64           // frames the kernel took and the device refused
+}
+
+// Open attaches to a device, which needs native XDP and one receive queue. The
+// calling thread must be in the device's network namespace; afterwards the Link
+// works from any.
+func Open(ifindex int) (*Link, error) {
+	l := &Link{ifindex: ifindex, fd: -1, held: make([]uint64, 0, receiveFrames)}
+	l.ready = func(uintptr) bool { return !l.rx.Empty() }
+	if err := l.open(); err != nil {
+		l.Close()
+		return nil, &flow.Fault{Code: "E_AFXDP", What: fmt.Sprintf("AF_XDP on interface %d", ifindex), Why: err.Error(),
+			Remedy: "use AF_PACKET on this port, or a kernel and a driver with native XDP", Err: err}
+	}
+	return l, nil
+}
+
+func (l *Link) open() error {
+	if n, err := ring.ReceiveQueues(l.ifindex); err == nil && n > 1 {
+		return fmt.Errorf("the device spreads frames over %d receive queues and only one is read (ethtool -L … combined 1)", n)
+	}
+	if err := l.openSocket(); err != nil {
+		return err
+	}
+	for i := range receiveFrames {
+		l.fill.Push(uint64(i) * frameSize)
+	}
+	l.fill.Publish()
+	for i := range transmitFrames {
+		l.free = append(l.free, uint64(receiveFrames+i)*frameSize)
+	}
+	if err := l.attach(); err != nil {
+		return err
+	}
+	l.file = os.NewFile(uintptr(l.fd), fmt.Sprintf("xdp socket of interface %d", l.ifindex))
+	var err error
+	l.raw, err = l.file.SyscallConn()
+	return err
+}
+
+// openSocket makes the socket with its memory and rings and binds it to the device.
+func (l *Link) openSocket() error {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	l.fd = fd
+	l.memory, err = unix.Mmap(-1, 0, (receiveFrames+transmitFrames)*frameSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("map packet memory: %w", err)
+	}
+	if err := ring.Register(fd, l.memory, frameSize); err != nil {
+		return err
+	}
+	for _, r := range []struct{ option, size int }{
+		{unix.XDP_UMEM_FILL_RING, receiveFrames}, {unix.XDP_RX_RING, receiveFrames},
+		{unix.XDP_UMEM_COMPLETION_RING, transmitFrames}, {unix.XDP_TX_RING, transmitFrames},
+	} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_XDP, r.option, r.size); err != nil {
+			return fmt.Errorf("size a ring: %w", err)
+		}
+	}
+	at, err := ring.Offsets(fd)
+	if err != nil {
+		return fmt.Errorf("ask for the ring layout: %w", err)
+	}
+	if l.fill, err = ring.MapOut[uint64](fd, unix.XDP_UMEM_PGOFF_FILL_RING, at.Fr, receiveFrames); err != nil {
+		return err
+	}
+	if l.rx, err = ring.MapIn[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, at.Rx, receiveFrames); err != nil {
+		return err
+	}
+	if l.done, err = ring.MapIn[uint64](fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, at.Cr, transmitFrames); err != nil {
+		return err
+	}
+	if l.tx, err = ring.MapOut[unix.XDPDesc](fd, unix.XDP_PGOFF_TX_RING, at.Tx, transmitFrames); err != nil {
+		return err
+	}
+	// The default send buffer holds 92 small frames, so that the kernel would stop
+	// in the middle of every larger flush.
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
+	bind := &unix.SockaddrXDP{Flags: unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP, Ifindex: uint32(l.ifindex)}
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := unix.Bind(fd, bind)
+		if errors.Is(err, unix.EBUSY) && time.Since(start) < busyFor {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("bind in copy mode: %w", err)
+		}
+		return nil
+	}
+}
+
+// attach puts the socket into a map and leads the device's frames there.
+func (l *Link) attach() (err error) {
+	l.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Name: "bladeflow_xsk", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("make a socket map: %w", err)
+	}
+	if err := l.sockets.Put(uint32(0), uint32(l.fd)); err != nil {
+		return fmt.Errorf("put the socket into the map: %w", err)
+	}
+	const xdpPass, rxQueueIndex = 2, 16 // enum xdp_action; offset in struct xdp_md
+	l.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "bladeflow_redir", Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{
+		asm.LoadMem(asm.R2, asm.R1, rxQueueIndex, asm.Word),
+		asm.LoadMapPtr(asm.R1, l.sockets.FD()),
+		asm.Mov.Imm(asm.R3, xdpPass), // what happens if no socket is there
+		asm.FnRedirectMap.Call(),
+		asm.Return(),
+	}})
+	if err != nil {
+		return fmt.Errorf("load the XDP program: %w", err)
+	}
+	l.attached, err = link.AttachXDP(link.XDPOptions{Program: l.program, Interface: l.ifindex, Flags: link.XDPDriverMode})
+	if err != nil {
+		return fmt.Errorf("attach the XDP program in native mode: %w", err)
+	}
+	return nil
+}
+
+// Recv fills frames with what has arrived, without copying, and returns how many
+// there are. It waits for the first one. The frames are the caller's, to read and
+// to change, until the next Recv. It returns 0 and no error after [Link.Wake].
+func (l *Link) Recv(frames [][]byte) (int, error) {
+	for _, addr := range l.held {
+		l.fill.Push(addr) // fits: the fill ring has room for every frame there is
+	}
+	if len(l.held) > 0 {
+		l.fill.Publish()
+		l.held = l.held[:0]
+	}
+	if n := l.take(frames); n > 0 {
+		return n, nil
+	}
+	if err := l.raw.Read(l.ready); errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, l.file.SetReadDeadline(time.Time{})
+	} else if err != nil {
+		return 0, err
+	}
+	return l.take(frames), nil
+}
+
+func (l *Link) take(frames [][]byte) int {
+	n := 0
+	for n < len(frames) {
+		d, ok := l.rx.Pop()
+		if !ok {
+			break
+		}
+		frames[n] = l.memory[d.Addr : d.Addr+uint64(d.Len) : d.Addr+uint64(d.Len)]
+		l.held = append(l.held, d.Addr&^(frameSize-1)) // a received frame starts behind the kernel's part
+		n++
+	}
+	if n > 0 {
+		l.rx.Release()
+		l.received.Add(uint64(n))
+	}
+	return n
+}
+
+// Wake makes a Recv that waits, or else the next one that would, return.
+func (l *Link) Wake() { l.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// Send copies a frame into the transmit ring. It leaves with the next [Link.Flush],
+// or earlier if the ring is full.
+func (l *Link) Send(frame []byte) error {
+	if len(frame) > MaxFrame {
+		return fmt.Errorf("send %d bytes: %w", len(frame), unix.EMSGSIZE)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return os.ErrClosed
+	}
+	if len(l.free) == 0 {
+		if err := l.makeRoom(); err != nil {
+			return err
+		}
+	}
+	last := len(l.free) - 1
+	addr := l.free[last]
+	l.free = l.free[:last]
+	copy(l.memory[addr:], frame)
+	l.tx.Push(unix.XDPDesc{Addr: addr, Len: uint32(len(frame))}) // fits: there are no more frames than slots
+	l.pushed++
+	return nil
+}
+
+// Flush returns when the kernel has taken every frame sent so far, whoever sent
+// it, or with the reason why it will not.
+func (l *Link) Flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return os.ErrClosed
+	}
+	return l.flush()
+}
+
+// flush hands tx to the kernel, which sends about 32 frames per call in copy mode
+// and says EAGAIN when there are more. mu is held.
+func (l *Link) flush() error {
+	l.tx.Publish()
+	pending := l.tx.Pending()
+	var stuck time.Time
+	for pending > 0 {
+		if l.tx.NeedWakeup() {
+			switch err := unix.Send(l.fd, nil, unix.MSG_DONTWAIT); err {
+			case nil, unix.EINTR, unix.EAGAIN, unix.ENOBUFS:
+			case unix.EBUSY: // the device refused one frame, which is gone
+				l.lost++
+			default:
+				return fmt.Errorf("interface %d: transmit: %w", l.ifindex, err)
+			}
+		}
+		before := pending
+		pending = l.tx.Pending()
+		switch now := time.Now(); {
+		case pending < before:
+			stuck = time.Time{}
+		case stuck.IsZero():
+			stuck = now
+		case now.Sub(stuck) > stuckAfter:
+			return fmt.Errorf("interface %d: transmit: the kernel takes nothing: %w", l.ifindex, unix.EAGAIN)
+		default:
+			runtime.Gosched()
+		}
+	}
+	l.reap()
+	return nil
+}
+
+// makeRoom flushes and returns when at least one frame is free. mu is held.
+func (l *Link) makeRoom() error {
+	if err := l.flush(); err != nil {
+		return err
+	}
+	for start := time.Now(); len(l.free) == 0; l.reap() { // sent, but still on the way through the device
+		if time.Since(start) > stuckAfter {
+			return fmt.Errorf("interface %d: transmit: the device gives no frame back: %w", l.ifindex, unix.ENOBUFS)
+		}
+		runtime.Gosched()
+	}
+	return nil
+}
+
+// reap takes back the frames the kernel is done with. mu is held.
+func (l *Link) reap() {
+	for {
+		addr, ok := l.done.Pop()
+		if !ok {
+			break
+		}
+		l.free = append(l.free, addr)
+	}
+	l.done.Release()
+}
+
+// Stats returns how many frames Recv handed out, how many the kernel took to send,
+// and how many were lost: received with no room in a ring or too long, or refused
+// by the device on transmit.
+func (l *Link) Stats() (received, sent, dropped uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	received = l.received.Load()
+	if l.closed {
+		return received, l.pushed - l.lost, l.lost
+	}
+	dropped = l.lost
+	if s, err := ring.Statistics(l.fd); err == nil {
+		dropped += s.Rx_dropped + s.Rx_ring_full
+	}
+	return received, l.pushed - uint64(l.tx.Pending()) - l.lost, dropped
+}
+
+// Close detaches from the device, whose frames the kernel gets again. No Recv may
+// be running.
+func (l *Link) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	var errs []error
+	if l.attached != nil {
+		errs = append(errs, l.attached.Close())
+	}
+	errs = append(errs, l.program.Close(), l.sockets.Close())
+	if l.fill != nil {
+		errs = append(errs, l.fill.Unmap())
+	}
+	if l.rx != nil {
+		errs = append(errs, l.rx.Unmap())
+	}
+	if l.done != nil {
+		errs = append(errs, l.done.Unmap())
+	}
+	if l.tx != nil {
+		errs = append(errs, l.tx.Unmap())
+	}
+	if l.memory != nil {
+		errs = append(errs, unix.Munmap(l.memory))
+	}
+	if l.file != nil {
+		errs = append(errs, l.file.Close())
+	} else if l.fd >= 0 {
+		errs = append(errs, unix.Close(l.fd))
+	}
+	return errors.Join(errs...)
+}
