@@ -87,7 +87,7 @@ func (s *Socket) strings(netdev string, set uint32) ([]string, error) {
 
 // SetFeatures turns features of a netdev on or off, by the names that `ethtool -k`
 // calls them in the kernel (rx-gro, tx-vlan-hw-insert). A feature that the kernel
-// does not know is left alone: what is not there is off.
+// does not know or the driver cannot change is left alone.
 func (s *Socket) SetFeatures(netdev string, features map[string]bool) error {
 	if s.features == nil {
 		names, err := s.strings(netdev, setFeatures)

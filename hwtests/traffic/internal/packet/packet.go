@@ -16,8 +16,7 @@ const Batch = 32
 // message is struct mmsghdr.
 type message struct {
 	header unix.Msghdr
-	sent   uint32
-	_      [4]byte
+	_      [8]byte // how much was sent, which is all of it
 }
 
 // Socket sends on one netdev and receives nothing.
