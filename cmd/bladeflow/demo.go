@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests"
+)
+
+func demoCommand() *cobra.Command {
+	var c hwtests.DemoConfig
+	var blind string
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "emulate a chassis, send packets, show that hardware and software agree",
+		Long: `Build an emulated chassis of namespaces and veth on this machine, its NICs made of XDP programs; load rules;
+send real packets between workloads, also across blades; show where each rule is answered and why not in
+hardware; delete an entry behind the agent's back and show it found and healed; compare every frame that
+left every port with what the rules mean. Exit code 0 only if all of them are right. Needs root; everything
+is gone afterwards, also after Ctrl-C.`,
+		Example: `  bladeflow demo
+  bladeflow demo --duration 3s -o json`,
+	}
+	f := cmd.Flags()
+	f.DurationVar(&c.Duration, "duration", 5*time.Second, "how long packets flow")
+	f.IntVar(&c.Blades, "blades", 2, "blades, at least 2")
+	f.IntVar(&c.VFs, "vfs", 4, "VFs of each blade, at least 4")
+	f.IntVar(&c.Rate, "rate", 20_000, "packets per second, all ports together")
+	f.StringVar(&c.Source, "datapath", "afxdp", "where software gets its frames: afxdp or afpacket")
+	f.StringVar(&blind, "blind", "", "a lie for the cards to tell: FIELD/BIT, a bit that their matches ignore")
+	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; a new one each time")
+	output := outputFlag(cmd, "text", "json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if c.Blades < 2 || c.VFs < 4 || c.Duration <= 0 || c.Duration > 5*time.Minute || c.Rate < 100 || c.Rate > 1_000_000 {
+			return usage(cmd, fmt.Errorf("out of range: use at least 2 blades and 4 VFs, up to 5m, and a rate of 100 to 1000000"))
+		}
+		if c.Source != "afxdp" && c.Source != "afpacket" {
+			return usage(cmd, fmt.Errorf("--datapath %q: unknown: use afxdp or afpacket", c.Source))
+		}
+		var err error
+		if c.Blind, err = blindBit(blind); err != nil {
+			return usage(cmd, err)
+		}
+		if err := needRoot("demo"); err != nil {
+			return err
+		}
+		start := time.Now()
+		c.Say = func(format string, a ...any) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%5.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, a...))
+		}
+		r, err := hwtests.Demo(cmd.Context(), c)
+		if err != nil {
+			return err
+		}
+		if *output == "json" {
+			err = printJSON(cmd.OutOrStdout(), r)
+		} else {
+			err = printDemo(cmd.OutOrStdout(), r)
+		}
+		if err != nil {
+			return err
+		}
+		if !r.OK() {
+			return &flow.Fault{Code: "E_MISMATCH", What: "demo", Why: fmt.Sprintf("%d frames or counters are not what the rules say", r.Mismatches), Remedy: "see the first of them above"}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// blindBit reads FIELD/BIT.
+func blindBit(s string) (flow.Key, error) {
+	var k flow.Key
+	if s == "" {
+		return k, nil
+	}
+	fields := map[string]flow.Field{"in_port": flow.InPort, "src_mac": flow.SrcMAC, "dst_mac": flow.DstMAC, "eth_type": flow.EthType,
+		"vlan_id": flow.VLAN, "src_ip": flow.SrcLo, "dst_ip": flow.DstLo, "ip_proto": flow.Proto, "src_port": flow.SrcPort, "dst_port": flow.DstPort}
+	name, number, _ := strings.Cut(s, "/")
+	f, known := fields[name]
+	var bit int
+	if _, err := fmt.Sscanf(number, "%d", &bit); err != nil || !known || bit < 0 || uint64(1)<<bit > f.Max() {
+		return k, fmt.Errorf("--blind %q: no such bit: write FIELD/BIT, as in dst_port/3", s)
+	}
+	k.Set(f, 1<<bit)
+	return k, nil
+}
+
+func printDemo(w io.Writer, r *hwtests.Report) error {
+	rows := [][]string{{"BLADE", "RULE", "ANSWERED IN", "HARDWARE", "SOFTWARE", "WHY NOT (ALL) IN HARDWARE"}}
+	for _, p := range r.Where {
+		why := p.Reason
+		if p.Code != "" {
+			why = p.Code + ": " + why
+		}
+		rows = append(rows, []string{p.Blade, p.Rule, p.Place, fmt.Sprint(p.Hardware), fmt.Sprint(p.Software), why})
+	}
+	fmt.Fprintln(w)
+	if err := printTable(w, rows); err != nil {
+		return err
+	}
+	share := func(n uint64) float64 { return 100 * float64(n) / float64(max(1, r.Packets.Sent)) }
+	fmt.Fprintf(w, "\n%d packets judged: %.0f %% in hardware, %.0f %% in software, at %d per second without a loss\n", r.Packets.Sent,
+		share(r.Packets.Hardware), share(r.Packets.Software), r.Rate)
+	fmt.Fprintf(w, "actions in hardware: %s\nactions in software: %s\n", strings.Join(r.Actions.Hardware, " "), strings.Join(r.Actions.Software, " "))
+	for _, h := range r.Healed {
+		fmt.Fprintf(w, "an entry of rule %s on %s was deleted behind the agent's back: found and healed after %.2f s\n", h.Rule, h.Blade, h.Seconds)
+	}
+	for _, d := range r.Different {
+		fmt.Fprintln(w, d)
+	}
+	verdict := "every frame that left every port is what the rules say, and what every card holds is proved"
+	if !r.OK() {
+		verdict = fmt.Sprintf("NOT RIGHT: %d frames or counters differ; proved: %t", r.Mismatches, r.Proved)
+	}
+	_, err := fmt.Fprintln(w, verdict)
+	return err
+}

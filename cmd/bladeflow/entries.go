@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// readEntries reads what `plan -o json` printed, or its list of entries alone.
+func readEntries(file string, b []byte, t rules) ([]flow.Entry, error) {
+	var docs []entryDoc
+	var err error
+	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '[' {
+		err = json.Unmarshal(b, &docs)
+	} else {
+		var doc struct {
+			Entries *[]entryDoc `json:"entries"`
+		}
+		if err = json.Unmarshal(b, &doc); err == nil && doc.Entries == nil {
+			err = fmt.Errorf("no list called entries")
+		} else if err == nil {
+			docs = *doc.Entries
+		}
+	}
+	if err != nil {
+		return nil, &flow.Fault{Code: "E_ENTRIES", What: file, Why: err.Error(), Remedy: "give it the output of 'bladeflow plan -o json'", Err: err}
+	}
+	ids := map[string]flow.RuleID{}
+	for i := 0; i <= t.Len(); i++ {
+		ids[t.name(i)] = t.Rule(i).ID
+	}
+	entries := make([]flow.Entry, len(docs))
+	for i, d := range docs {
+		if entries[i], err = d.entry(t.Ports(), ids); err != nil {
+			return nil, fmt.Errorf("%s: entry %d: %w", file, i, err)
+		}
+	}
+	return entries, nil
+}
+
+// entry is the inverse of rules.entryDoc. A rule that the table does not have gets
+// the ID of its name: the checker will say that nothing vouches for it.
+func (d *entryDoc) entry(ports *flow.Ports, ids map[string]flow.RuleID) (flow.Entry, error) {
+	e := flow.Entry{Priority: d.Priority}
+	fault := func(field, why, remedy string) error {
+		return &flow.Fault{Code: "E_ENTRIES", What: field, Why: why, Remedy: remedy}
+	}
+	id, err := strconv.ParseUint(d.ID, 16, 64)
+	if err != nil {
+		return e, fault("id", "not a number in hexadecimal", "write 16 digits")
+	}
+	e.ID = flow.EntryID(id)
+	kinds := []flow.EntryKind{flow.RuleEntry, flow.GuardEntry, flow.PieceEntry}
+	known := false
+	for _, k := range kinds {
+		if k.String() == d.Kind {
+			e.Kind, known = k, true
+		}
+	}
+	if !known {
+		return e, fault("kind", fmt.Sprintf("%q is unknown", d.Kind), "use rule, guard or piece")
+	}
+	if e.Rule, known = ids[d.Rule]; !known {
+		set, rule, _ := strings.Cut(d.Rule, "/")
+		e.Rule = flow.NewRuleID(set, rule)
+	}
+	if e.Match, err = flow.ParseMatch(d.Match, ports); err != nil {
+		return e, fmt.Errorf("match: %w", err)
+	}
+	if e.Punt() {
+		if d.Action != "punt" {
+			return e, fault("action", "a guard punts", "write punt, or kind rule")
+		}
+		return e, nil
+	}
+	if e.Actions, err = flow.ParseActions(d.Action, ports); err != nil {
+		return e, fmt.Errorf("action: %w", err)
+	}
+	return e, nil
+}

@@ -1,0 +1,234 @@
+package hwtests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/fabric/agent"
+	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/fallback/afpacket"
+	"github.com/bladeflow/bladeflow/fallback/afxdp"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/offload/verify"
+)
+
+// Config says what chassis a scenario runs on.
+type Config struct {
+	lab.Config
+	Source   string        // where software gets its frames: "afxdp" (if empty) or "afpacket"
+	Interval time.Duration // between the agents' rounds; 1 s if zero
+	Log      *slog.Logger  // of the agents
+}
+
+// Chassis is a lab whose blades are alive: each has a software datapath and an agent.
+type Chassis struct {
+	*lab.Lab
+	Blades []*Blade
+
+	stop func()
+	done sync.WaitGroup
+}
+
+// Blade is a lab's blade with what runs on it.
+type Blade struct {
+	*lab.Blade
+	Datapath *fallback.Datapath
+	Agent    *agent.Agent
+
+	wanted  agent.Handed
+	closers []func() error
+	mu      sync.Mutex
+	commits []Commit
+	died    error
+}
+
+// Commit is one change of a blade's software table, with the time just before and
+// just after, CLOCK_MONOTONIC in ns.
+type Commit struct {
+	Table         *flow.Table
+	Before, After int64
+}
+
+// Start brings up a lab and its blades. They have no table until [Blade.Want].
+func Start(ctx context.Context, c Config) (*Chassis, error) {
+	if c.Interval == 0 {
+		c.Interval = time.Second
+	}
+	l, err := lab.Up(ctx, c.Config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	ch := &Chassis{Lab: l, stop: stop}
+	for _, b := range l.Blades {
+		blade := &Blade{Blade: b}
+		ch.Blades = append(ch.Blades, blade)
+		if err := blade.open(c); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", b.Name, err), ch.Stop())
+		}
+		ch.run(blade, func() error { return blade.Datapath.Run(ctx) })
+		ch.run(blade, func() error { return blade.Agent.Run(ctx) })
+	}
+	return ch, nil
+}
+
+func (c *Chassis) run(b *Blade, f func() error) {
+	c.done.Go(func() {
+		if err := f(); err != nil {
+			b.mu.Lock()
+			b.died = errors.Join(b.died, err)
+			b.mu.Unlock()
+		}
+	})
+}
+
+// open opens the representors and makes datapath and agent.
+func (b *Blade) open(c Config) error {
+	links := map[flow.Port]fallback.Link{}
+	indexes := map[flow.Port]int{}
+	var kernel fallback.Kernel
+	err := b.Host.Do(func() error {
+		for _, at := range b.Attached {
+			dev, err := b.Host.Links().LinkByName(at.Representor.Name)
+			if err != nil {
+				return fmt.Errorf("%s: %w", at.Representor.Name, err)
+			}
+			indexes[at.Port] = dev.Attrs().Index
+			if links[at.Port], err = b.link(c.Source, dev.Attrs().Index); err != nil {
+				return fmt.Errorf("%s: %w", at.Representor.Name, err)
+			}
+		}
+		var err error
+		kernel, err = b.kernel(c.Source, indexes)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if b.Datapath, err = fallback.New(fallback.Config{Links: links, Kernel: kernel}); err != nil {
+		return err
+	}
+	b.Agent = agent.New(agent.Config{
+		Source:   &b.wanted,
+		Devices:  []agent.Device{{Name: b.NIC.Name(), Driver: b.NIC}},
+		Datapath: timed{b.Datapath, b},
+		Check:    verify.Check,
+		Interval: c.Interval,
+		Log:      c.Log,
+	})
+	return nil
+}
+
+func (b *Blade) link(source string, index int) (fallback.Link, error) {
+	if source == "afpacket" {
+		l, err := afpacket.Open(index)
+		if err == nil {
+			b.closers = append(b.closers, l.Close)
+		}
+		return l, err
+	}
+	l, err := afxdp.Open(index)
+	if err == nil {
+		b.closers = append(b.closers, l.Close)
+	}
+	return l, err
+}
+
+func (b *Blade) kernel(source string, indexes map[flow.Port]int) (fallback.Kernel, error) {
+	if source == "afpacket" {
+		k, err := afpacket.OpenKernel(indexes)
+		if err == nil {
+			b.closers = append(b.closers, k.Close)
+		}
+		return k, err
+	}
+	k, err := afxdp.OpenKernel(indexes)
+	if err == nil {
+		b.closers = append(b.closers, k.Close)
+	}
+	return k, err
+}
+
+// Stop stops agents and datapaths and takes the lab down.
+func (c *Chassis) Stop() error {
+	c.stop()
+	c.done.Wait()
+	var errs []error
+	for _, b := range c.Blades {
+		errs = append(errs, b.died)
+		for i := len(b.closers) - 1; i >= 0; i-- {
+			errs = append(errs, b.closers[i]())
+		}
+	}
+	return errors.Join(append(errs, c.Lab.Down())...)
+}
+
+// Want makes t the blade's wanted table and returns when it is in force, what the
+// card holds is proved, and the counters are read.
+func (b *Blade) Want(ctx context.Context, t *flow.Table) error {
+	b.wanted.Want(t)
+	return b.Agent.Reconcile(ctx)
+}
+
+// Commits returns the changes of the software table so far, in order.
+func (b *Blade) Commits() []Commit {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Commit(nil), b.commits...)
+}
+
+// timed is a datapath that takes down when its table changed.
+type timed struct {
+	*fallback.Datapath
+	blade *Blade
+}
+
+func (d timed) Swap(t *flow.Table) error {
+	before := monotonic()
+	err := d.Datapath.Swap(t)
+	if err == nil {
+		d.blade.mu.Lock()
+		d.blade.commits = append(d.blade.commits, Commit{t, before, monotonic()})
+		d.blade.mu.Unlock()
+	}
+	return err
+}
+
+// monotonic is CLOCK_MONOTONIC in ns, which senders and observers stamp with.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic(err) // the clock exists on every Linux
+	}
+	return ts.Nano()
+}
+
+// losses are the frames that netdevs, cards, sockets and datapaths lost so far, by
+// what lost them; nothing that was dropped on purpose is in it.
+func (c *Chassis) losses() (lab.Drops, error) {
+	d, err := c.Drops()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range c.Blades {
+		s := b.Datapath.Stats()
+		for name, n := range map[string]uint64{"no port": s.NoPort, "failed": s.Failed, "early": s.Early} {
+			if n > 0 {
+				d[b.Name+" datapath "+name] = n
+			}
+		}
+		for port, l := range s.Links {
+			if l.Dropped > 0 {
+				d[b.Name+" socket "+b.Ports.Name(port)] = l.Dropped
+			}
+		}
+	}
+	return d, nil
+}
