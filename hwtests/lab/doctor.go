@@ -356,7 +356,7 @@ func (d *doctor) arrives(by Netdev, at *observe.Observer, frame []byte) error {
 func (d *doctor) seen(at *observe.Observer, frame []byte) error {
 	sequence := d.sequence
 	d.sequence++
-	for range 100 {
+	for range 400 { // 2 s, for a machine that is very busy
 		if at.Cell(sequence).Copies > 0 {
 			break
 		}

@@ -58,7 +58,7 @@ func send(t *testing.T, ns *netns.NS, frames ...[]byte) {
 // settle waits until the observer has seen n frames.
 func settle(t *testing.T, o *Observer, n uint64) {
 	t.Helper()
-	for range 200 {
+	for range 2000 {
 		if s := o.Totals(); s.Recorded+s.Foreign+s.Beyond >= n {
 			return
 		}

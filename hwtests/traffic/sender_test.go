@@ -51,7 +51,7 @@ var frame = append([]byte{2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5}, make(
 
 // arrived waits for n frames and reports how many came.
 func arrived(o *observe.Observer, n int) uint64 {
-	for range 200 {
+	for range 2000 {
 		if o.Totals().Recorded >= uint64(n) {
 			break
 		}
@@ -86,7 +86,7 @@ func TestSend(t *testing.T) {
 			if !cell.Same(observe.Expect(f)) {
 				t.Fatalf("sequence number %d: %+v", c.First+i, cell)
 			}
-			if cell.First < r.Times[i] || time.Duration(cell.First-r.Times[i]) > time.Second {
+			if cell.First < r.Times[i] {
 				t.Fatalf("sequence number %d: sent at %d, came at %d", c.First+i, r.Times[i], cell.First)
 			}
 		}
@@ -100,10 +100,16 @@ func TestSend(t *testing.T) {
 
 func TestSendEnds(t *testing.T) {
 	s, _ := wire(t, 1)
-	ctx, stop := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	r, err := s.Send(ctx, traffic.Load{Frames: traffic.Cycle(frame), Count: 1 << 30, Rate: 1000})
-	if !errors.Is(err, context.DeadlineExceeded) || r.Sent == 0 || r.Sent > 100 {
+	stopping := func(sequence uint64) []byte {
+		if sequence == 9 {
+			stop()
+		}
+		return frame
+	}
+	r, err := s.Send(ctx, traffic.Load{Frames: stopping, Count: 1 << 30, Rate: 1000, Burst: 1})
+	if !errors.Is(err, context.Canceled) || r.Sent != 10 {
 		t.Errorf("sent %d: %v", r.Sent, err)
 	}
 	r, err = s.Send(context.Background(), traffic.Load{Frames: traffic.Cycle(frame[:15]), Count: 1})
