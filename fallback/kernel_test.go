@@ -54,6 +54,15 @@ func inNamespace(t testing.TB) {
 // newCable lays a cable in the current namespace, named after name.
 func newCable(t testing.TB, name string) *cable {
 	t.Helper()
+	wire := newRecorder(t, ebpf.XDP)
+	c := layCable(t, name, wire.program)
+	c.wire = wire
+	return c
+}
+
+// layCable lays a cable at whose far end an XDP program sees what arrives.
+func layCable(t testing.TB, name string, program *ebpf.Program) *cable {
+	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "rep" + name
 	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far" + name}))
@@ -71,8 +80,7 @@ func newCable(t testing.TB, name string) *cable {
 			t.Fatal(err)
 		}
 	}
-	c.wire = newRecorder(t, ebpf.XDP)
-	l, err := link.AttachXDP(link.XDPOptions{Program: c.wire.program, Interface: c.far, Flags: link.XDPDriverMode})
+	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: c.far, Flags: link.XDPDriverMode})
 	must.Have(t, "xdp", err)
 	t.Cleanup(func() { l.Close() })
 

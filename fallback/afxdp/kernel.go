@@ -21,6 +21,10 @@ import (
 // that says XDP_PASS on each, as if the representor had received it. The program
 // that leads the representor's frames to a [Link] does not see them.
 //
+// It needs no device of its own, and costs a page pool and a thread switch per
+// frame: nine times what afpacket.Kernel costs. It must not be used beside an
+// afpacket link, which would take the frames for received ones.
+//
 // The kernel finds the representor by its number in the network namespace of the
 // calling thread, so one thread of the Kernel's own lives there and makes the calls.
 type Kernel struct {
@@ -39,9 +43,9 @@ type received struct {
 	frame   []byte
 }
 
-// OpenKernel makes a Kernel for the representors of ports, given by ifindex. The
-// calling thread must be in their network namespace. Each device needs native XDP
-// in use, which an open [Link] sees to: veth receives live frames only then.
+// OpenKernel makes a Kernel for the representors of ports, given by ifindex, and
+// tries each with a frame that is dropped. The calling thread must be in their
+// network namespace.
 func OpenKernel(ports map[flow.Port]int) (*Kernel, error) {
 	k := &Kernel{ports: ports, frames: make(chan received), outcomes: make(chan error), ended: make(chan struct{})}
 	if err := k.open(); err != nil {
