@@ -14,7 +14,7 @@ import (
 func TestIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, u := range flowtest.Universes() {
-		for range 30 {
+		for range 12 {
 			table := u.Table(rng, rng.IntN(60))
 			x := newIndex(table)
 			for range 60 {
@@ -39,7 +39,7 @@ func TestIndex(t *testing.T) {
 func TestBatches(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, u := range flowtest.Universes() {
-		for range 100 {
+		for range 4 {
 			ops := make([]Op, rng.IntN(600))
 			for i := range ops {
 				ops[i] = Op{Kind: OpKind(i * 3 / len(ops) % 2), Entry: flow.Entry{ID: flow.EntryID(i), Match: u.Match(rng)}}

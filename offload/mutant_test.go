@@ -42,6 +42,11 @@ func only(ops []offload.Op, keep func(*offload.Op) bool) []offload.Op {
 // TestEveryStep notices each of them, soon. The first is no mutant: it is never
 // noticed.
 func TestMutants(t *testing.T) {
+	us := flowtest.Universes()
+	most := 600
+	if testing.Short() {
+		most = 100
+	}
 	guard := func(op *offload.Op) bool { return op.Entry.Kind != flow.GuardEntry }
 	add := func(op *offload.Op) bool { return op.Kind == offload.Add }
 	for _, mutant := range []struct {
@@ -73,8 +78,6 @@ func TestMutants(t *testing.T) {
 	} {
 		t.Run(mutant.name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(11, 12))
-			us := flowtest.Universes()
-			const most = 600
 			for round := range most {
 				u := us[rng.IntN(len(us))]
 				m := smallModel(rng)

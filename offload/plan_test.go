@@ -185,8 +185,8 @@ func TestEveryStep(t *testing.T) {
 		rounds = 300
 	}
 	states, hits, kept, ops := 0, 0, 0, 0
+	us := flowtest.Universes()
 	for round := range rounds {
-		us := flowtest.Universes()
 		u := us[rng.IntN(len(us))]
 		w := newWorld(u, smallModel(rng), edited(rng, u, u.Table(rng, rng.IntN(10)), 6))
 		for range 3 {

@@ -38,7 +38,7 @@ func TestFaults(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	rounds := 1500
 	if testing.Short() {
-		rounds = 200
+		rounds = 100
 	}
 	us := flowtest.Universes()
 	states, aborted, fellShort, died := 0, 0, 0, 0
@@ -285,7 +285,7 @@ func TestForeign(t *testing.T) {
 func TestDrift(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	us := flowtest.Universes()
-	for round := range 200 {
+	for round := range 100 {
 		u := us[rng.IntN(len(us))]
 		m := smallModel(rng)
 		m.Entries += 8
