@@ -183,7 +183,7 @@ func (d *demo) traffic(ctx context.Context, streams []Stream, count int) error {
 	wrong := 0
 	rate, err := d.chassis.Lossless(d.Rate, func(rate int) error {
 		d.Say("sending %d packets at %d per second", count, rate)
-		burst, err := d.chassis.Send(ctx, streams, d.next, count, rate)
+		burst, err := d.chassis.Send(ctx, streams, d.next, count, rate, nil)
 		if err != nil {
 			return err
 		}
