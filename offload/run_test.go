@@ -365,3 +365,18 @@ func TestFinalCounters(t *testing.T) {
 		}
 	}
 }
+
+// TestSameLevel has two overlapping rules of one priority whose IDs differ too late
+// for hardware to order them: the second stays in software, and says why.
+func TestSameLevel(t *testing.T) {
+	drop := flow.Actions{{Op: flow.Drop}}
+	rules := []flow.Rule{{ID: 1, Name: "first", Priority: 5, Actions: drop}, {ID: 2, Name: "second", Priority: 5, Actions: drop}}
+	rules[0].Match.SetPorts(flow.DstPort, 0, 9)
+	rules[1].Match.SetPorts(flow.DstPort, 5, 20)
+	both := flowtest.NewTable(rules, drop)
+	p := offload.NewPlan(both, both, nil, shipped(t, "softnic", 0), nil)
+	first, second := p.Placements[0], p.Placements[1]
+	if !first.Whole() || second.Code != "E_ORDER" || !strings.Contains(second.Reason, "first") || len(second.Entries) > 0 {
+		t.Errorf("%s", p.String())
+	}
+}
