@@ -9,36 +9,36 @@ import (
 
 // Problem. Two rules of equal tier and priority that both match some packet must
 // act alike. The definition compares all pairs: 5·10⁹ for 100,000 rules of one
-// priority, half a minute, although people expect `rules check` to answer at once.
+// priority, two minutes, although people expect `rules check` to answer at once.
 //
 // Idea. A tie needs two rules that act differently, so a set that acts alike is done
-// however much its rules overlap; and two rules that differ in one bit both look at
-// do not overlap. So split: take a bit of the key (or a port p), put the rules that
-// allow 0 (a port below p) left and those that allow 1 (p or above) right, rules that
-// allow both on both sides, and go on until a set acts alike or its pairs are few
-// enough to compare. The split is the one that leaves the fewest pairs that act
-// differently among 64 rules looked at: half spread evenly, half spread over the
-// rules that are not in the largest class of equal actions, so that rare actions are
-// seen. Masks of any form and ranges are alike to this; a trie of prefixes is what
-// it becomes on prefixes.
+// however much its rules overlap; and two rules that pin a bit differently do not
+// overlap. So split: take a bit of the key (or a port p), put the rules that allow 0
+// (a port below p) left and those that allow 1 (p or above) right, rules that allow
+// both on both sides, and go on until a set acts alike or is small enough to compare.
+// The split is the one that leaves the fewest pairs that act differently among 64
+// rules looked at: half spread evenly, half over the rules that are not in the
+// largest class of equal actions, so that rare actions are seen. It takes masks of any
+// form and ranges alike; on prefixes it becomes a trie.
 //
-// Invariant. Every pair of rules that overlap is together in at least one child of
-// every split, since a key that both have goes left or right with both. So a pair is
-// lost only when it cannot tie, and what remains is compared exactly, by [Shared].
+// Invariant. Two rules that share a key are together in a child of every split, the
+// one the key is in. So a pair is lost only when it cannot tie, and what remains is
+// compared exactly, by [Shared].
 //
-// Keys that no packet has. `ip_proto=icmp` and `dst_port=80` overlap in keys, but
-// not in packets: those with ports are not ICMP. Splitting cannot tell, for no bit
-// that both look at differs, and all pairs would be compared. So each rule is first
-// narrowed to its [hull], which looks at the l4 flag in both cases.
+// Keys that no packet has. `ip_proto=icmp` and `dst_port=80` overlap in keys but not
+// in packets, for ICMP has no ports. Splitting cannot tell them apart, since they pin
+// no bit differently, and would compare all pairs. So each rule is first narrowed to
+// its [hull], in which one pins the l4 flag to 0 and the other to 1.
 //
-// Cost. Each level reads each rule once; a level is only added when it removes at
-// least a twentieth of the pairs, so the whole is never more than a constant
-// factor above comparing all pairs, which hostile sets can force.
+// Cost. Each level reads each rule once, and a level is added only if it leaves at
+// most 19 of 20 pairs; so the whole is at worst a constant times all pairs, which
+// hostile sets can force.
 //
-// Slower. Pairs of masks with a hash table for their common part (tuple space):
-// linear in rules × masks, 4 to 20 s with the 1,000 masks of firewall sets. Without
-// hulls: 100,000 rules, half of them ICMP and half by port, compare all pairs.
-// BenchmarkFindTie has the numbers.
+// Measured on one core (BenchmarkFindTie, 100,000 rules of one priority, no tie):
+// 0.1 to 0.3 s, whether the rules are hosts, pairs of hosts, masks of low bits,
+// ranges, or two camps that overlap among themselves. The definition takes 1.5 s for
+// 10,000. Slower: leaves of 32 rules instead of 64, half as much again; without hulls,
+// 4,000 rules of which half are ICMP and half have ports take 5.6 s.
 
 // Tie is two rules of equal tier and priority that act differently on a packet
 // both match. A table with one would have no meaning, so it is refused.
@@ -92,7 +92,7 @@ type tieSearch struct {
 
 // Sets this small, or with this few pairs per rule, are compared instead of split.
 const (
-	tieLeaf  = 32
+	tieLeaf  = 64
 	tiePairs = 4
 )
 
