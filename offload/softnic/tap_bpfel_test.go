@@ -20,6 +20,7 @@ const (
 	tapMapRecords = "records"
 	tapProgSend   = "send"
 	tapProgTap    = "tap"
+	tapVarMarked  = "marked"
 	tapVarMissed  = "missed"
 )
 
@@ -81,6 +82,7 @@ type tapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tapVariableSpecs struct {
+	Marked *ebpf.VariableSpec `ebpf:"marked"`
 	Missed *ebpf.VariableSpec `ebpf:"missed"`
 }
 
@@ -119,6 +121,7 @@ func (m *tapMaps) Close() error {
 //
 // It can be passed to loadTapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tapVariables struct {
+	Marked *ebpf.Variable `ebpf:"marked"`
 	Missed *ebpf.Variable `ebpf:"missed"`
 }
 

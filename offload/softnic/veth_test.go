@@ -104,7 +104,8 @@ func TestPackets(t *testing.T) {
 	sound(t, n, c)
 }
 
-// sound fails if a frame of the test was lost inside the card or its taps.
+// sound fails if a frame of the test was lost inside the card or its taps, or left it
+// with metadata.
 func sound(t *testing.T, n *NIC, c *cables) {
 	t.Helper()
 	stats, err := n.Stats()
@@ -116,9 +117,12 @@ func sound(t *testing.T, n *NIC, c *cables) {
 			t.Errorf("port %d lost %d frames", s.Port, s.Lost)
 		}
 	}
-	var missed uint64
+	var missed, marked uint64
 	if err := c.taps.Missed.Get(&missed); err != nil || missed != 0 {
 		t.Errorf("taps missed %d frames, %v", missed, err)
+	}
+	if err := c.taps.Marked.Get(&marked); err != nil || marked != 0 {
+		t.Errorf("%d frames left the card with metadata, %v", marked, err)
 	}
 }
 
@@ -201,113 +205,134 @@ func TestFromHost(t *testing.T) {
 	sound(t, n, c)
 }
 
-// TestChange changes the table while frames come in as fast as they can. One frame
-// is answered by A (a tag and port 2), then by B (ports 3 and 1), then by neither; a
-// neighbour above is taken out and put in as well, so that entries move. Every frame
-// must leave wholly as one of these says, and every one must be accounted for.
+// TestChange changes the table while frames come in as fast as they can. The first
+// frame is answered by A (a tag and port 2), then by B (ports 3 and 1), then by
+// neither and so by Q at the bottom; the second always by P. Entries above all of them
+// are taken out and put in, so that everything moves. Every frame must leave wholly as
+// one of these says, or go to software because it met a writer, and all must add up.
 func TestChange(t *testing.T) {
 	c := newCables(t)
 	n := c.plug(t, 64)
-	frame := frameTo(t, 3)
-	entry := func(id flow.EntryID, actions flow.Actions) flow.Entry {
-		e := port80(id, 10, 3)
+	entry := func(id flow.EntryID, priority uint64, dst byte, actions ...flow.Action) flow.Entry {
+		e := port80(id, priority, dst)
 		e.Actions = actions
 		return e
 	}
-	a := entry(1, flow.Actions{{Op: flow.VLANPush, Tag: 7, Proto: flow.EthVLAN}, {Op: flow.Output, Ports: []flow.Port{2}}})
-	b := entry(2, flow.Actions{{Op: flow.Mirror, Ports: []flow.Port{3}}, {Op: flow.VLANPush, Tag: 9, Proto: flow.EthQinQ}, {Op: flow.Output, Ports: []flow.Port{1}}})
+	push := func(id uint16) flow.Action { return flow.Action{Op: flow.VLANPush, Tag: id, Proto: flow.EthQinQ} }
+	to := func(op flow.Op, p flow.Port) flow.Action { return flow.Action{Op: op, Ports: []flow.Port{p}} }
+	a := entry(1, 10, 3, push(7), to(flow.Output, 2))
+	b := entry(2, 10, 3, to(flow.Mirror, 3), push(9), to(flow.Output, 1))
+	p := entry(3, 10, 4, push(11), to(flow.Output, 3))
+	q := flow.Entry{ID: 4, Rule: 104, Priority: 1, Actions: flow.Actions{push(13), to(flow.Output, 3)}}
 	var others []flow.Entry
 	for i := range 20 {
 		others = append(others, port80(flow.EntryID(100+i), 20, byte(50+i)))
 	}
-	mustApply(t, n, adds(others...)...)
+	mustApply(t, n, adds(append(others, p, q)...)...)
 
-	changes := make(chan error)
 	stop := make(chan struct{})
-	var counted [3]flow.Counter
-	go func() {
-		defer close(changes)
-		var before []flow.Entry // of A and B, what is in
-		for i := 0; ; i++ {
-			now, last := [][]flow.Entry{{a}, {b}, nil}[i%3], false
-			select {
-			case <-stop:
-				now, last = nil, true
-			default:
-			}
-			other := others[i%len(others)]
-			for j, o := range n.Apply(t.Context(), slices.Concat(removes(before...), removes(other), adds(other), adds(now...))) {
-				if o.Status != offload.Done {
-					changes <- fmt.Errorf("operation %d of change %d: %+v", j, i, o)
-					return
-				}
-				if j < len(before) {
-					counted[before[j].ID].Packets += o.Final.Packets
-					counted[before[j].ID].Bytes += o.Final.Bytes
-				}
-			}
-			for k := range 40 { // without a barrier, to be written to as often as can be
-				moved := others[k%len(others)]
-				if err := n.Evict(moved.ID); err != nil {
-					changes <- err
-					return
-				}
-				if o := n.Apply(t.Context(), adds(moved))[0]; o.Status != offload.Done {
-					changes <- fmt.Errorf("put back: %+v", o)
-					return
-				}
-			}
-			if before = now; last {
-				return
-			}
-		}
-	}()
+	changer := &changer{n: n, others: others, turns: [][]flow.Entry{{a}, {b}, nil}, counted: map[flow.EntryID]flow.Counter{}}
+	done := make(chan error)
+	go func() { done <- changer.run(t, stop) }()
+
 	const bursts, burst = 3000, 64
-	legal := map[string]int{}
-	for _, as := range [][]arrival{due(&a, frame, 2), due(&b, frame, 2), due(nil, frame, 2)} {
+	frames := [][]byte{frameTo(t, 3), frameTo(t, 4)}
+	seen := map[string]int{}
+	note := func(as []arrival) {
 		for _, x := range as {
-			legal[show([]arrival{x})] = 0
+			seen[show([]arrival{x})]++
 		}
 	}
-	for range bursts {
-		if err := c.blast(end{2, false}, frame, burst); err != nil {
+	for i := range bursts {
+		if err := c.blast(end{2, false}, frames[i%2], burst); err != nil {
 			t.Fatal(err)
 		}
-		for _, x := range c.rest(t) {
-			if _, ok := legal[show([]arrival{x})]; !ok {
-				t.Fatalf("wrong output: %s", show([]arrival{x}))
-			}
-			legal[show([]arrival{x})]++
-		}
+		note(c.rest(t))
 	}
 	close(stop)
-	if err := <-changes; err != nil {
+	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range c.arrivals(t, 1<<20) {
-		legal[show([]arrival{x})]++
+	note(c.arrivals(t, 1<<20))
+	for i, o := range mustApply(t, n, removes(p, q)...) {
+		changer.counted[[]flow.EntryID{p.ID, q.ID}[i]] = o.Final
 	}
-	sum := func(as []arrival) (n int) {
-		for _, x := range as {
-			if n != 0 && n != legal[show([]arrival{x})] {
-				t.Errorf("an entry sent %d and %d copies", n, legal[show([]arrival{x})])
+
+	// take returns how many frames left as e says, and forgets their arrivals.
+	take := func(e *flow.Entry, frame []byte) (n int) {
+		for _, x := range due(e, frame, 2) {
+			s := show([]arrival{x})
+			if n > 0 && n != seen[s] {
+				t.Errorf("entry %d sent %d and %d copies", e.ID, n, seen[s])
 			}
-			n = legal[show([]arrival{x})]
+			n = seen[s]
+			delete(seen, s)
+		}
+		if e == nil {
+			return n
+		}
+		if got, want := changer.counted[e.ID], (flow.Counter{Packets: uint64(n), Bytes: uint64(n * len(frame))}); got != want {
+			t.Errorf("entry %d counted %+v, seen are %+v", e.ID, got, want)
 		}
 		return n
 	}
-	byA, byB, up := sum(due(&a, frame, 2)), sum(due(&b, frame, 2)), sum(due(nil, frame, 2))
-	if got := byA + byB + up; got != bursts*burst || len(legal) != 4 {
-		t.Errorf("%d + %d + %d of %d frames seen at %d places", byA, byB, up, bursts*burst, len(legal))
-	}
-	size := uint64(len(frame))
-	if want := [3]flow.Counter{{}, {Packets: uint64(byA), Bytes: uint64(byA) * size}, {Packets: uint64(byB), Bytes: uint64(byB) * size}}; counted != want {
-		t.Errorf("counted %+v, seen %+v", counted, want)
+	byA, byB, byQ, up1 := take(&a, frames[0]), take(&b, frames[0]), take(&q, frames[0]), take(nil, frames[0])
+	byP, up2 := take(&p, frames[1]), take(nil, frames[1])
+	for s, n := range seen {
+		t.Errorf("%d times the wrong output %s", n, s)
 	}
 	stats, err := n.Stats()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d by A, %d by B, %d to software, %d generations, %d conflicts", byA, byB, up, n.Generation(), stats[1].Conflicts)
+	if got := [2]int{byA + byB + byQ + up1, byP + up2}; got != [2]int{bursts / 2 * burst, bursts / 2 * burst} || uint64(up1+up2) != stats[1].Conflicts {
+		t.Errorf("of 2 x %d frames, %v are accounted for, %d to software in %d conflicts", bursts/2*burst, got, up1+up2, stats[1].Conflicts)
+	}
+	t.Logf("A %d, B %d, Q %d, P %d, to software %d, %d generations", byA, byB, byQ, byP, up1+up2, n.Generation())
 	sound(t, n, c)
+}
+
+// changer changes a table as fast as it can.
+type changer struct {
+	n       *NIC
+	others  []flow.Entry   // to be taken out and put back, without a barrier
+	turns   [][]flow.Entry // to be put in by turns, with one
+	counted map[flow.EntryID]flow.Counter
+}
+
+// run changes the table until stop is closed, and then takes out the last turn.
+func (c *changer) run(t *testing.T, stop <-chan struct{}) error {
+	var before []flow.Entry
+	for i := 0; ; i++ {
+		now, last := c.turns[i%len(c.turns)], false
+		select {
+		case <-stop:
+			now, last = nil, true
+		default:
+		}
+		for j, o := range c.n.Apply(t.Context(), slices.Concat(removes(before...), adds(now...))) {
+			if o.Status != offload.Done {
+				return fmt.Errorf("operation %d of turn %d: %+v", j, i, o)
+			}
+			if j < len(before) {
+				f := c.counted[before[j].ID]
+				c.counted[before[j].ID] = flow.Counter{Packets: f.Packets + o.Final.Packets, Bytes: f.Bytes + o.Final.Bytes}
+			}
+		}
+		if before = now; last {
+			return nil
+		}
+		if err := c.n.Barrier(t.Context()); err != nil { // the turn lasts a while
+			return err
+		}
+		for k := range 40 {
+			moved := c.others[k%len(c.others)]
+			if err := c.n.Evict(moved.ID); err != nil {
+				return err
+			}
+			if o := c.n.Apply(t.Context(), adds(moved))[0]; o.Status != offload.Done {
+				return fmt.Errorf("put back: %+v", o)
+			}
+		}
+	}
 }

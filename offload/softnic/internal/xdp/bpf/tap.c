@@ -25,6 +25,7 @@ struct {
 } cable SEC(".maps");
 
 u64 missed; // frames that found the ring full
+u64 marked; // frames that came with metadata, which is the card's own business
 
 SEC("xdp")
 int tap(struct xdp_md *ctx)
@@ -32,6 +33,8 @@ int tap(struct xdp_md *ctx)
 	u32 len = ctx->data_end - ctx->data;
 	struct record *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
 
+	if (ctx->data_meta != ctx->data)
+		__sync_fetch_and_add(&marked, 1);
 	if (!r) {
 		__sync_fetch_and_add(&missed, 1);
 		return XDP_DROP;
