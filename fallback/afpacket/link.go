@@ -73,7 +73,7 @@ func (l *Link) open() (err error) {
 	if l.program, err = ebpf.NewProgram(unmarkedDropped()); err != nil {
 		return fmt.Errorf("load the TCX program: %w", err)
 	}
-	l.attached, err = link.AttachTCX(link.TCXOptions{Interface: l.ifindex, Program: l.program, Attach: ebpf.AttachTCXIngress})
+	l.attached, err = link.AttachTCX(link.TCXOptions{Interface: l.ifindex, Program: l.program, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
 	if err != nil {
 		return fmt.Errorf("attach the TCX program: %w", err)
 	}
