@@ -35,7 +35,8 @@ import (
 //     hardly grows. The percentile lies on the site → site rules: each conflicts
 //     with the narrow rules of its conversation, and the number of conversations
 //     grows a little faster than the set, as measured.
-//   - The median of fw is set by how many rules share a server (talks × hosts).
+//   - The median of fw comes from the few rules with one service and a free
+//     destination that stand before the many with one service and a free source.
 //   - Masks follow from the spread of prefix lengths. Few even weights give most of
 //     them to small sets already, long tails let their number grow.
 //   - Ranges and expansion follow from the services.
@@ -84,10 +85,15 @@ type plan struct {
 
 // section is rules of one kind that stand together.
 type section struct {
-	share    float64 // of all rules; the first section takes what the others leave
-	perTen   float64 // or so many for each factor of ten in the size of the set
+	share    float64 // of all rules
+	perTen   float64 // or so many for each factor of ten in the size of the set; if neither, what the others leave
 	src, dst lengths
 	services []service
+}
+
+// main returns the section that takes what the others leave.
+func (p *plan) main() int {
+	return slices.IndexFunc(p.sections, func(s section) bool { return s.share == 0 && s.perTen == 0 })
 }
 
 // lengths is how often which prefix lengths occur: some often, and now and then any
@@ -163,8 +169,14 @@ var plans = [...]plan{
 		},
 	},
 	FW: {
-		talks: 8, growth: 0, site: 24, hosts: 12,
+		talks: 0.04, growth: 1, site: 24, hosts: 12,
 		sections: []section{
+			{ // server → any, one service
+				share:    0.035,
+				src:      lengths{often: []weighted{{32, 42}, {31, 33}, {30, 9}, {29, 6}, {28, 6}, {24, 4}}},
+				dst:      lengths{often: []weighted{{0, 60}, {1, 26}, {2, 4}, {8, 2}}},
+				services: []service{{3, tcp, anyPort, one}, {1, udp, anyPort, one}},
+			},
 			{ // any → server
 				src: lengths{often: []weighted{{0, 60}, {1, 26}, {2, 4}, {8, 2}}},
 				dst: lengths{often: []weighted{{32, 42}, {31, 33}, {30, 9}, {29, 6}, {28, 6}, {24, 4}}},
@@ -178,11 +190,11 @@ var plans = [...]plan{
 				services: []service{{6, tcp, anyPort, one}, {2, udp, one, one}, {1, icmp, anyPort, anyPort}},
 			},
 			{ // server → any
-				share: 0.225,
+				share: 0.19,
 				src:   lengths{often: []weighted{{32, 42}, {31, 33}, {30, 9}, {29, 6}, {28, 6}, {24, 4}}},
 				dst:   lengths{often: []weighted{{0, 60}, {1, 26}, {2, 4}, {8, 2}}},
 				services: []service{{20, tcp, one, anyPort}, {8, tcp, anyPort, anyPort}, {20, udp, one, anyPort}, {10, udp, one, one}, {8, udp, highPort, highPort},
-					{8, udp, one, highPort}, {20, tcp, anyPort, one}, {4, gre, anyPort, anyPort}},
+					{8, udp, one, highPort}, {4, gre, anyPort, anyPort}},
 			},
 			{ // any → any
 				share:    0.03,

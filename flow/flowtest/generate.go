@@ -65,11 +65,14 @@ func (g *generator) layOut(n int) {
 // counts returns how many rules each section has, n in all.
 func (g *generator) counts(n int) []int {
 	counts := make([]int, len(g.plan.sections))
-	counts[0] = n
-	for i, s := range g.plan.sections[1:] {
-		counts[i+1] = min(counts[0], int(math.Round(s.share*float64(n)+s.perTen*math.Log10(float64(n)+1))))
-		counts[0] -= counts[i+1]
+	main, left := g.plan.main(), n
+	for i, s := range g.plan.sections {
+		if i != main {
+			counts[i] = min(left, int(math.Round(s.share*float64(n)+s.perTen*math.Log10(float64(n)+1))))
+			left -= counts[i]
+		}
 	}
+	counts[main] = left
 	return counts
 }
 
@@ -89,7 +92,7 @@ func (g *generator) section(s *section, n int) []flow.Match {
 			if try > 20 { // hardly any other of this shape is left
 				from := s
 				if try > 200 {
-					from = &g.plan.sections[0]
+					from = &g.plan.sections[g.plan.main()]
 				}
 				srcLen, dstLen, sv = from.src.at(g.rng.Float64()), from.dst.at(g.rng.Float64()), at(from.services, g.rng.Float64())
 			}
