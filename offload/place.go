@@ -29,6 +29,10 @@ import (
 // need guards too: the price is 0.4 points of hit rate (consistency.md section 1),
 // and per-rule counters add up.
 //
+// Measured (BenchmarkPlan, one of two shared cores generated sets, Zipf 1.0):
+// 1,000 rules 4 ms, 10,000 rules 40-50 ms with room for 10 % of them; 10,000 rules
+// with room for all 0.2-0.5 s, and 0.3-0.8 s when 20,000 entries are installed.
+//
 // What was left for later: choosing by packets per entry instead of packets,
 // narrower guards, dropping guards that others make superfluous, pieces of rules
 // that are too wide, and keeping an entry that is nearly as hot as its rival.

@@ -30,16 +30,26 @@ func newView(t *flow.Table) *view {
 	return v
 }
 
-// holding is a set of entries, indexed for the question what takes which packets.
+// holding is a set of entries, indexed for the question what takes which packets of
+// the rules of one view.
 type holding struct {
+	*view
 	byRule map[flow.RuleID][]*flow.Entry
 	guards map[flow.Match]uint64 // the highest priority of a guard with this match
+	whole  []uint64              // by table index: the highest priority of an entry that takes all of the rule
+}
+
+func newHolding(v *view) *holding {
+	return &holding{v, map[flow.RuleID][]*flow.Entry{}, map[flow.Match]uint64{}, make([]uint64, v.t.Len()+1)}
 }
 
 func (h *holding) add(e *flow.Entry) {
 	h.byRule[e.Rule] = append(h.byRule[e.Rule], e)
 	if e.Punt() {
 		h.guards[e.Match] = max(h.guards[e.Match], e.Priority)
+	}
+	if i, there := h.t.Index(e.Rule); there && e.Match.Covers(&h.t.Rule(i).Match) {
+		h.whole[i] = max(h.whole[i], e.Priority)
 	}
 }
 
@@ -49,17 +59,22 @@ func (h *holding) add(e *flow.Entry) {
 func soundSubset(entries, foreign []flow.Entry, m *device.Model, views ...*view) []flow.Entry {
 	sorted := slices.Clone(entries)
 	slices.SortFunc(sorted, highestFirst)
-	h := &holding{byRule: map[flow.RuleID][]*flow.Entry{}, guards: map[flow.Match]uint64{}}
+	var holds []*holding
+	for _, v := range views {
+		holds = append(holds, newHolding(v))
+	}
 	var kept []flow.Entry
 	for i := range sorted {
 		e := &sorted[i]
 		if !genuine(e) || meetsForeign(&e.Match, foreign) != nil {
 			continue
 		}
-		if slices.ContainsFunc(views, func(v *view) bool { return !v.sound(e, h, m) }) {
+		if slices.ContainsFunc(holds, func(h *holding) bool { return !h.sound(e, m) }) {
 			continue
 		}
-		h.add(e)
+		for _, h := range holds {
+			h.add(e)
+		}
 		kept = append(kept, *e)
 	}
 	return kept
@@ -75,22 +90,22 @@ func meetsForeign(match *flow.Match, foreign []flow.Entry) *flow.Entry {
 	return nil
 }
 
-// sound reports whether e is sound for v's table above nothing but h.
-func (v *view) sound(e *flow.Entry, h *holding, m *device.Model) bool {
+// sound reports whether e is sound for h's table above nothing but h.
+func (h *holding) sound(e *flow.Entry, m *device.Model) bool {
 	if e.Punt() {
 		return true
 	}
-	i, there := v.t.Index(e.Rule)
+	i, there := h.t.Index(e.Rule)
 	if !there {
 		return false
 	}
-	r := v.t.Rule(i)
-	if !r.Match.Covers(&e.Match) || !v.says(r, e, h, m) {
+	r := h.t.Rule(i)
+	if !r.Match.Covers(&e.Match) || !h.says(r, e, m) {
 		return false
 	}
-	for q := range v.index.overlapping(&e.Match, i) {
-		earlier := v.t.Rule(int(q))
-		if !(m.Order == device.Honoured && h.takes(earlier, e, m)) && answerable(m, &earlier.Match, &e.Match) {
+	for q := range h.index.overlapping(&e.Match, i) {
+		taken := m.Order == device.Honoured && (h.whole[q] > e.Priority || h.takes(h.t.Rule(int(q)), e, m))
+		if !taken && answerable(m, &h.t.Rule(int(q)).Match, &e.Match) {
 			return false
 		}
 	}
@@ -98,13 +113,13 @@ func (v *view) sound(e *flow.Entry, h *holding, m *device.Model) bool {
 }
 
 // says reports whether e's actions are what r does to e's packets.
-func (v *view) says(r *flow.Rule, e *flow.Entry, h *holding, m *device.Model) bool {
+func (h *holding) says(r *flow.Rule, e *flow.Entry, m *device.Model) bool {
 	normal, retags := switches(r.Actions)
 	if !normal {
 		return e.Actions.Equal(r.Actions)
 	}
 	station := pinned(flow.Station{VLAN: uint16(e.Match.Value.Get(flow.VLAN) & flow.TagID), MAC: e.Match.Value.Get(flow.DstMAC)})
-	port, known := v.stations[station]
+	port, known := h.stations[station]
 	if retags || !known || !station.Covers(&e.Match) || !e.Actions.Equal(resolved(r.Actions, port)) {
 		return false
 	}
@@ -116,20 +131,17 @@ func (v *view) says(r *flow.Rule, e *flow.Entry, h *holding, m *device.Model) bo
 }
 
 // takes reports whether the entries of rule q in h, above e, take every packet of q
-// that e could answer.
+// that e could answer, although none of them takes all of q.
 func (h *holding) takes(q *flow.Rule, e *flow.Entry, m *device.Model) bool {
 	own := h.byRule[q.ID]
-	if slices.ContainsFunc(own, func(g *flow.Entry) bool {
-		return g.Priority > e.Priority && (g.Match.Covers(&q.Match) || g.Match.Covers(&e.Match))
-	}) {
-		return true
+	above := func(part *flow.Match) bool {
+		return slices.ContainsFunc(own, func(g *flow.Entry) bool { return g.Priority > e.Priority && g.Match.Covers(part) })
+	}
+	if len(own) == 0 || above(&e.Match) {
+		return len(own) > 0
 	}
 	split := m.Split(&q.Match)
-	return len(split) > 1 && !slices.ContainsFunc(split, func(part flow.Match) bool {
-		return !slices.ContainsFunc(own, func(g *flow.Entry) bool {
-			return g.Priority > e.Priority && g.Match.Covers(&part)
-		})
-	})
+	return len(split) > 1 && !slices.ContainsFunc(split, func(part flow.Match) bool { return !above(&part) })
 }
 
 // answerable reports whether the device could answer some packet of both a and b.
