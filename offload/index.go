@@ -22,7 +22,7 @@ import (
 // holes) is indexed by the prefix around it, which is wider and so never wrong.
 //
 // Two levels (source, then destination within it) find fewer candidates in sets of
-// many half-wild rules; issue D may need them at 100k rules.
+// many half-wild rules; 100k of those may need them.
 
 // dimension is a run of bits of the key: width bits of word, above shift.
 type dimension struct {

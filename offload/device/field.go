@@ -93,8 +93,8 @@ var parts = [NumParts]part{
 // String returns the name of p in a model file.
 func (p Part) String() string { return parts[p].name }
 
-// presence returns the part that decides whether a tag's presence can be matched.
-// The present bit goes with the id, whatever bits of the id are looked at.
+// presence returns the bit that says whether a tag is there, if p is the part it goes
+// with: the id, whatever bits of the id are looked at.
 func (p *part) presence() uint64 {
 	if p.field == flow.VLAN && p.bits == flow.TagID || p.field == flow.CVLAN && p.bits == flow.TagID {
 		return flow.TagPresent
