@@ -10,7 +10,7 @@ import (
 	"github.com/bladeflow/bladeflow/offload/device"
 )
 
-// Which rules go into a device? (consistency.md calls this the cover set.)
+// Which rules go into a device? (CacheFlow, SOSR 2016, calls this the cover set.)
 //
 // Problem: an entry answers before software does. If rule Q is asked before rule R
 // and they share a packet, R's entry may only be there if Q's packets are taken by
@@ -26,10 +26,10 @@ import (
 // took, at a higher priority. Nothing depends on which rules come later.
 //
 // An entry counts packets for its rule alone, so earlier rules with the same actions
-// need guards too: the price is 0.4 points of hit rate (consistency.md section 1),
-// and per-rule counters add up.
+// need guards too: the price is a few tenths of a point of hit rate, and per-rule
+// counters add up.
 //
-// Measured (BenchmarkPlan, one of two shared cores generated sets, Zipf 1.0):
+// Measured (BenchmarkPlan, one of two shared cores, generated sets, Zipf 1.0):
 // 1,000 rules 4 ms, 10,000 rules 40-50 ms with room for 10 % of them; 10,000 rules
 // with room for all 0.2-0.5 s, and 0.3-0.8 s when 20,000 entries are installed.
 //

@@ -15,7 +15,13 @@ import (
 // Invariant: if what is installed is sound for the old table, then after every
 // single operation, also if any Add was refused together with what relies on it,
 // the device's answer to each packet is a miss, a punt, or what the table in force
-// says. consistency.md section 3 has the argument, plan_test.go tries every packet.
+// says. Why: whether an entry is sound depends only on entries above it. What
+// Retire leaves is the greatest subset that is sound under both tables, and taking
+// out the rest from the lowest up never takes anything from above what remains.
+// What Promote adds from the highest down finds all it relies on in place, and
+// what it removes in the end, lowest first, nothing that stays relies on. Adding a
+// sound entry takes packets from others and gives them the same answer.
+// plan_test.go tries every packet after every operation.
 type Plan struct {
 	Want    *flow.Table
 	Retire  []Op // removals only, lowest priority first
