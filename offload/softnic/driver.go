@@ -273,9 +273,10 @@ func (n *NIC) locked(f func() error) error {
 func (n *NIC) Barrier(context.Context) error { return n.grace() }
 
 // grace waits for an RCU grace period: an update of a map of maps from user space
-// returns after one. A program run, the redirect it asked for and the egress programs
-// of its copies are all inside one read-side section (softirqs are off), so packets
-// that saw an older table are done with it.
+// returns after one (maybe_wait_bpf_programs in the kernel's bpf/syscall.c). A program
+// run, the redirect it asked for and the egress programs of its copies are all inside
+// one read-side section (softirqs are off), so packets that saw an older table are
+// done with it.
 func (n *NIC) grace() error {
 	inner, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	if err != nil {
