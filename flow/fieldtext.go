@@ -57,14 +57,14 @@ func FieldNames() []string {
 	return out
 }
 
-// fieldNamed returns the row of a name, or nil.
-func fieldNamed(name string, bare bool) *fieldRow {
+// fieldNamed returns the place of a name's row, or -1.
+func fieldNamed(name string, bare bool) int {
 	for i := range fieldRows {
 		if row := &fieldRows[i]; row.name == name && row.fits(bare) {
-			return row
+			return i
 		}
 	}
-	return nil
+	return -1
 }
 
 func (row *fieldRow) fits(bare bool) bool {
@@ -432,7 +432,7 @@ func l4Row(name string, f Field) fieldRow {
 				if lo > hi {
 					return fmt.Errorf("the range %s is empty", s)
 				}
-				r.owner[f] = r.term.Name + "=" + s
+				r.owner[f] = r.at
 				r.m.SetPorts(f, uint16(lo), uint16(hi))
 				return nil
 			}
@@ -440,7 +440,7 @@ func l4Row(name string, f Field) fieldRow {
 			if err != nil {
 				return err
 			}
-			r.owner[f] = r.term.Name + "=" + s
+			r.owner[f] = r.at
 			r.m.SetPortMask(f, uint16(v), uint16(mask))
 			return nil
 		},

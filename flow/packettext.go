@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -88,7 +89,7 @@ func newKey(terms []Term, ports *Ports) (Key, error) {
 	switch ethType := k.Get(EthType); {
 	case ethType == EthIPv4 || ethType == EthIPv6:
 		flags |= FlagIP
-	case flags&(FlagIP|FlagL4) != 0 && !r.named["eth_type"]:
+	case flags&(FlagIP|FlagL4) != 0 && !slices.ContainsFunc(terms, func(t Term) bool { return t.Name == "eth_type" }):
 		return Key{}, packetFault("the IP version is open", "add src_ip, dst_ip or eth_type=ipv4")
 	case flags&(FlagIP|FlagL4) != 0:
 		return Key{}, packetFault("this eth_type has no IP fields", "use eth_type=ipv4 or ipv6, or leave out the IP fields")

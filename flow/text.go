@@ -2,6 +2,7 @@ package flow
 
 import (
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -106,13 +107,17 @@ type reader struct {
 	bare  bool
 	exact bool // a packet: one value each; flags go to given instead of m
 	given struct{ value, mask uint64 }
+	terms []Term
 	term  Term              // being read
-	named map[string]bool   // fields read
-	owner [NumFields]string // the term that first pinned a field
+	at    uint16            // its number, from 1
+	owner [NumFields]uint16 // number of the term that first pinned a field, or 0
 }
 
 func (r *reader) readAll(terms []Term) error {
-	r.named = make(map[string]bool, len(terms))
+	if len(terms) > math.MaxUint16 {
+		return &Fault{Code: "E_TERM", What: "match", Why: "too many terms", Remedy: "name each field once"}
+	}
+	r.terms = terms
 	for _, t := range terms {
 		if t.Name == "bare" {
 			if t.Value != "" && t.Value != "true" {
@@ -121,10 +126,15 @@ func (r *reader) readAll(terms []Term) error {
 			r.bare = true
 		}
 	}
+	var seen uint64 // rows, as bits
 	// ICMP fields depend on ip_proto, wherever it stands.
 	for _, late := range []bool{false, true} {
-		for _, t := range terms {
-			row := fieldNamed(t.Name, r.bare)
+		for i, t := range terms {
+			number := fieldNamed(t.Name, r.bare)
+			var row *fieldRow
+			if number >= 0 {
+				row = &fieldRows[number]
+			}
 			if row == nil && t.Name != "bare" {
 				return &Fault{Code: "E_FIELD_UNKNOWN", What: "field " + t.Name, Why: "there is no such field",
 					Remedy: Suggest(t.Name, FieldNames()...), Offset: t.Offset}
@@ -132,12 +142,11 @@ func (r *reader) readAll(terms []Term) error {
 			if row == nil || row.late != late {
 				continue
 			}
-			if r.named[t.Name] {
-				r.term = t
+			r.term, r.at = t, uint16(i+1)
+			if seen>>number&1 == 1 {
 				return r.fault("E_FIELD_TWICE", "it is there twice", "leave one out")
 			}
-			r.named[t.Name] = true
-			r.term = t
+			seen |= 1 << number
 			if r.exact && !r.bare && inexact(row, t.Value) {
 				return r.fault("E_PACKET", t.Value+" is not one value", "a packet has exactly one")
 			}
@@ -170,10 +179,11 @@ func (r *reader) fault(code, why, remedy string) *Fault {
 // pin makes field f be v under mask, unless another term said otherwise.
 func (r *reader) pin(f Field, v, mask uint64) error {
 	if (r.m.Value.Get(f)^v)&r.m.Mask.Get(f)&mask != 0 || f == SrcPort && !r.m.SrcPort.Any() || f == DstPort && !r.m.DstPort.Any() {
-		return r.fault("E_FIELD_CONFLICT", "it contradicts "+r.owner[f], "leave one of them out")
+		other := r.terms[r.owner[f]-1]
+		return r.fault("E_FIELD_CONFLICT", "it contradicts "+other.Name+"="+other.Value, "leave one of them out")
 	}
-	if r.owner[f] == "" {
-		r.owner[f] = r.term.Name + "=" + r.term.Value
+	if r.owner[f] == 0 {
+		r.owner[f] = r.at
 	}
 	r.m.Pin(f, v, mask)
 	return nil

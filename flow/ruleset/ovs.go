@@ -45,7 +45,6 @@ type ovsReader struct {
 	rule  flow.Rule
 	terms []flow.Term
 	first map[string]string // which OVS field first became a field of ours
-	err   error
 }
 
 // ovsStatistics are fields of a line that say nothing about what it does.

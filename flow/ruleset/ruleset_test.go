@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -324,12 +323,8 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// TestLoad100k is the promise that large sets load at once; each form is given several
-// times the time it needs, for slow machines.
-func TestLoad100k(t *testing.T) {
-	if testing.Short() {
-		t.Skip("reads 100,000 rules in three formats")
-	}
+// BenchmarkDecode reads 100,000 rules in each format.
+func BenchmarkDecode(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	var text bytes.Buffer
 	for range 100_000 {
@@ -338,27 +333,20 @@ func TestLoad100k(t *testing.T) {
 	}
 	sets, err := Decode(ClassBench, "big", text.Bytes(), nil)
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	for _, f := range []Format{ClassBench, Flows, YAML} {
-		var b bytes.Buffer
-		if err := Encode(&b, f, sets, nil); err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		got, err := Decode(f, "big", b.Bytes(), flow.OpenPorts())
-		took := time.Since(start)
-		if err != nil || len(got[0].Rules) != 100_000 {
-			t.Fatal(err)
-		}
-		t.Logf("%s: %d MB in %v", f, b.Len()>>20, took)
-		if took > 10*time.Second {
-			t.Errorf("%s: 100,000 rules take %v to read", f, took)
-		}
+		b.Run(string(f), func(b *testing.B) {
+			var data bytes.Buffer
+			if err := Encode(&data, f, sets, nil); err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(data.Len()))
+			for b.Loop() {
+				if _, err := Decode(f, "big", data.Bytes(), flow.OpenPorts()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
-	start := time.Now()
-	if _, err := Build(1, nil, nil, sets...); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("table in %v", time.Since(start))
 }
