@@ -213,6 +213,32 @@ func checkExplain(t *testing.T, rng *rand.Rand, c *matcher.Classifier, k flow.Ke
 	}
 }
 
+// TestGeneratedSets checks every lane on sets of every family, on traffic inside
+// the rules and on keys mixed from two of them, which mostly fall deep.
+func TestGeneratedSets(t *testing.T) {
+	rng := rand.New(rand.NewPCG(13, 14))
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{1, 100, 3000} {
+			rules := flowtest.Generate(family, n, 5)
+			keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000, Mix: 0.2})
+			for range 500 {
+				a, b := keys[rng.IntN(1000)], keys[rng.IntN(1000)]
+				a.Set(flow.DstLo, b.Get(flow.DstLo))
+				a.Set(flow.DstPort, b.Get(flow.DstPort))
+				keys = append(keys, a)
+			}
+			tab := flowtest.NewTable(rules, nil)
+			for _, lane := range matcher.Lanes() {
+				c := matcher.Compile(tab, matcher.WithLane(lane))
+				checkLookup(t, c, keys)
+				for range 20 {
+					checkExplain(t, rng, c, keys[rng.IntN(len(keys))])
+				}
+			}
+		}
+	}
+}
+
 // TestReaders has several goroutines use one classifier; it means something under
 // the race detector.
 func TestReaders(t *testing.T) {
