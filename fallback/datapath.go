@@ -35,7 +35,16 @@ import (
 // runtime's poller, and the runtime spreads those that have frames over the CPUs.
 // A flooded link therefore gets one CPU and never all; frames of one link stay in
 // order; a thousand idle links cost a thousand small stacks. Links are sent to
-// from any worker and lock for it themselves.
+// from any worker and lock for it themselves. On two busy cores with one link
+// flooded a lone frame on another waited 1.7 ms at the median and 15 ms at the 95th
+// percentile, because the runtime looks for arrivals only every 10 ms while no CPU
+// is idle; a ring holds 4,096 frames meanwhile.
+//
+// Numbers (64-byte frames, CPU time, one shared 2-core machine). Parse, match, act
+// and count: 22 ns a frame for drop, 25 for output, 45 to pop, push, mirror and
+// output, 90 to 140 with 100 to 10,000 rules. Transmit dominates: 490 to 610 ns by
+// AF_XDP, 660 to 700 by AF_PACKET. From veth to veth, sender (550) included, 1.8 µs
+// by either. A Swap beside traffic waits 2 µs at the median.
 type Datapath struct {
 	links   []Link // by port; nil where there is none
 	kernel  Kernel // nil if there is none

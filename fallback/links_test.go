@@ -452,7 +452,7 @@ func TestDatapathOnVeth(t *testing.T) {
 					add(c.kernel, true)
 				}
 				if !flow.SameEmissions(got, want) {
-					t.Fatalf("table %d:\n got %v\nwant %v", i, got, want)
+					t.Fatalf("table %d: got%s\nwant%s", i, show(got), show(want))
 				}
 			}
 			if s := d.Stats(); s.Failed != 0 {

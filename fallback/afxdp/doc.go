@@ -4,5 +4,6 @@
 //
 // It never looks into a frame and never decides where one goes. It uses the
 // kernel's copy mode, which every driver with native XDP has, and one queue: a
-// device with several is refused. Start reading at [Open].
+// device with several is refused. A frame has at most [MaxFrame] bytes. Start
+// reading at [Open].
 package afxdp

@@ -21,9 +21,9 @@ import (
 // that says XDP_PASS on each, as if the representor had received it. The program
 // that leads the representor's frames to a [Link] does not see them.
 //
-// It needs no device of its own, and costs a page pool and a thread switch per
-// frame: nine times what afpacket.Kernel costs. It must not be used beside an
-// afpacket link, which would take the frames for received ones.
+// It needs no device of its own, but the kernel makes and drops a page pool for
+// each call: 29 to 48 µs of CPU per frame, where afpacket.Kernel takes 0.5. It must
+// not be used beside an afpacket link, which would take the frames for received ones.
 //
 // The kernel finds the representor by its number in the network namespace of the
 // calling thread, so one thread of the Kernel's own lives there and makes the calls.
