@@ -18,6 +18,7 @@ type checker struct {
 	entries []entry // those that match anything, by priority from high to low
 	asked   *index  // the matches of entries
 	shield  []int32 // per rule, the first entry that covers it all; see covering
+	spare   int     // boxes that may be spent on better counterexamples
 	near    []int32 // scratch: rules that meet an entry
 	above   []int32 // scratch: entries that meet a box
 	proof   Proof
@@ -31,7 +32,7 @@ type entry struct {
 }
 
 func newChecker(want *flow.Table, installed []flow.Entry, m device.Model) *checker {
-	c := &checker{want: want}
+	c := &checker{want: want, spare: maxBoxes}
 	rules := make([]box, want.Len()+1)
 	for i := range rules {
 		rules[i], _ = newBox(&want.Rule(i).Match) // a valid match is not empty
@@ -106,14 +107,17 @@ func (c *checker) check(i int) (*Mismatch, *Unprovable) {
 		return nil, nil
 	}
 	c.left = maxBoxes
-	bad := c.attribution(e, b)
-	if bad == nil && c.left >= 0 && e.rule >= 0 {
+	if bad := c.attribution(e, b); bad != nil {
+		return c.sharpen(e, b, bad), nil
+	}
+	var bad *Mismatch
+	if c.left >= 0 && e.rule >= 0 {
 		if r := c.want.Rule(e.rule); !e.Actions.Equal(r.Actions) {
 			bad = c.differ(e, r, *b, c.before(e, b), axes(b, c.want.Switch(), e.Actions, r.Actions))
 		}
 	}
 	if bad == nil && c.left < 0 {
-		return nil, &Unprovable{Entry: *e.Entry, Reason: fmt.Sprintf("its overlaps with rules and entries fall into more than %d boxes", maxBoxes)}
+		return nil, &Unprovable{Entry: *e.Entry, Reason: fmt.Sprintf("what it answers falls into more than %d boxes", maxBoxes)}
 	}
 	return bad, nil
 }
@@ -122,7 +126,7 @@ func (c *checker) check(i int) (*Mismatch, *Unprovable) {
 func unreadable(e *flow.Entry) string {
 	if e.Punt() {
 		if len(e.Actions) > 0 {
-			return "it is a guard, and yet it has actions"
+			return "it is a guard, which punts, and yet it has actions"
 		}
 		return ""
 	}
@@ -130,25 +134,17 @@ func unreadable(e *flow.Entry) string {
 		return err.Error()
 	}
 	if op := e.Actions.Terminal().Op; op == flow.Normal || op == flow.Pass {
-		return "a device has neither the table's switch nor a kernel, so nobody can say what " + op.String() + " does there"
+		return "it says " + op.String() + ", and a device has neither the table's switch nor the blade's kernel"
 	}
 	return ""
 }
 
 // attribution proves that the table gives every packet e really answers to e's
-// rule: claims (1) and (2). It returns a mismatch whose emissions differ if it
-// comes across one.
+// rule: claims (1) and (2).
 func (c *checker) attribution(e *entry, b *box) *Mismatch {
 	limit := int32(e.rule)
 	if e.rule < 0 {
 		limit = int32(len(c.rules.boxes)) // whatever rule has the packet, it is not e's
-	}
-	var kept *Mismatch
-	try := func(v *box) (more bool) {
-		if m := c.stray(e, v); m != nil && (kept == nil || m.Differs()) {
-			kept = m
-		}
-		return c.left >= 0 && (kept == nil || !kept.Differs())
 	}
 	c.near = c.rules.meeting(b, limit, c.near[:0])
 	c.proof.Pairs += len(c.near)
@@ -156,41 +152,62 @@ func (c *checker) attribution(e *entry, b *box) *Mismatch {
 		if c.covering(j) < e.first {
 			continue
 		}
-		if v, _ := b.and(&c.rules.boxes[j]); !try(&v) {
-			return kept
+		v, _ := b.and(&c.rules.boxes[j])
+		if m := c.stray(e, &v); m != nil || c.left < 0 {
+			return m
 		}
 	}
 	if e.rule < 0 {
-		return kept
+		return nil
 	}
 	rule := &c.rules.boxes[e.rule]
 	if !rule.meets(b) {
-		try(b)
-		return kept
+		return c.stray(e, b)
 	}
 	for v := range b.minus(rule) {
-		if !try(v) {
-			break
+		if m := c.stray(e, v); m != nil || c.left < 0 {
+			return m
 		}
 	}
-	return kept
+	return nil
 }
 
 // stray searches v, in which the table gives no packet to e's rule, for one that e
 // answers.
 func (c *checker) stray(e *entry, v *box) *Mismatch {
-	over := c.before(e, v)
-	k, found := c.find(v, over)
+	k, found := c.find(v, c.before(e, v))
 	if !found {
 		return nil
 	}
-	w := c.want.Rule(c.want.Lookup(&k))
-	m := c.mismatch(e, w, k)
-	if m.Differs() || e.Actions.Equal(w.Actions) {
+	return c.mismatch(e, c.want.Rule(c.want.Lookup(&k)), k)
+}
+
+// sharpen looks for a mismatch of e whose emissions differ, given one in which only
+// the rule does. It goes through what each rule wins of b in turn, with a budget
+// for all entries together: this makes the answer better, not truer.
+func (c *checker) sharpen(e *entry, b *box, m *Mismatch) *Mismatch {
+	if m.Differs() {
 		return m
 	}
-	// The actions differ, only not on this packet: look for one on which they do.
-	return cmp.Or(c.differ(e, w, *v, over, axes(v, c.want.Switch(), e.Actions, w.Actions)), m)
+	c.left = c.spare
+	defer func() { c.spare = c.left }()
+	near := c.rules.meeting(b, int32(len(c.rules.boxes)), nil)
+	slices.Sort(near)
+	var earlier []*box
+	for _, j := range near {
+		if c.left < 0 {
+			break
+		}
+		w, rule := c.want.Rule(int(j)), &c.rules.boxes[j]
+		if v, _ := b.and(rule); !e.Actions.Equal(w.Actions) {
+			over := append(c.before(e, &v), earlier...)
+			if better := c.differ(e, w, v, over, axes(&v, c.want.Switch(), e.Actions, w.Actions)); better != nil {
+				return better
+			}
+		}
+		earlier = append(earlier, rule)
+	}
+	return m
 }
 
 // before returns the boxes in v that e does not answer: what the device misses
@@ -212,7 +229,7 @@ func (c *checker) before(e *entry, v *box) []*box {
 // mismatch describes what e and rule w, which wins, do to a packet with key k. It
 // takes a frame on which their emissions differ, if there is one.
 func (c *checker) mismatch(e *entry, w *flow.Rule, k flow.Key) *Mismatch {
-	m := &Mismatch{Key: k, Entry: *e.Entry, Rule: w}
+	m := &Mismatch{Key: k, Entry: *e.Entry, Rule: w, ports: c.want.Ports()}
 	in, sw := flow.Port(k.Get(flow.InPort)), c.want.Switch()
 	frames := variants(k, sw, e.Actions, w.Actions)
 	for _, f := range append(frames, frames[0]) { // the last round is for when none differs
@@ -238,7 +255,7 @@ func (c *checker) reason(e *entry, m *Mismatch) string {
 	case e.rule == at:
 		return fmt.Sprintf("its actions do not do to the packet what those of rule %s do", name)
 	case e.rule < 0:
-		why = fmt.Sprintf("its rule %#x is not in the table, which answers by rule %s", e.Rule, name)
+		why = fmt.Sprintf("its rule %#x is not in the table, which answers by rule %s", uint64(e.Rule), name)
 	case at < e.rule:
 		why = fmt.Sprintf("the table asks rule %s first, and nothing in the device does", name)
 	default:

@@ -90,18 +90,17 @@ func axes(v *box, sw *flow.Switch, a, b flow.Actions) []axis {
 }
 
 // differ searches the packets that are in v and in none of over for one to which
-// e's actions do something else than w's. It looks at one packet of every class
+// e's actions do something else than those of w, which wins all of them. It looks at one packet of every class
 // that the axes make.
 func (c *checker) differ(e *entry, w *flow.Rule, v box, over []*box, axes []axis) *Mismatch {
+	if c.left--; c.left < 0 {
+		return nil
+	}
 	if len(axes) == 0 {
 		k, found := c.find(&v, over)
 		if !found {
 			return nil
 		}
-		if m := c.mismatch(e, w, k); !m.Differs() {
-			return nil
-		}
-		w = c.want.Rule(c.want.Lookup(&k)) // w itself, unless w is one of several rules in v
 		if m := c.mismatch(e, w, k); m.Differs() {
 			return m
 		}
@@ -177,7 +176,8 @@ func variants(k flow.Key, sw *flow.Switch, a, b flow.Actions) [][]byte {
 	for slices.Contains(named, stranger) {
 		stranger++
 	}
-	named = append(named, stranger)
+	slices.Sort(named)
+	named = append(slices.Compact(named), stranger)
 	body := first + size*flow.MaxTags + 2
 	out = append(out, marked[:body:body]) // the third tag is cut short: there are two
 	for deep := range pops + 1 {

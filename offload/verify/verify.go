@@ -60,6 +60,8 @@ type Mismatch struct {
 	Entry     flow.Entry      // that may answer the packet
 	Rule      *flow.Rule      // of the table, that should; the default has ID flow.DefaultRule
 	Reason    string
+
+	ports *flow.Ports // that Key is written with
 }
 
 // Differs reports whether the emissions differ. Otherwise only the rule does to
@@ -71,7 +73,7 @@ func (m *Mismatch) Error() string { return m.Unwrap().Error() }
 
 // Unwrap returns a *flow.Fault with code E_MISMATCH.
 func (m *Mismatch) Unwrap() error {
-	return &flow.Fault{Code: "E_MISMATCH", What: fmt.Sprintf("entry %#x, packet %x", m.Entry.ID, m.Frame),
+	return &flow.Fault{Code: "E_MISMATCH", What: fmt.Sprintf("entry %#x, packet %s", uint64(m.Entry.ID), flow.FormatKey(m.Key, m.ports)),
 		Why: m.Reason, Remedy: "remove the entry"}
 }
 
@@ -89,7 +91,7 @@ func (u *Unprovable) Error() string { return u.Unwrap().Error() }
 
 // Unwrap returns a *flow.Fault with code E_UNPROVABLE.
 func (u *Unprovable) Unwrap() error {
-	return &flow.Fault{Code: "E_UNPROVABLE", What: fmt.Sprintf("entry %#x", u.Entry.ID), Why: u.Reason, Remedy: "remove the entry"}
+	return &flow.Fault{Code: "E_UNPROVABLE", What: fmt.Sprintf("entry %#x", uint64(u.Entry.ID)), Why: u.Reason, Remedy: "remove the entry"}
 }
 
 // Culprit returns the ID of the entry to remove. Package offload asks for it.

@@ -1,0 +1,264 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+var blade = flow.NewPorts("uplink", "vf0", "vf1")
+
+// read makes a table of rules in text, and entries of lines that look like rules:
+// the name is that of the rule they answer for, and a guard starts with `guard`.
+func read(t *testing.T, rules, entries []string) (*flow.Table, []flow.Entry) {
+	t.Helper()
+	parse := func(s string) flow.Rule {
+		r, err := flow.ParseRule(s, blade)
+		if err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		return r
+	}
+	spec := flow.TableSpec{Switch: testSwitch, Ports: blade}
+	for _, s := range rules {
+		spec.Rules = append(spec.Rules, parse(s))
+	}
+	table, err := flow.NewTable(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []flow.Entry
+	for i, s := range entries {
+		s, guard := strings.CutPrefix(s, "guard ")
+		if guard {
+			s += " actions=drop"
+		}
+		r := parse(s)
+		e := flow.Entry{ID: flow.EntryID(i + 1), Rule: r.ID, Priority: uint64(r.Priority), Match: r.Match, Actions: r.Actions}
+		if guard {
+			e.Kind, e.Actions = flow.GuardEntry, nil
+		}
+		if r.Name == "default" {
+			e.Rule = flow.DefaultRule
+		}
+		out = append(out, e)
+	}
+	return table, out
+}
+
+// TestCheck is the cases that a reader would ask for. complaint is part of the
+// error, or empty if the device is right.
+func TestCheck(t *testing.T) {
+	const (
+		web  = "name=web,priority=200,ip_proto=tcp,dst_port=80-443 actions=output:vf0"
+		host = "name=host,priority=100,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1"
+		sw   = "name=switched,priority=50,eth_type=arp actions=normal"
+	)
+	rules := []string{web, host, sw}
+	none := flow.Match{}
+	odd := pin(flow.Flags, flow.FlagOdd, flow.FlagOdd)
+	for _, c := range []struct {
+		name      string
+		entries   []string
+		order     device.Order
+		missed    []flow.Match
+		complaint string
+	}{
+		{name: "nothing is right"},
+		{name: "the first rule needs no guard",
+			entries: []string{"name=web,priority=9,ip_proto=tcp,dst_port=80-443 actions=output:vf0"}},
+		{name: "a later rule without a guard",
+			entries:   []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1"},
+			complaint: "the table asks rule web first"},
+		{name: "a guard of the same priority is none",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"guard name=host,priority=9,ip_proto=tcp,dst_port=80-443"},
+			complaint: "the table asks rule web first"},
+		{name: "a guard",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"guard name=host,priority=10,ip_proto=tcp,dst_port=80-443"}},
+		{name: "a guard where the order is undefined",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"guard name=host,priority=10,ip_proto=tcp,dst_port=80-443"},
+			order: device.Undefined, complaint: "the table asks rule web first"},
+		{name: "the rule before it is a guard too",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"name=web,priority=10,ip_proto=tcp,dst_port=80-443 actions=output:vf0"}},
+		{name: "two guards that leave no port between them",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"guard name=host,priority=10,ip_proto=tcp,dst_port=80-300", "guard name=host,priority=11,ip_proto=tcp,dst_port=301-65535"}},
+		{name: "two guards that leave one",
+			entries: []string{"name=host,priority=9,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1",
+				"guard name=host,priority=10,ip_proto=tcp,dst_port=80-300", "guard name=host,priority=11,ip_proto=tcp,dst_port=302-65535"},
+			complaint: "dst_port=301"},
+		{name: "a piece beside the rule before it",
+			entries: []string{"name=host,eth_type=ipv4,dst_ip=10.0.0.7,ip_proto=udp,dst_port=53 actions=output:vf1"}, order: device.Undefined},
+		{name: "a piece beside its own rule",
+			entries:   []string{"name=host,eth_type=ipv4,dst_ip=10.0.1.7,ip_proto=udp,dst_port=53 actions=output:vf1"},
+			complaint: "the match of rule host does not hold the packet, which the table answers by rule default"},
+		{name: "wrong actions",
+			entries:   []string{"name=web,ip_proto=tcp,dst_port=80 actions=output:vf1"},
+			complaint: "its actions do not do to the packet what those of rule web do"},
+		{name: "other actions that do the same",
+			entries: []string{"name=web,ip_proto=tcp,dst_port=80 actions=vlan_push:1,vlan_pop,output:vf0"},
+			// On a frame with two tags the push drops it.
+			complaint: "its actions do not do to the packet what those of rule web do"},
+		{name: "the same where only one tag is possible",
+			entries: []string{"name=web,ip_proto=tcp,dst_port=80,vlan_id=none actions=vlan_push:1,vlan_pop,output:vf0"}},
+		{name: "a foreign entry", entries: []string{"name=stranger,ip_proto=udp actions=output:vf1"}, complaint: "is not in the table"},
+		{name: "a foreign entry that answers nothing real",
+			entries: []string{"name=stranger,bare,ip_proto=udp actions=output:vf1"}, missed: []flow.Match{none}},
+		{name: "a foreign guard", entries: []string{"guard name=stranger,ip_proto=udp"}},
+		{name: "the default", entries: []string{"name=default,eth_type=0x88cc actions=drop"}},
+		{name: "booked to the wrong rule",
+			entries:   []string{"name=host,eth_type=0x88cc actions=drop"},
+			complaint: "the same is emitted, but the wrong rule would count it"},
+		{name: "normal without a station",
+			entries: []string{"name=switched,eth_type=arp actions=output:uplink"}, complaint: "dst_mac"},
+		{name: "normal, and it may come from there",
+			entries:   []string{"name=switched,eth_type=arp,vlan_id=none,dst_mac=02:00:00:00:00:0a actions=output:vf0"},
+			complaint: "in_port=vf0"},
+		{name: "normal, from elsewhere",
+			entries: []string{"name=switched,eth_type=arp,vlan_id=none,dst_mac=02:00:00:00:00:0a,in_port=vf1 actions=output:vf0"}},
+		{name: "normal, below a guard for what comes from there",
+			entries: []string{"name=switched,priority=1,eth_type=arp,vlan_id=none,dst_mac=02:00:00:00:00:0a actions=output:vf0",
+				"guard name=switched,priority=2,in_port=vf0"}},
+		{name: "normal in the other VLAN",
+			entries:   []string{"name=switched,eth_type=arp,vlan_id=2,dst_mac=02:00:00:00:00:0a,in_port=vf1 actions=output:vf0"},
+			complaint: "its actions do not do"},
+		{name: "normal itself", entries: []string{sw}, complaint: "neither the table's switch"},
+		{name: "what the device misses needs no guard",
+			entries: []string{"name=host,eth_type=ipv4,dst_ip=10.0.0.0/24 actions=output:vf1"},
+			missed:  []flow.Match{odd, pin(flow.Proto, flow.ProtoTCP, 0xff)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table, entries := read(t, rules, c.entries)
+			m := device.Model{Order: c.order, Missed: c.missed}
+			if m.Order == "" {
+				m.Order = device.Honoured
+			}
+			err := Check(table, entries, m)
+			if (err == nil) != (c.complaint == "") || err != nil && !strings.Contains(err.Error(), c.complaint) {
+				t.Fatalf("got %v, want %q", err, c.complaint)
+			}
+			var bad *Mismatch
+			if errors.As(err, &bad) {
+				if why := (&trial{table: table, entries: entries, model: m}).confirm(bad); why != nil {
+					t.Fatal(why)
+				}
+			}
+			var fault *flow.Fault
+			if err != nil && (!errors.As(err, &fault) || fault.Code == "") {
+				t.Fatalf("%v has no code", err)
+			}
+		})
+	}
+}
+
+// TestUnreadable gives entries whose meaning is not known.
+func TestUnreadable(t *testing.T) {
+	table, good := read(t, []string{"name=web,priority=1,ip_proto=tcp actions=output:vf0"}, []string{"name=web,ip_proto=tcp actions=output:vf0"})
+	for name, spoil := range map[string]func(*flow.Entry){
+		"no actions":         func(e *flow.Entry) { e.Actions = nil },
+		"unknown action":     func(e *flow.Entry) { e.Actions = flow.Actions{{Op: 99}, {Op: flow.Drop}} },
+		"no port":            func(e *flow.Entry) { e.Actions = flow.Actions{{Op: flow.Output}} },
+		"guard with actions": func(e *flow.Entry) { e.Kind = flow.GuardEntry },
+		"pass":               func(e *flow.Entry) { e.Actions = flow.Actions{pass} },
+	} {
+		e := good[0]
+		spoil(&e)
+		var unsure *Unprovable
+		if err := Check(table, []flow.Entry{e}, plainDevice); !errors.As(err, &unsure) || unsure.Culprit() != e.ID {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestMatchForms reads back entries whose match is in no valid form.
+func TestMatchForms(t *testing.T) {
+	table, entries := read(t, []string{"name=web,priority=1,ip_proto=tcp,dst_port=80-90 actions=output:vf0"},
+		[]string{"name=web,ip_proto=tcp,dst_port=80-90 actions=output:vf0"})
+	m := &entries[0].Match
+	m.Value.Set(flow.TTL, 7) // outside the mask: says nothing
+	m.SrcPort = flow.PortRange{Lo: 0, Hi: 0xffff}
+	if err := Check(table, entries, plainDevice); err != nil {
+		t.Error(err)
+	}
+	m.DstPort = flow.PortRange{Lo: 90, Hi: 80} // holds nothing
+	if p, err := Prove(table, entries, plainDevice); err != nil || p.Entries != 1 {
+		t.Error(p, err)
+	}
+	m.DstPort = flow.PortRange{Lo: 91, Hi: 91}
+	if err := Check(table, entries, plainDevice); err == nil {
+		t.Error("port 91 is not in the rule")
+	}
+}
+
+// TestUnprovable makes guards that cover a rule, in a way that takes longer to see
+// than the cap allows: they are the clauses of a formula that nothing satisfies.
+func TestUnprovable(t *testing.T) {
+	const vars, clauses = 120, 700
+	table, entries := read(t, []string{"name=first,priority=2,eth_type=ipv6 actions=output:vf0", "name=second,priority=1,eth_type=ipv6,ip_proto=udp actions=output:vf1"},
+		[]string{"name=second,priority=1,eth_type=ipv6,ip_proto=udp actions=output:vf1"})
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range clauses {
+		g := flow.Entry{ID: 2, Kind: flow.GuardEntry, Priority: 2}
+		for _, v := range rng.Perm(vars)[:3] {
+			w, bit := 3+v/64, uint64(1)<<(v%64)
+			g.Match.Mask[w] |= bit
+			g.Match.Value[w] |= bit & -uint64(rng.IntN(2))
+		}
+		entries = append(entries, g)
+	}
+	var unsure *Unprovable
+	if err := Check(table, entries, plainDevice); !errors.As(err, &unsure) {
+		t.Fatal(err)
+	}
+	t.Log(unsure)
+	// A packet that differs is better than not knowing.
+	wrong := entries[0]
+	wrong.ID, wrong.Priority = 9, 3
+	wrong.Match = pin(flow.EthType, 0x88cc, 0xffff)
+	var bad *Mismatch
+	if err := Check(table, append(entries, wrong), plainDevice); !errors.As(err, &bad) || bad.Culprit() != 9 {
+		t.Fatal(err)
+	}
+}
+
+// TestPrefersDifference has two faults, of which the later one changes emissions.
+func TestPrefersDifference(t *testing.T) {
+	table, entries := read(t, []string{"name=a,priority=2,ip_proto=tcp actions=output:vf0", "name=b,priority=1,ip_proto=udp actions=output:vf0"},
+		[]string{"name=b,priority=9,ip_proto=tcp actions=output:vf0", "name=b,priority=1,ip_proto=udp actions=output:vf1"})
+	var bad *Mismatch
+	if err := Check(table, entries, plainDevice); !errors.As(err, &bad) || !bad.Differs() || bad.Entry.ID != 2 {
+		t.Error(err)
+	}
+	if err := Check(table, entries[:1], plainDevice); !errors.As(err, &bad) || bad.Differs() || bad.Entry.ID != 1 {
+		t.Error(err)
+	}
+}
+
+// TestProof looks at the counts.
+func TestProof(t *testing.T) {
+	table, entries := read(t, []string{"name=a,priority=2,ip_proto=tcp actions=output:vf0", "name=b,priority=1,eth_type=ipv4 actions=output:vf1"},
+		[]string{"name=a,priority=2,ip_proto=tcp actions=output:vf0", "name=b,priority=1,eth_type=ipv4 actions=output:vf1"})
+	got, err := Prove(table, entries, plainDevice)
+	if want := (Proof{Entries: 2, Rules: 2, Pairs: 1}); err != nil || got != want {
+		t.Errorf("got %+v %v, want %+v", got, err, want)
+	}
+}
+
+func ExampleCheck() {
+	ports := flow.NewPorts("uplink", "vf0", "vf1")
+	web, _ := flow.ParseRule("name=web,priority=2,ip_proto=tcp,dst_port=443 actions=output:vf0", ports)
+	rest, _ := flow.ParseRule("name=rest,priority=1,eth_type=ipv4 actions=output:vf1", ports)
+	table, _ := flow.NewTable(flow.TableSpec{Rules: []flow.Rule{web, rest}, Ports: ports})
+	installed := []flow.Entry{{ID: 7, Rule: rest.ID, Match: rest.Match, Actions: rest.Actions}}
+	fmt.Println(Check(table, installed, device.Model{Order: device.Honoured}))
+	// Output: entry 0x7, packet ip_proto=tcp,src_ip=0.0.0.0,dst_ip=0.0.0.0,src_port=0,dst_port=443: the table asks rule web first, and nothing in the device does: remove the entry
+}
