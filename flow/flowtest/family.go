@@ -3,7 +3,6 @@ package flowtest
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -68,7 +67,7 @@ func ParseFamily(s string) (Family, error) {
 	if i := slices.Index(familyNames[:], s); i >= 0 {
 		return Family(i), nil
 	}
-	return 0, &flow.Fault{Code: "E_FAMILY", What: fmt.Sprintf("family %q", s), Why: "unknown", Remedy: "use " + strings.Join(familyNames[:], ", ")}
+	return 0, &flow.Fault{Code: "E_FAMILY", What: fmt.Sprintf("family %q", s), Why: "unknown", Remedy: flow.Suggest(s, familyNames[:]...)}
 }
 
 // plan is how a family writes its sets: sections in the order they are asked, and

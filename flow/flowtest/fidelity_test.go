@@ -1,8 +1,6 @@
 package flowtest_test
 
 import (
-	"bufio"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -10,6 +8,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/flow/ruleset"
 )
 
 // classBench is what Measure says of published filter sets of the ClassBench type,
@@ -127,30 +126,13 @@ func TestClassBench(t *testing.T) {
 
 func readClassBench(t *testing.T, path string) []flow.Rule {
 	t.Helper()
-	f, err := os.Open(path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	var rules []flow.Rule
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var src, dst [4]uint64
-		var srcLen, dstLen, proto, protoMask uint64
-		var srcLo, srcHi, dstLo, dstHi uint16
-		if _, err := fmt.Sscanf(s.Text(), "@%d.%d.%d.%d/%d %d.%d.%d.%d/%d %d : %d %d : %d %v/%v", &src[0], &src[1], &src[2], &src[3], &srcLen,
-			&dst[0], &dst[1], &dst[2], &dst[3], &dstLen, &srcLo, &srcHi, &dstLo, &dstHi, &proto, &protoMask); err != nil {
-			t.Fatalf("%s: %q: %v", path, s.Text(), err)
-		}
-		var m flow.Match
-		prefix := func(f flow.Field, a [4]uint64, length uint64) {
-			m.Pin(f, a[0]<<24|a[1]<<16|a[2]<<8|a[3], 0xffffffff>>length^0xffffffff)
-		}
-		prefix(flow.SrcLo, src, srcLen)
-		prefix(flow.DstLo, dst, dstLen)
-		m.SetPorts(flow.SrcPort, srcLo, srcHi)
-		m.SetPorts(flow.DstPort, dstLo, dstHi)
-		m.Pin(flow.Proto, proto, protoMask)
-		rules = append(rules, flow.Rule{Match: m})
+	sets, err := ruleset.Decode(ruleset.ClassBench, path, data, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return rules
+	return sets[0].Rules
 }

@@ -33,12 +33,12 @@ func Generate(f Family, n int, seed uint64) []flow.Rule {
 	set := fmt.Sprintf("%s-%d-%d", f, n, seed)
 	rules := make([]flow.Rule, n)
 	for i := range rules {
-		name := fmt.Sprintf("%s/r%d", set, i)
+		name := fmt.Sprintf("r%d", i)
 		op := flow.Drop
 		if g.rng.IntN(2) == 0 && i < n-1 {
 			op = flow.Normal
 		}
-		rules[i] = flow.Rule{ID: flow.NewRuleID(set, name), Name: name, Tier: flow.TierTenant, Priority: int32(n - i),
+		rules[i] = flow.Rule{ID: flow.NewRuleID(set, name), Name: set + "/" + name, Tier: flow.TierTenant, Priority: int32(n - i),
 			Match: matches[i], Actions: flow.Actions{{Op: op}}}
 	}
 	return rules

@@ -151,8 +151,8 @@ func maskable(f flow.Field) bool {
 func (u *Universe) Rules(rng *rand.Rand, n int, ports []flow.Port) []flow.Rule {
 	rules := make([]flow.Rule, n)
 	for i, p := range rng.Perm(n) {
-		name := fmt.Sprintf("%s/r%d", u.Name, i)
-		rules[i] = flow.Rule{ID: flow.NewRuleID(u.Name, name), Name: name, Tier: flow.TierTenant, Priority: int32(p),
+		name := fmt.Sprintf("r%d", i)
+		rules[i] = flow.Rule{ID: flow.NewRuleID(u.Name, name), Name: u.Name + "/" + name, Tier: flow.TierTenant, Priority: int32(p),
 			Match: u.Match(rng), Actions: Actions(rng, ports)}
 	}
 	return rules
@@ -198,8 +198,8 @@ func (u *Universe) Change(rng *rand.Rand, t *flow.Table) *flow.Table {
 	switch at := rng.IntN(len(rules) + 1); {
 	case at == len(rules):
 		more := u.Rules(rng, 1, ports)[0]
-		more.Name = fmt.Sprintf("%s/g%d", u.Name, t.Generation())
-		more.ID = flow.NewRuleID(u.Name, more.Name)
+		name := fmt.Sprintf("g%d", t.Generation()) // of its own, whatever was deleted before
+		more.ID, more.Name = flow.NewRuleID(u.Name, name), u.Name+"/"+name
 		for _, r := range rules {
 			more.Priority = max(more.Priority, r.Priority+1)
 		}
