@@ -3,7 +3,6 @@ package matcher
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -37,7 +36,7 @@ func ParseLane(s string) (Lane, error) {
 		names = append(names, l.String())
 	}
 	return 0, &flow.Fault{Code: "E_LANE", What: fmt.Sprintf("lane %q", s), Why: "this machine has no such lane",
-		Remedy: "use one of " + strings.Join(names, ", ")}
+		Remedy: flow.Suggest(s, names...)}
 }
 
 // Option changes what [Compile] makes.
