@@ -41,7 +41,9 @@ The configuration, with every field:
 		if a := d.Address(); a != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "serving http://%s/metrics, /status and /inventory\n", a)
 		}
-		err = d.Run(cmd.Context())
+		ctx, stop := untilSignal(cmd)
+		defer stop()
+		err = d.Run(ctx)
 		if closed := d.Close(); err == nil {
 			err = closed
 		}

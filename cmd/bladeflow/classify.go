@@ -25,16 +25,16 @@ differ is printed on standard error, and any makes the exit code 1.`,
 	}
 	in.flags(cmd)
 	cmd.Flags().StringVar(&trace, "trace", "", "file of packets, - for standard input")
-	cmd.Flags().StringVar(&lane, "lane", "", "implementation that answers: purego or definition; the fastest if not given")
+	var lanes []string
+	for _, l := range matcher.Lanes() {
+		lanes = append(lanes, l.String())
+	}
+	choiceFlag(cmd, &lane, "lane", "", lanes[0], "implementation that answers, of those this machine has", lanes...)
 	_ = cmd.MarkFlagRequired("trace")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var opts []matcher.Option
-		if lane != "" {
-			l, err := matcher.ParseLane(lane)
-			if err != nil {
-				return usage(cmd, err)
-			}
-			opts = append(opts, matcher.WithLane(l))
+		l, err := matcher.ParseLane(lane)
+		if err != nil {
+			return err
 		}
 		ports := flow.OpenPorts()
 		t, err := in.table(cmd, ports)
@@ -45,7 +45,7 @@ differ is printed on standard error, and any makes the exit code 1.`,
 		if err != nil {
 			return err
 		}
-		return classify(cmd, t, matcher.Compile(t.Table, opts...), p)
+		return classify(cmd, t, matcher.Compile(t.Table, matcher.WithLane(l)), p)
 	}
 	return cmd
 }
@@ -53,10 +53,10 @@ differ is printed on standard error, and any makes the exit code 1.`,
 func classify(cmd *cobra.Command, t rules, c *matcher.Classifier, p packets) error {
 	const size = 256
 	out := bufio.NewWriter(cmd.OutOrStdout())
-	said := newProgress(cmd, "classify")
 	b := matcher.Batch{Rules: make([]int32, size)}
 	differ := 0
 	for at := 0; at < len(p.keys); at += size {
+		doing(cmd, "classified %d of %d packets", at, len(p.keys))
 		b.Keys = p.keys[at:min(at+size, len(p.keys))]
 		b.Rules = b.Rules[:len(b.Keys)]
 		c.Lookup(&b)
@@ -66,7 +66,6 @@ func classify(cmd *cobra.Command, t rules, c *matcher.Classifier, p packets) err
 				differ++
 			}
 		}
-		said.at(at, len(p.keys))
 	}
 	if err := out.Flush(); err != nil {
 		return err

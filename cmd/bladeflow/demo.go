@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,20 +32,24 @@ is gone afterwards, also after Ctrl-C.`,
 	f.IntVar(&c.Blades, "blades", 2, "blades, at least 2")
 	f.IntVar(&c.VFs, "vfs", 4, "VFs of each blade, at least 4")
 	f.IntVar(&c.Rate, "rate", 20_000, "packets per second, all ports together")
-	f.StringVar(&c.Source, "datapath", "afxdp", "where software gets its frames: afxdp or afpacket")
+	choiceFlag(cmd, &c.Source, "datapath", "", "afxdp", "where software gets its frames", "afxdp", "afpacket")
 	f.StringVar(&blind, "blind", "", "a lie for the cards to tell: FIELD/BIT, a bit that their matches ignore")
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; a new one each time")
 	output := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if c.Blades < 2 || c.VFs < 4 || c.Duration <= 0 || c.Duration > 5*time.Minute || c.Rate < 100 || c.Rate > 1_000_000 {
-			return usage(cmd, fmt.Errorf("out of range: use at least 2 blades and 4 VFs, up to 5m, and a rate of 100 to 1000000"))
-		}
-		if c.Source != "afxdp" && c.Source != "afpacket" {
-			return usage(cmd, fmt.Errorf("--datapath %q: unknown: use afxdp or afpacket", c.Source))
+		switch {
+		case c.Blades < 2 || c.Blades > 200:
+			return usage(fmt.Sprintf("--blades %d", c.Blades), "out of range", "use 2 to 200")
+		case c.VFs < 4 || c.VFs > 60:
+			return usage(fmt.Sprintf("--vfs %d", c.VFs), "out of range", "use 4 to 60")
+		case c.Duration <= 0 || c.Duration > 5*time.Minute:
+			return usage(fmt.Sprintf("--duration %s", c.Duration), "out of range", "use more than 0 and up to 5m")
+		case c.Rate < 100 || c.Rate > 1_000_000:
+			return usage(fmt.Sprintf("--rate %d", c.Rate), "out of range", "use 100 to 1000000")
 		}
 		var err error
 		if c.Blind, err = blindBit(blind); err != nil {
-			return usage(cmd, err)
+			return err
 		}
 		if err := needRoot("demo"); err != nil {
 			return err
@@ -53,7 +58,9 @@ is gone afterwards, also after Ctrl-C.`,
 		c.Say = func(format string, a ...any) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%5.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, a...))
 		}
-		r, err := hwtests.Demo(cmd.Context(), c)
+		ctx, stop := untilSignal(cmd)
+		defer stop()
+		r, err := hwtests.Demo(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -83,9 +90,9 @@ func blindBit(s string) (flow.Key, error) {
 		"vlan_id": flow.VLAN, "src_ip": flow.SrcLo, "dst_ip": flow.DstLo, "ip_proto": flow.Proto, "src_port": flow.SrcPort, "dst_port": flow.DstPort}
 	name, number, _ := strings.Cut(s, "/")
 	f, known := fields[name]
-	var bit int
-	if _, err := fmt.Sscanf(number, "%d", &bit); err != nil || !known || bit < 0 || uint64(1)<<bit > f.Max() {
-		return k, fmt.Errorf("--blind %q: no such bit: write FIELD/BIT, as in dst_port/3", s)
+	bit, err := strconv.ParseUint(number, 10, 6)
+	if err != nil || !known || uint64(1)<<bit > f.Max() {
+		return k, usage(fmt.Sprintf("--blind %q", s), "there is no such bit", "write FIELD/BIT, as in dst_port/3")
 	}
 	k.Set(f, 1<<bit)
 	return k, nil

@@ -10,9 +10,7 @@ import (
 )
 
 func devicesCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "devices", Short: "device models that ship with the program"}
-	cmd.AddCommand(devicesList(), devicesShow())
-	return cmd
+	return group("devices", "device models that ship with the program", "  bladeflow devices list", devicesList(), devicesShow())
 }
 
 func devicesList() *cobra.Command {
@@ -33,7 +31,7 @@ func devicesList() *cobra.Command {
 				return err
 			}
 			lines = append(lines, line{name, m.Entries, string(m.Order), m.About})
-			rows = append(rows, []string{name, unlimited(m.Entries), string(m.Order), m.About})
+			rows = append(rows, []string{name, limit(m.Entries), string(m.Order), m.About})
 		}
 		switch *output {
 		case "json":
@@ -49,7 +47,8 @@ func devicesList() *cobra.Command {
 	return cmd
 }
 
-func unlimited(n int) string {
+// limit writes a limit of a model, where 0 is none that is known.
+func limit(n int) string {
 	if n == 0 {
 		return "unknown"
 	}

@@ -10,6 +10,25 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 )
 
+// entryDoc is the JSON form of an entry; match and action are text of the contract.
+type entryDoc struct {
+	ID       string `json:"id"`
+	Kind     string `json:"kind"`
+	Rule     string `json:"rule"`
+	Priority uint64 `json:"priority"`
+	Match    string `json:"match"`
+	Action   string `json:"action"`
+}
+
+func (r rules) entryDoc(e *flow.Entry) entryDoc {
+	action := "punt"
+	if !e.Punt() {
+		action = flow.FormatActions(e.Actions, r.Ports())
+	}
+	return entryDoc{fmt.Sprintf("%016x", uint64(e.ID)), e.Kind.String(), r.nameOf(e.Rule), e.Priority,
+		flow.FormatMatch(&e.Match, r.Ports()), action}
+}
+
 // readEntries reads what `plan -o json` printed, or its list of entries alone.
 func readEntries(file string, b []byte, t rules) ([]flow.Entry, error) {
 	var docs []entryDoc

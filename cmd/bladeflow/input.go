@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,9 @@ import (
 // readFile returns what is in a file, or on standard input for "-".
 func readFile(cmd *cobra.Command, name string) ([]byte, error) {
 	if name == "-" {
-		return io.ReadAll(cmd.InOrStdin())
+		b, err := io.ReadAll(cmd.InOrStdin())
+		cmd.SetIn(usedUp{})
+		return b, err
 	}
 	b, err := os.ReadFile(name)
 	var path *fs.PathError
@@ -34,6 +37,13 @@ func readFile(cmd *cobra.Command, name string) ([]byte, error) {
 	return b, err
 }
 
+// usedUp is standard input that was read already.
+type usedUp struct{}
+
+func (usedUp) Read([]byte) (int, error) {
+	return 0, usage("standard input", "it is named twice, and can be read once", "put one of them into a file")
+}
+
 // rulesInput are the flags by which a command is given rules.
 type rulesInput struct {
 	files    []string
@@ -44,30 +54,32 @@ type rulesInput struct {
 
 func (in *rulesInput) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&in.files, "rules", nil, "file with rules, - for standard input; may be given several times")
+	f.StringArrayVar(&in.files, "rules", nil, "`FILE` with rules, - for standard input; may be given several times")
 	in.formatFlag(cmd)
-	f.StringVar(&in.uplink, "uplink", "", "port that `normal` sends unknown addresses to")
-	f.StringArrayVar(&in.stations, "station", nil, "where `normal` finds a MAC: PORT=MAC or PORT=MAC@VLAN; may be given several times")
+	f.StringVar(&in.uplink, "uplink", "", "`PORT` where the action normal sends unknown addresses")
+	f.StringArrayVar(&in.stations, "station", nil, "where the action normal finds a MAC: `PORT=MAC[@VLAN]`; may be given several times")
 	_ = cmd.MarkFlagRequired("rules")
 }
 
 func (in *rulesInput) formatFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&in.from, "from", "yaml", "form of the rules: yaml, json, flows, classbench or ovs")
+	formatFlag(cmd, &in.from, "from", "form of the rules")
+}
+
+func formatFlag(cmd *cobra.Command, form *string, name, help string) {
+	choiceFlag(cmd, form, name, "", string(ruleset.YAML), help,
+		string(ruleset.YAML), string(ruleset.JSON), string(ruleset.Flows), string(ruleset.ClassBench), string(ruleset.OVS))
 }
 
 // sets reads all files.
 func (in *rulesInput) sets(cmd *cobra.Command, files []string, ports *flow.Ports) ([]*ruleset.Set, error) {
-	form, err := ruleset.ParseFormat(in.from)
-	if err != nil {
-		return nil, usage(cmd, err)
-	}
 	var all []*ruleset.Set
 	for _, file := range files {
+		doing(cmd, "reading %s", file)
 		b, err := readFile(cmd, file)
 		if err != nil {
 			return nil, err
 		}
-		sets, err := ruleset.Decode(form, file, b, ports)
+		sets, err := ruleset.Decode(ruleset.Format(in.from), file, b, ports)
 		if err != nil {
 			return nil, err
 		}
@@ -92,6 +104,7 @@ func (in *rulesInput) table(cmd *cobra.Command, ports *flow.Ports) (rules, error
 	if err != nil {
 		return rules{}, err
 	}
+	doing(cmd, "checking rules against each other")
 	t, err := ruleset.Build(1, sw, ports, sets...)
 	return rules{t, len(sets) == 1}, err
 }
@@ -124,26 +137,34 @@ func (in *rulesInput) sw(cmd *cobra.Command, ports *flow.Ports) (*flow.Switch, e
 	}
 	var stations []flow.Station
 	for _, s := range in.stations {
-		port, rest, ok := strings.Cut(s, "=")
-		mac, vlan, tagged := strings.Cut(rest, "@")
-		if !ok {
-			return nil, usage(cmd, fmt.Errorf("--station %q: no =: write PORT=MAC or PORT=MAC@VLAN", s))
-		}
-		var st flow.Station
-		if st.Port, err = ports.Find(port); err != nil {
+		st, err := station(s, ports)
+		if err != nil {
 			return nil, err
-		}
-		if st.MAC, err = flow.ParseMAC(mac); err != nil {
-			return nil, err
-		}
-		if tagged {
-			if _, err := fmt.Sscanf(vlan, "%d", &st.VLAN); err != nil || st.VLAN > flow.TagID {
-				return nil, usage(cmd, fmt.Errorf("--station %q: VLAN out of range: use 0-4095", s))
-			}
 		}
 		stations = append(stations, st)
 	}
 	return flow.NewSwitch(uplink, stations...)
+}
+
+// station reads PORT=MAC or PORT=MAC@VLAN.
+func station(s string, ports *flow.Ports) (st flow.Station, err error) {
+	port, rest, _ := strings.Cut(s, "=")
+	mac, vlan, tagged := strings.Cut(rest, "@")
+	if port == "" || mac == "" {
+		return st, usage(fmt.Sprintf("--station %q", s), "not a port and a MAC", "write PORT=MAC or PORT=MAC@VLAN")
+	}
+	if tagged {
+		id, err := strconv.ParseUint(vlan, 10, 16)
+		if err != nil || id > flow.TagID {
+			return st, usage(fmt.Sprintf("--station %q", s), "not a VLAN", "use 0 (untagged) to 4095 after the @")
+		}
+		st.VLAN = uint16(id)
+	}
+	if st.Port, err = ports.Find(port); err != nil {
+		return st, err
+	}
+	st.MAC, err = flow.ParseMAC(mac)
+	return st, err
 }
 
 // packets is what a command is asked to look up: keys, and where they came from.
@@ -154,6 +175,7 @@ type packets struct {
 
 // readPackets reads a trace, a pcap file, or packets in text, one a line.
 func readPackets(cmd *cobra.Command, file string, ports *flow.Ports) (packets, error) {
+	doing(cmd, "reading %s", file)
 	b, err := readFile(cmd, file)
 	if err != nil {
 		return packets{}, err
@@ -174,21 +196,32 @@ func readPackets(cmd *cobra.Command, file string, ports *flow.Ports) (packets, e
 	}
 	var p packets
 	for n, line := range strings.Split(string(b), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
+		text := strings.TrimSpace(line)
+		if text == "" || text[0] == '#' {
 			continue
 		}
-		frame, in, err := flow.ParsePacket(line, ports)
+		frame, in, err := flow.ParsePacket(text, ports)
 		if err != nil {
-			return packets{}, fmt.Errorf("%s:%d: %w", file, n+1, err)
+			return packets{}, inLine(file, n+1, 1+strings.Index(line, text), err)
 		}
 		k, err := flow.Parse(frame, in)
 		if err != nil {
-			return packets{}, fmt.Errorf("%s:%d: %w", file, n+1, err)
+			return packets{}, inLine(file, n+1, 1, err)
 		}
 		p.keys = append(p.keys, k)
 	}
 	return p, nil
+}
+
+// inLine puts the place of a fault in front of it; column is where its text begins.
+func inLine(file string, line, column int, err error) error {
+	var f *flow.Fault
+	if !errors.As(err, &f) {
+		return fmt.Errorf("%s:%d:%d: %w", file, line, column, err)
+	}
+	g := *f
+	g.What = fmt.Sprintf("%s:%d:%d: %s", file, line, column+f.Offset, f.What)
+	return &g
 }
 
 func isPcap(b []byte) bool {

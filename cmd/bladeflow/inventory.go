@@ -8,7 +8,6 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/discover"
-	"github.com/bladeflow/bladeflow/flow"
 )
 
 func inventoryCommand() *cobra.Command {
@@ -23,6 +22,7 @@ tree instead; only sysfs is asked then.`,
   bladeflow inventory --root testdata/blade1`,
 	}
 	cmd.Flags().StringVar(&root, "root", "", "read a recorded tree below this directory")
+	_ = cmd.MarkFlagDirname("root")
 	cmd.Flags().StringVar(&name, "name", "", "name of the blade; the host's if not given")
 	output := outputFlag(cmd, "table", "json", "name")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -53,9 +53,6 @@ tree instead; only sysfs is asked then.`,
 func readInventory(root string) (fabric.Inventory, []fabric.Finding, error) {
 	if root == "" {
 		return discover.Live()
-	}
-	if st, err := os.Stat(root); err != nil || !st.IsDir() {
-		return fabric.Inventory{}, nil, &flow.Fault{Code: "E_NO_FILE", What: root, Why: "no such directory", Remedy: "give the directory that holds the recorded sys/", Err: err}
 	}
 	return discover.Read(root)
 }

@@ -11,9 +11,7 @@ import (
 )
 
 func labCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "lab", Short: "the emulated chassis: what it needs of this machine, and cleaning up"}
-	cmd.AddCommand(labDoctor(), labClean())
-	return cmd
+	return group("lab", "the emulated chassis: what it needs of this machine, and cleaning up", "  bladeflow lab doctor", labDoctor(), labClean())
 }
 
 func labDoctor() *cobra.Command {
@@ -30,7 +28,10 @@ func labDoctor() *cobra.Command {
 		if err := needRoot("lab doctor"); err != nil {
 			return err
 		}
-		r := lab.Doctor(cmd.Context())
+		ctx, stop := untilSignal(cmd)
+		defer stop()
+		doing(cmd, "trying what the lab needs")
+		r := lab.Doctor(ctx)
 		if features {
 			var works []string
 			for _, f := range []string{lab.FeatureVeth, lab.FeatureXDP, lab.FeatureAFXDP} {

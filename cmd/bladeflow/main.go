@@ -1,5 +1,6 @@
 // Command bladeflow is the one binary of bladeflow: it parses flags, wires the
-// rooms of the house together and prints. It decides nothing itself.
+// rooms of the house together and prints. It decides nothing itself. Start reading
+// with run and commands.
 //
 // Standard output is data, standard error is progress and warnings. Exit codes are
 // in the contract: 0 ok, 1 failure or a fault found, 2 usage, 3 not found,
@@ -8,13 +9,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -26,43 +24,94 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // run carries out one command line and returns its exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	root := newRoot()
+	began := false // whether the command line made sense
+	root := newRoot(func() { began = true })
+	out := &sink{w: stdout}
+	said := newProgress(stderr)
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(context.WithValue(context.Background(), progressKey{}, said))
+	said.stop()
+	switch {
+	case err != nil && !began:
+		err = misused(cmd, err)
+	case out.err != nil:
+		err = &flow.Fault{Code: "E_OUTPUT", What: "standard output", Why: out.err.Error(), Remedy: "see where it goes", Err: out.err}
+	}
 	if err == nil {
-		return exitOK
+		return 0
 	}
-	code := exitCode(err)
-	if !errors.Is(err, errSaid) {
-		fmt.Fprintln(stderr, "bladeflow: "+oneLine(err))
-	}
-	return code
+	fmt.Fprintln(stderr, "bladeflow: "+oneLine(err))
+	return exitCode(err)
 }
 
-func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "bladeflow",
-		Short: "flow rules and SR-IOV over a chassis: hardware where it is right, software everywhere else, proved equal",
-		Long: `bladeflow puts flow rules into NIC hardware where that is possible and right, answers
+// sink is a writer that remembers its first error, so that those who print need not
+// look at it.
+type sink struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.w.Write(b)
+	s.err = err
+	return n, err
+}
+
+// newRoot returns the tree of commands. Each calls began before it does anything.
+func newRoot(began func()) *cobra.Command {
+	root := group("bladeflow", "flow rules and SR-IOV over a chassis: hardware where it is right, software everywhere else, proved equal",
+		`  bladeflow demo
+  bladeflow rules check web.yaml`, commands()...)
+	root.Long = `bladeflow puts flow rules into NIC hardware where that is possible and right, answers
 everything else in software, and proves that both judge every packet alike.
 
-Start with "bladeflow demo" (root): it emulates a chassis on this machine.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
-	root.AddCommand(commands()...)
+Start with "bladeflow demo" (root): it emulates a chassis on this machine.`
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetHelpCommand(helpCommand())
+	root.CompletionOptions.DisableDefaultCmd = true // completionCommand is ours
 	for _, c := range allCommands(root) {
-		c.Args = usageArgs(c.Args)
+		if c.Args == nil {
+			c.Args = noOther
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
+		does := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			began()
+			return does(cmd, args)
+		}
 	}
 	return root
+}
+
+// group is a command that only holds others: alone it prints its help.
+func group(use, short, example string, of ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: noOther,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(of...)
+	return cmd
+}
+
+// noOther refuses arguments: there are none, or they are commands.
+func noOther(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !cmd.HasSubCommands() {
+		return usage(fmt.Sprintf("argument %q", args[0]), "this command takes none", "leave it out")
+	}
+	var known []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			known = append(known, c.Name())
+		}
+	}
+	return usage(fmt.Sprintf("command %q", cmd.CommandPath()+" "+args[0]), "there is no such command", flow.Suggest(args[0], known...))
 }
 
 // allCommands returns root and every command below it.
@@ -74,86 +123,8 @@ func allCommands(root *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// Exit codes of the contract.
-const (
-	exitOK          = 0
-	exitFailure     = 1
-	exitUsage       = 2
-	exitNotFound    = 3
-	exitConflict    = 4
-	exitDenied      = 5
-	exitUnreachable = 6
-)
-
-// errSaid is a failure whose explanation is already printed.
-var errSaid = errors.New("already said")
-
-// usageError is a command line that makes no sense.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-
-func usage(cmd *cobra.Command, err error) error {
-	return usageError{fmt.Errorf("%s: %w: see '%s --help'", strings.TrimPrefix(cmd.CommandPath(), "bladeflow "), err, cmd.CommandPath())}
-}
-
-// usageArgs makes a wrong number of arguments a usage error that names the remedy.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if check == nil {
-			check = cobra.NoArgs
-			if cmd.HasSubCommands() && len(args) > 0 {
-				return usage(cmd, fmt.Errorf("unknown command %q", args[0]))
-			}
-		}
-		if err := check(cmd, args); err != nil {
-			return usage(cmd, err)
-		}
-		return nil
-	}
-}
-
-// exitCode is the one place that turns errors into exit codes.
-func exitCode(err error) int {
-	var use usageError
-	var fault *flow.Fault
-	switch {
-	case errors.As(err, &use):
-		return exitUsage
-	case errors.Is(err, context.Canceled):
-		return 130
-	case errors.Is(err, context.DeadlineExceeded):
-		return exitUnreachable
-	case errors.As(err, &fault):
-		return faultCode(fault.Code)
-	case errors.Is(err, fs.ErrNotExist):
-		return exitNotFound
-	case errors.Is(err, fs.ErrPermission):
-		return exitDenied
-	}
-	return exitFailure
-}
-
-func faultCode(code string) int {
-	switch code {
-	case "E_USAGE":
-		return exitUsage
-	case "E_NOT_FOUND", "E_DEVICE_UNKNOWN", "E_NO_FILE":
-		return exitNotFound
-	case "E_DENIED", "E_NO_ROOT":
-		return exitDenied
-	case "E_UNREACHABLE":
-		return exitUnreachable
-	}
-	return exitFailure
-}
-
-// oneLine writes an error on one line, with its stable code if it has one.
-func oneLine(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	var fault *flow.Fault
-	if errors.As(err, &fault) && fault.Code != "" {
-		s += " [" + fault.Code + "]"
-	}
-	return s
+// untilSignal returns a context that ends with Ctrl-C or SIGTERM, for commands that
+// have something to take down. The others just die of them.
+func untilSignal(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 }

@@ -4,8 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
+	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -14,30 +15,46 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 )
 
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value *string
+	words []string
+}
+
+// choiceFlag adds a flag that takes one of words, and completes them.
+func choiceFlag(cmd *cobra.Command, value *string, name, short, byDefault, help string, words ...string) {
+	*value = byDefault
+	cmd.Flags().VarP(&choice{value, words}, name, short, help+": "+list(words))
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // outputFlag adds -o with the forms a command can print; the first is the default.
 func outputFlag(cmd *cobra.Command, forms ...string) *string {
-	o := &chosen{value: forms[0], forms: forms}
-	cmd.Flags().VarP(o, "output", "o", strings.Join(forms, " or "))
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
-	return &o.value
+	var o string
+	choiceFlag(cmd, &o, "output", "o", forms[0], "what to print", forms...)
+	return &o
 }
 
-// chosen is a flag that takes one of a few words.
-type chosen struct {
-	value string
-	forms []string
-}
+func (c *choice) String() string { return *c.value }
 
-func (c *chosen) String() string { return c.value }
-func (c *chosen) Type() string   { return "form" }
-func (c *chosen) Set(s string) error {
-	for _, f := range c.forms {
-		if f == s {
-			c.value = s
-			return nil
-		}
+// Type is what --help calls the value.
+func (c *choice) Type() string { return "word" }
+
+func (c *choice) Set(s string) error {
+	if !slices.Contains(c.words, s) {
+		return usage(s, "unknown", flow.Suggest(s, c.words...))
 	}
-	return fmt.Errorf("unknown form: use %s", strings.Join(c.forms, ", "))
+	*c.value = s
+	return nil
+}
+
+// list writes `a, b or c`.
+func list(words []string) string {
+	last := len(words) - 1
+	if last <= 0 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // printJSON writes v as indented JSON.
@@ -45,6 +62,13 @@ func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// printJSONLine writes v as one line of a stream.
+func printJSONLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }
 
@@ -57,28 +81,54 @@ func printTable(w io.Writer, rows [][]string) error {
 	return t.Flush()
 }
 
-// progress says on standard error, once a second, how far long work is.
+// progress says on standard error, once a second, what a command that takes longer is
+// doing. Commands that never call doing say nothing.
 type progress struct {
-	w    io.Writer
-	what string
-	next time.Time
+	mu     sync.Mutex // guards what
+	what   string
+	ended  chan struct{}
+	closed chan struct{}
 }
 
-func newProgress(cmd *cobra.Command, what string) *progress {
-	return &progress{w: cmd.ErrOrStderr(), what: what, next: time.Now().Add(time.Second)}
+type progressKey struct{}
+
+func newProgress(w io.Writer) *progress {
+	p := &progress{ended: make(chan struct{}), closed: make(chan struct{})}
+	go p.run(w)
+	return p
 }
 
-func (p *progress) at(done, all int) {
-	if now := time.Now(); now.After(p.next) {
-		p.next = now.Add(time.Second)
-		fmt.Fprintf(p.w, "%s: %d of %d\n", p.what, done, all)
+func (p *progress) run(w io.Writer) {
+	defer close(p.closed)
+	start := time.Now()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.ended:
+			return
+		case <-tick.C:
+		}
+		p.mu.Lock()
+		if p.what != "" {
+			fmt.Fprintf(w, "%.0f s: %s\n", time.Since(start).Seconds(), p.what)
+		}
+		p.mu.Unlock()
 	}
 }
 
-// needRoot is the fault of commands that make namespaces and load XDP programs.
-func needRoot(what string) error {
-	if os.Geteuid() == 0 {
-		return nil
+// stop ends p; nothing is said after it returns.
+func (p *progress) stop() {
+	close(p.ended)
+	<-p.closed
+}
+
+// doing says what the command is at, for people who wait.
+func doing(cmd *cobra.Command, format string, a ...any) {
+	if p, ok := cmd.Context().Value(progressKey{}).(*progress); ok {
+		what := fmt.Sprintf(format, a...)
+		p.mu.Lock()
+		p.what = what
+		p.mu.Unlock()
 	}
-	return &flow.Fault{Code: "E_NO_ROOT", What: what, Why: "not root", Remedy: "run it as root: it makes namespaces and loads XDP programs"}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,9 +12,8 @@ import (
 )
 
 func rulesCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "rules", Short: "check, convert and generate files of rules"}
-	cmd.AddCommand(rulesCheck(), rulesConvert(), rulesGenerate())
-	return cmd
+	return group("rules", "check, convert and generate files of rules", `  bladeflow rules check web.yaml
+  bladeflow rules generate --family acl --count 1000 >acl.yaml`, rulesCheck(), rulesConvert(), rulesGenerate())
 }
 
 func rulesCheck() *cobra.Command {
@@ -52,20 +52,27 @@ func rulesConvert() *cobra.Command {
 		Args:    cobra.MinimumNArgs(1),
 	}
 	in.formatFlag(cmd)
-	cmd.Flags().StringVar(&to, "to", "yaml", "form to write: yaml, json, flows, classbench or ovs")
+	formatFlag(cmd, &to, "to", "form to write")
 	cmd.RunE = func(cmd *cobra.Command, files []string) error {
-		form, err := ruleset.ParseFormat(to)
-		if err != nil {
-			return usage(cmd, err)
-		}
 		ports := flow.OpenPorts()
 		sets, err := in.sets(cmd, files, ports)
 		if err != nil {
 			return err
 		}
-		return ruleset.Encode(cmd.OutOrStdout(), form, sets, ports)
+		return writeSets(cmd, to, sets, ports)
 	}
 	return cmd
+}
+
+// writeSets writes all of it or nothing: not every form can say every rule.
+func writeSets(cmd *cobra.Command, to string, sets []*ruleset.Set, ports *flow.Ports) error {
+	doing(cmd, "writing rules")
+	var b bytes.Buffer
+	if err := ruleset.Encode(&b, ruleset.Format(to), sets, ports); err != nil {
+		return err
+	}
+	_, err := b.WriteTo(cmd.OutOrStdout())
+	return err
 }
 
 func rulesGenerate() *cobra.Command {
@@ -82,46 +89,58 @@ of packets for those rules instead: a line a packet, the last column the rule th
   bladeflow rules generate --family acl --count 1000 --seed 7 --trace 100000 --zipf 1.1 >acl.trace`,
 	}
 	f := cmd.Flags()
-	f.StringVar(&family, "family", "acl", "acl, fw, ipc or segment")
+	var families []string
+	for _, fam := range flowtest.Families() {
+		families = append(families, fam.String())
+	}
+	choiceFlag(cmd, &family, "family", "", "acl", "kind of rules", families...)
+	formatFlag(cmd, &to, "to", "form to write")
 	f.IntVar(&count, "count", 1000, "how many rules")
 	f.Uint64Var(&seed, "seed", 1, "seed")
-	f.StringVar(&to, "to", "yaml", "form to write: yaml, json, flows, classbench or ovs")
 	f.IntVar(&trace, "trace", 0, "print a trace of so many packets instead of the rules")
 	f.Float64Var(&zipf, "zipf", 0, "skew of the trace over rules; 0 is uniform")
 	f.Float64Var(&mix, "mix", 0, "percent of the trace's packets that only the last rule matches")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case count < 1 || count > 1_000_000:
+			return usage(fmt.Sprintf("--count %d", count), "out of range", "use 1 to 1000000")
+		case trace < 0 || trace > 100_000_000:
+			return usage(fmt.Sprintf("--trace %d", trace), "out of range", "use 1 to 100000000")
+		case !(zipf >= 0 && zipf <= 10): // written so that NaN is refused too
+			return usage(fmt.Sprintf("--zipf %g", zipf), "out of range", "use 0 (uniform) to 10")
+		case !(mix >= 0 && mix <= 100):
+			return usage(fmt.Sprintf("--mix %g", mix), "out of range", "use 0 to 100 percent")
+		}
 		fam, err := flowtest.ParseFamily(family)
 		if err != nil {
-			return usage(cmd, err)
+			return err
 		}
-		form, err := ruleset.ParseFormat(to)
-		switch {
-		case err != nil:
-			return usage(cmd, err)
-		case count < 1 || count > 1_000_000:
-			return usage(cmd, fmt.Errorf("--count %d: out of range: use 1 to 1000000", count))
-		case trace < 0 || zipf < 0 || mix < 0 || mix > 100:
-			return usage(cmd, fmt.Errorf("--trace, --zipf or --mix out of range: use a count, a skew from 0, and 0 to 100 percent"))
-		}
+		doing(cmd, "generating %d rules", count)
 		rules := flowtest.Generate(fam, count, seed)
 		if trace > 0 {
 			return writeTrace(cmd, rules, flowtest.Traffic{Packets: trace, Seed: seed, Zipf: zipf, Mix: mix / 100})
 		}
-		name := fmt.Sprintf("%s-%d-%d", fam, count, seed)
 		for i := range rules {
 			rules[i].Name = fmt.Sprintf("r%d", i)
 		}
-		set, err := ruleset.New(name, flow.TierTenant, flow.Actions{{Op: flow.Drop}}, rules)
+		set, err := ruleset.New(fmt.Sprintf("%s-%d-%d", fam, count, seed), flow.TierTenant, flow.Actions{{Op: flow.Drop}}, rules)
 		if err != nil {
 			return err
 		}
-		return ruleset.Encode(cmd.OutOrStdout(), form, []*ruleset.Set{set}, flow.OpenPorts())
+		return writeSets(cmd, to, []*ruleset.Set{set}, flow.OpenPorts())
 	}
 	return cmd
 }
 
+// writeTrace writes packets and who wins them. A trace has five columns and no flags:
+// whoever reads it counts every packet as one with ports, and so the winners do.
 func writeTrace(cmd *cobra.Command, rules []flow.Rule, traffic flowtest.Traffic) error {
+	doing(cmd, "generating %d packets", traffic.Packets)
 	t := ruleset.Trace{Keys: flowtest.Trace(rules, traffic)}
+	for i := range t.Keys {
+		t.Keys[i].Set(flow.Flags, flow.FlagIP|flow.FlagL4)
+	}
+	doing(cmd, "looking up %d packets", traffic.Packets)
 	t.Expected = flowtest.Winners(rules, t.Keys)
 	return t.Write(cmd.OutOrStdout())
 }

@@ -16,20 +16,20 @@ import (
 
 func traceCommand() *cobra.Command {
 	var in rulesInput
-	var dev string
+	var dev, inPort string
 	cmd := &cobra.Command{
 		Use:   "trace --rules F PACKET",
 		Short: "show step by step what happens to a packet",
 		Long: `Show step by step what happens to a packet, ending in its verdict. A packet is fields in text, a frame in
-hexadecimal behind hex:, or a pcap file (each of its frames; --in-port says where they came in).
-With --device, "place" says whether the planned device would answer it.`,
+hexadecimal behind hex:, or a pcap file, - for one on standard input (each of its frames; --in-port says
+where they came in; -o json then prints a line a frame). With --device, "place" says whether the planned
+device would answer it.`,
 		Example: `  bladeflow trace --rules web.yaml in_port=vf0,ip_proto=tcp,src_ip=10.0.0.1,dst_ip=10.0.0.2,dst_port=443
   bladeflow trace --rules web.yaml -o json in_port=vf0,hex:020000000002020000000001080645000014000000004011`,
 		Args: cobra.ExactArgs(1),
 	}
 	in.flags(cmd)
-	var inPort string
-	cmd.Flags().StringVar(&dev, "device", "", "device model that rules are planned for")
+	deviceFlag(cmd, &dev)
 	cmd.Flags().StringVar(&inPort, "in-port", "", "port by which the frames of a pcap file came in")
 	output := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -38,30 +38,33 @@ With --device, "place" says whether the planned device would answer it.`,
 		if err != nil {
 			return err
 		}
-		var plan *offload.Plan
-		var m device.Model
+		tr := tracer{rules: t}
 		if dev != "" {
-			if m, err = device.Load(dev); err != nil {
+			if tr.device, err = planned(cmd, t, dev); err != nil {
 				return err
 			}
-			p := offload.NewPlan(t.Table, t.Table, nil, m, nil)
-			plan = &p
 		}
-		frames, port, err := framesToTrace(cmd, args[0], inPort, ports)
+		for _, lane := range matcher.Lanes() {
+			tr.lanes = append(tr.lanes, matcher.Compile(t.Table, matcher.WithLane(lane)))
+		}
+		frames, port, isFile, err := framesToTrace(cmd, args[0], inPort, ports)
 		if err != nil {
 			return err
 		}
 		agree := true
-		for _, f := range frames {
-			doc := traceOf(t, f, port)
-			if plan != nil {
-				doc.place(t, f, port, plan.Entries, m)
-			}
+		for i, f := range frames {
+			doing(cmd, "tracing frame %d of %d", i+1, len(frames))
+			doc := tr.trace(f, port)
 			agree = agree && doc.Agree
-			if *output == "json" {
+			switch {
+			case *output == "text":
+				for _, s := range doc.Steps {
+					fmt.Fprintln(cmd.OutOrStdout(), s)
+				}
+			case isFile:
+				err = printJSONLine(cmd.OutOrStdout(), doc)
+			default:
 				err = printJSON(cmd.OutOrStdout(), doc)
-			} else {
-				err = doc.print(cmd)
 			}
 			if err != nil {
 				return err
@@ -75,21 +78,30 @@ With --device, "place" says whether the planned device would answer it.`,
 	return cmd
 }
 
-func framesToTrace(cmd *cobra.Command, arg, inPort string, ports *flow.Ports) ([][]byte, flow.Port, error) {
-	if _, err := os.Stat(arg); err != nil && !strings.HasSuffix(arg, ".pcap") {
+// planned returns the device called dev as a plan for t would fill it.
+func planned(cmd *cobra.Command, t rules, dev string) (*filled, error) {
+	m, err := device.Load(dev)
+	if err != nil {
+		return nil, err
+	}
+	doing(cmd, "planning %d rules for %s", t.Len(), m.Name)
+	return fill(m, offload.NewPlan(t.Table, t.Table, nil, m, nil).Entries)
+}
+
+func framesToTrace(cmd *cobra.Command, arg, inPort string, ports *flow.Ports) (frames [][]byte, in flow.Port, isFile bool, err error) {
+	if _, err := os.Stat(arg); err != nil && arg != "-" && !strings.HasSuffix(arg, ".pcap") {
 		frame, in, err := flow.ParsePacket(arg, ports)
-		return [][]byte{frame}, in, err
+		return [][]byte{frame}, in, false, err
 	}
 	b, err := readFile(cmd, arg)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, true, err
 	}
-	frames, err := ruleset.ReadPcap(arg, b)
-	if err != nil || inPort == "" {
-		return frames, 0, err
+	if frames, err = ruleset.ReadPcap(arg, b); err != nil || inPort == "" {
+		return frames, 0, true, err
 	}
-	in, err := ports.Find(inPort)
-	return frames, in, err
+	in, err = ports.Find(inPort)
+	return frames, in, true, err
 }
 
 // traceDoc is the JSON form of what happens to one packet.
@@ -111,51 +123,86 @@ type traceOut struct {
 	Frame   string   `json:"frame"`
 }
 
-// traceOf judges a frame by the definition and compares every lane with it.
-func traceOf(t rules, frame []byte, in flow.Port) *traceDoc {
-	doc := &traceDoc{Frame: fmt.Sprintf("%x", frame), Out: []traceOut{}, Place: "software", Agree: true}
-	step := func(format string, a ...any) { doc.Steps = append(doc.Steps, fmt.Sprintf(format, a...)) }
+func (d *traceDoc) step(format string, a ...any) {
+	d.Steps = append(d.Steps, fmt.Sprintf(format, a...))
+}
+
+// tracer judges packets by the definition, and compares with it every lane, and the
+// device if there is one.
+type tracer struct {
+	rules
+	lanes  []*matcher.Classifier
+	device *filled // or nil
+}
+
+func (t *tracer) trace(frame []byte, in flow.Port) *traceDoc {
+	doc := &traceDoc{Packet: fmt.Sprintf("hex:%x", frame), Frame: fmt.Sprintf("%x", frame), Out: []traceOut{}, Place: "software", Agree: true}
 	k, err := flow.Parse(frame, in)
 	if err != nil {
 		doc.Rule, doc.Verdict = "-", flow.Drop.String()
-		step("parse: %v: dropped", err)
+		doc.step("parse: %v", err)
+		doc.step("verdict: %s", doc.Verdict)
 		return doc
 	}
 	doc.Packet = flow.FormatKey(k, t.Ports())
-	step("parse: %s", doc.Packet)
+	doc.step("parse: %s", doc.Packet)
 	won := t.Lookup(&k)
 	r := t.Rule(won)
 	doc.Rule = t.name(won)
 	if won == t.Len() {
-		step("lookup: none of %d rules matches: the default", t.Len())
+		doc.step("lookup: none of %d rules matches: the default", t.Len())
 	} else {
-		step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), flow.FormatMatch(&r.Match, t.Ports()))
+		doc.step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), flow.FormatMatch(&r.Match, t.Ports()))
+	}
+	for _, c := range t.lanes {
+		if got := c.LookupOne(&k); got != won {
+			doc.Agree = false
+			doc.step("disagree: lane %s says rule %s", c.Lane(), t.name(got))
+		}
 	}
 	for _, a := range r.Actions {
-		step("action: %s", flow.FormatActions(flow.Actions{a}, t.Ports()))
+		doc.step("action: %s", flow.FormatActions(flow.Actions{a}, t.Ports()))
 	}
 	out := flow.Judge(t.Table, frame, in)
+	if t.device != nil {
+		t.ask(doc, &k, frame, in, out)
+	}
 	for _, e := range out {
-		name := t.Ports().Name(e.Port)
-		if e.Kernel {
-			name = "kernel:" + name
-		}
-		o := traceOut{name, changed(frame, &e), fmt.Sprintf("%x", e.Bytes)}
+		o := traceOut{t.leaves(&e), changed(frame, &e), fmt.Sprintf("%x", e.Bytes)}
 		doc.Out = append(doc.Out, o)
-		step("emit: to %s%s", name, withChanges(o.Changed))
+		how := "unchanged"
+		if len(o.Changed) > 0 {
+			how = strings.Join(o.Changed, ", ")
+		}
+		doc.step("emit: to %s, %s", o.Port, how)
 	}
 	if len(out) == 0 {
-		step("emit: nothing leaves")
+		doc.step("emit: nothing leaves")
 	}
 	doc.Verdict = r.Actions.Terminal().Op.String()
-	step("verdict: %s", doc.Verdict)
-	for _, lane := range matcher.Lanes() {
-		if got := matcher.Compile(t.Table, matcher.WithLane(lane)).LookupOne(&k); got != won {
-			doc.Agree = false
-			step("disagree: lane %s says rule %s", lane, t.name(got))
-		}
-	}
+	doc.step("verdict: %s", doc.Verdict)
 	return doc
+}
+
+// ask says what the device does with the packet, and compares that with what should
+// come of it.
+func (t *tracer) ask(doc *traceDoc, k *flow.Key, frame []byte, in flow.Port, want []flow.Emission) {
+	name := t.device.model.Name
+	e := t.device.answers(k)
+	switch {
+	case e == nil:
+		doc.step("device: %s misses it", name)
+		return
+	case e.Punt():
+		doc.step("device: %s punts it: guard for rule %s", name, t.nameOf(e.Rule))
+		return
+	}
+	doc.Place = "hardware"
+	doc.step("device: %s answers it: %s %016x for rule %s", name, e.Kind, uint64(e.ID), t.nameOf(e.Rule))
+	if !flow.SameEmissions(flow.Act(e.Actions, t.Switch(), e.Rule, frame, in), want) {
+		doc.Agree = false
+		doc.step("disagree: the device does something else")
+	}
 }
 
 // changed lists what is different in a copy. Actions change nothing but VLAN tags.
@@ -179,42 +226,4 @@ func tagText(tci uint64) string {
 		return "none"
 	}
 	return fmt.Sprintf("id %d prio %d", tci&flow.TagID, tci>>13)
-}
-
-func withChanges(c []string) string {
-	if len(c) == 0 {
-		return ", unchanged"
-	}
-	return ", " + strings.Join(c, ", ")
-}
-
-// place says where the packet would be answered, and compares a device that answers
-// it with the definition.
-func (d *traceDoc) place(t rules, frame []byte, in flow.Port, entries []flow.Entry, m device.Model) {
-	k, err := flow.Parse(frame, in)
-	if err != nil {
-		return
-	}
-	e := answers(entries, m, &k)
-	switch {
-	case e == nil:
-		d.Steps = append(d.Steps, "device: "+m.Name+" misses it")
-		return
-	case e.Punt():
-		d.Steps = append(d.Steps, "device: "+m.Name+" punts it: guard for rule "+t.nameOf(e.Rule))
-		return
-	}
-	d.Place = "hardware"
-	d.Steps = append(d.Steps, fmt.Sprintf("device: %s answers it: %s %016x for rule %s", m.Name, e.Kind, uint64(e.ID), t.nameOf(e.Rule)))
-	got := flow.Act(e.Actions, t.Switch(), e.Rule, frame, in)
-	d.Agree = d.Agree && flow.SameEmissions(got, flow.Judge(t.Table, frame, in))
-}
-
-func (d *traceDoc) print(cmd *cobra.Command) error {
-	for _, s := range d.Steps {
-		if _, err := fmt.Fprintln(cmd.OutOrStdout(), s); err != nil {
-			return err
-		}
-	}
-	return nil
 }
