@@ -93,20 +93,14 @@ func axes(v *box, sw *flow.Switch, a, b flow.Actions) []axis {
 // e's actions do something else than those of w, which wins all of them. It looks at one packet of every class
 // that the axes make.
 func (c *checker) differ(e *entry, w *flow.Rule, v box, over []*box, axes []axis) *Mismatch {
-	if c.left--; c.left < 0 {
+	k, found := c.find(&v, over)
+	if !found {
 		return nil
 	}
 	if len(axes) == 0 {
-		k, found := c.find(&v, over)
-		if !found {
-			return nil
-		}
 		if m := c.mismatch(e, w, k); m.Differs() {
 			return m
 		}
-		return nil
-	}
-	if _, some := packet(&v); !some {
 		return nil
 	}
 	x := axes[0]

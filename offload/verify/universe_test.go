@@ -71,6 +71,13 @@ func tag(f flow.Field, ids ...uint64) dim {
 	return d
 }
 
+// stationMACs looks at two stations, at more MACs, and at the group bit.
+func stationMACs(more ...uint64) dim {
+	d := exactly(flow.DstMAC, []uint64{macNobody, macGroup}, append(more, macA, macB)...)
+	d.matches = append(d.matches, pin(flow.DstMAC, 0, groupMAC), pin(flow.DstMAC, groupMAC, groupMAC))
+	return d
+}
+
 // ports looks at ports below 8 by ranges and by the lowest three bits; 8 … 15
 // stand for all ports above.
 func ports(f flow.Field) dim {
@@ -150,7 +157,7 @@ var editing = []flow.Actions{
 	{push(1, flow.EthVLAN), output(2)}, {push(1, flow.EthQinQ), output(2)}, {pop, output(2)}, {pop, pop, output(2)},
 	{pop, push(1, flow.EthVLAN), output(2)}, {setID(1), output(2)}, {setID(2), output(2)},
 	{push(2, flow.EthVLAN), setID(1), output(2)}, {pop, setID(1), output(2)}, {pop, normal}, {setID(2), normal},
-	{mirror(3), pop, output(2)}, {mirror(2), pop, output(3)}, {pop, pop, normal}, {push(1, flow.EthVLAN), pop, output(2)},
+	{pop, pop, pop, output(2)}, {pop, pop, push(1, flow.EthVLAN), pop, output(2)}, {mirror(3), pop, output(2)}, {mirror(2), pop, output(3)}, {pop, pop, normal}, {push(1, flow.EthVLAN), pop, output(2)},
 }
 
 // universes are built once; the comment of each says what it is there for.
@@ -162,13 +169,13 @@ func universes() []*universe {
 			ports(flow.SrcPort), ports(flow.DstPort)}},
 		{name: "possible", actions: plain, dims: []dim{ // where many combinations are no packet
 			exactly(flow.Proto, []uint64{0, 47, 58, 132}, 1, 6, 17), ports(flow.DstPort), bitsUnder(flow.Flags, flow.FlagIP|flow.FlagL4|flow.FlagFragLater|flow.FlagOdd),
-			exactly(flow.EthType, []uint64{0x88cc}, flow.EthIPv4, flow.EthIPv6)}},
+			exactly(flow.EthType, []uint64{0x88cc, flow.EthVLAN}, flow.EthIPv4, flow.EthIPv6)}},
 		{name: "stations", actions: switching, dims: []dim{ // normal against what it resolves to
-			exactly(flow.InPort, []uint64{9}, 1, 2, 3), exactly(flow.DstMAC, []uint64{macNobody, macGroup}, macA, macB, macAll),
+			exactly(flow.InPort, []uint64{9}, 1, 2, 3), stationMACs(macAll),
 			tag(flow.VLAN, 0, 1, 2), bitsUnder(flow.SrcMAC, 1)}},
 		{name: "tags", actions: editing, dims: []dim{ // what edits do to each kind of frame
 			tag(flow.VLAN, 0, 1, 2), tag(flow.CVLAN, 0, 1, 2), exactly(flow.EthType, []uint64{flow.EthIPv4}, flow.EthVLAN, flow.EthQinQ),
-			exactly(flow.DstMAC, []uint64{macNobody, macGroup}, macA, macB), exactly(flow.InPort, []uint64{1, 3, 9}, 2)}},
+			stationMACs(), exactly(flow.InPort, []uint64{9}, 1, 2, 3)}},
 	}
 	for _, u := range all {
 		u.sw = testSwitch

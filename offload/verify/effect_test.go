@@ -1,0 +1,58 @@
+package verify
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+// TestEffects sets every list of actions against every other: one rule for all
+// packets, and one entry for some, minus some that the device misses.
+func TestEffects(t *testing.T) {
+	rounds := 60
+	if testing.Short() {
+		rounds = 12
+	}
+	for _, u := range universes() {
+		rng := rand.New(rand.NewPCG(8, 9))
+		var same, differ int
+		for _, a := range u.actions {
+			all := flow.Rule{ID: 1, Name: "all", Actions: a}
+			table := must(flow.NewTable(flow.TableSpec{Switch: u.sw, Rules: []flow.Rule{all}}))
+			for _, b := range u.actions {
+				for round := range rounds {
+					x := trial{u: u, table: table, model: device.Model{Order: device.Honoured}}
+					if !inDevice(b) {
+						continue
+					}
+					x.entries = []flow.Entry{{Rule: 1, Match: u.match(rng, float64(round%4)/4), Actions: b}}
+					for range round % 7 {
+						var m flow.Match
+						u.look(rng, &m, rng.IntN(len(u.dims)))
+						x.model.Missed = append(x.model.Missed, m)
+					}
+					err := Check(table, x.entries, x.model)
+					diff, _ := x.verdict()
+					var bad *Mismatch
+					switch {
+					case (err == nil) != (diff == 0):
+						t.Fatalf("%s: rule %v, entry %v on %+v, missed %+v\nchecker: %v\noracle: %d packets differ", u.name, a, b, x.entries[0].Match, x.model.Missed, err, diff)
+					case err == nil:
+						same++
+						continue
+					case !errors.As(err, &bad):
+						t.Fatal(err)
+					}
+					if why := x.confirm(bad); why != nil {
+						t.Fatalf("%s: %v: %v", u.name, err, why)
+					}
+					differ++
+				}
+			}
+		}
+		t.Logf("universe %s: %d pairs do the same, %d do not", u.name, same, differ)
+	}
+}
