@@ -56,3 +56,19 @@ func TestEffects(t *testing.T) {
 		t.Logf("universe %s: %d pairs do the same, %d do not", u.name, same, differ)
 	}
 }
+
+// TestHidden has lists of actions that differ only in what a key does not say: the
+// protocol and the drop eligible bit of a tag.
+func TestHidden(t *testing.T) {
+	rule := flow.Rule{ID: 1, Name: "retag", Actions: flow.Actions{pop, push(1, flow.EthVLAN), output(2)}}
+	table := must(flow.NewTable(flow.TableSpec{Rules: []flow.Rule{rule}}))
+	e := flow.Entry{ID: 1, Rule: 1, Match: pin(flow.VLAN, flow.TagPresent|1, 0xffff), Actions: flow.Actions{output(2)}}
+	var bad *Mismatch
+	if err := Check(table, []flow.Entry{e}, plainDevice); !errors.As(err, &bad) || !bad.Differs() {
+		t.Fatal(err)
+	}
+	x := trial{table: table, entries: []flow.Entry{e}, model: plainDevice}
+	if err := x.confirm(bad); err != nil {
+		t.Error(err)
+	}
+}

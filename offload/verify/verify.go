@@ -40,9 +40,18 @@
 // A search that looks at more than a fixed number of boxes is given up: the answer
 // is then [Unprovable], and the entry has to go. That costs speed, not correctness.
 //
+// It takes packets from every port to be possible, also those of another device:
+// Model.Ports is not looked at. What a device can do at all is for
+// [device.Model] to say, not for the proof.
+//
 // # What it costs
 //
-// See bench_test.go. Finding what meets what is nearly all of it.
+// One core of a busy two-core virtual machine, sets of package flowtest: 1,000
+// entries against 1,000 rules take 2-4 ms, against 10,000 rules 11-24 ms, most of
+// it for building the index; whether guards cover whole rules or only overlaps
+// makes no difference. All of 10,000 rules in the device take 28 ms (segment), 32 ms
+// (acl), 0.23 s (ipc), 0.41 s (fw, 3 million pairs that meet). Comparing every entry
+// with every rule took 0.7 s for each of them.
 package verify
 
 import (
