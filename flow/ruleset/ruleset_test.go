@@ -140,6 +140,7 @@ func TestRefused(t *testing.T) {
 		y(head+"    - {name: a, actions: [drop]}\n    - "+text, code, place, words...)
 	}
 	y("apiVersion: bladeflow/v1\nkind: [", "E_YAML", "2:1")
+	y("apiVersion: bladeflow/v1\nkind: [}\n# end\n", "E_YAML", "2:1")
 	y("a: b: c\n", "E_YAML", "1:1")
 	y("- a\n", "E_TYPE", "1:1", "list", "mapping")
 	y("kind: RuleSet\n", "E_FIELD_MISSING", "1:1", "add apiVersion: bladeflow/v1")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,7 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 			break
 		}
 		if err != nil {
-			return nil, d.syntax(err)
+			return nil, d.syntax(data, err)
 		}
 		if err := d.document(n.Content[0]); err != nil {
 			return nil, err
@@ -45,15 +46,22 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 	return d.sets, nil
 }
 
-// syntax turns the library's `yaml: line 3: why` into a fault. Its lines are right,
-// columns it has none.
-func (d *documents) syntax(err error) error {
+// parserFaults begin the errors whose line the library counts from 0; that of others
+// it counts from 1.
+var parserFaults = []string{"did not find expected node content", "did not find expected '-' indicator", "did not find expected key",
+	"did not find expected ',' or", "did not find expected <document start>"}
+
+// syntax turns the library's `yaml: line 3: why` into a fault. Columns it has none.
+func (d *documents) syntax(data []byte, err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 1
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
 		digits, why, _ := strings.Cut(rest, ": ")
 		if n, err := strconv.Atoi(digits); err == nil {
 			line, text = n, why
+		}
+		if slices.ContainsFunc(parserFaults, func(p string) bool { return strings.HasPrefix(text, p) }) {
+			line = min(line+1, 1+bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n"))) // the end is after the last line
 		}
 	}
 	return &flow.Fault{Code: "E_YAML", What: position{line, 1}.in(d.file), Why: text, Remedy: "mend the YAML", Err: err}
