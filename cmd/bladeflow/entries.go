@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -31,20 +33,7 @@ func (r rules) entryDoc(e *flow.Entry) entryDoc {
 
 // readEntries reads what `plan -o json` printed, or its list of entries alone.
 func readEntries(file string, b []byte, t rules) ([]flow.Entry, error) {
-	var docs []entryDoc
-	var err error
-	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '[' {
-		err = json.Unmarshal(b, &docs)
-	} else {
-		var doc struct {
-			Entries *[]entryDoc `json:"entries"`
-		}
-		if err = json.Unmarshal(b, &doc); err == nil && doc.Entries == nil {
-			err = fmt.Errorf("no list called entries")
-		} else if err == nil {
-			docs = *doc.Entries
-		}
-	}
+	docs, err := decodeEntries(b)
 	if err != nil {
 		return nil, &flow.Fault{Code: "E_ENTRIES", What: file, Why: err.Error(), Remedy: "give it the output of 'bladeflow plan -o json'", Err: err}
 	}
@@ -55,10 +44,35 @@ func readEntries(file string, b []byte, t rules) ([]flow.Entry, error) {
 	entries := make([]flow.Entry, len(docs))
 	for i, d := range docs {
 		if entries[i], err = d.entry(t.Ports(), ids); err != nil {
-			return nil, fmt.Errorf("%s: entry %d: %w", file, i, err)
+			return nil, inPlace(fmt.Sprintf("%s: entry %d", file, i+1), err)
 		}
 	}
 	return entries, nil
+}
+
+// decodeEntries refuses fields of an entry that it does not know: what it overlooked
+// might be what matters.
+func decodeEntries(b []byte) ([]entryDoc, error) {
+	var doc struct {
+		Entries json.RawMessage `json:"entries"`
+	}
+	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '[' {
+		doc.Entries = b
+	} else if err := json.Unmarshal(b, &doc); err != nil {
+		return nil, err
+	} else if doc.Entries == nil {
+		return nil, errors.New("no list called entries")
+	}
+	var docs []entryDoc
+	d := json.NewDecoder(bytes.NewReader(doc.Entries))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&docs); err != nil {
+		return nil, err
+	}
+	if d.Decode(new(any)) != io.EOF {
+		return nil, errors.New("something stands after the list")
+	}
+	return docs, nil
 }
 
 // entry is the inverse of rules.entryDoc. A rule that the table does not have gets
@@ -88,7 +102,7 @@ func (d *entryDoc) entry(ports *flow.Ports, ids map[string]flow.RuleID) (flow.En
 		e.Rule = flow.NewRuleID(set, rule)
 	}
 	if e.Match, err = flow.ParseMatch(d.Match, ports); err != nil {
-		return e, fmt.Errorf("match: %w", err)
+		return e, inPlace("match", err)
 	}
 	if e.Punt() {
 		if d.Action != "punt" {
@@ -97,7 +111,7 @@ func (d *entryDoc) entry(ports *flow.Ports, ids map[string]flow.RuleID) (flow.En
 		return e, nil
 	}
 	if e.Actions, err = flow.ParseActions(d.Action, ports); err != nil {
-		return e, fmt.Errorf("action: %w", err)
+		return e, inPlace("action", err)
 	}
 	return e, nil
 }

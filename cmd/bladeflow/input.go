@@ -183,11 +183,7 @@ func readPackets(cmd *cobra.Command, file string, ports *flow.Ports) (packets, e
 	if isPcap(b) {
 		return framesOf(file, b)
 	}
-	first := bytes.TrimSpace(b)
-	if i := bytes.IndexByte(first, '\n'); i >= 0 {
-		first = first[:i]
-	}
-	if !bytes.ContainsAny(first, "=:") {
+	if !inText(b) {
 		t, err := ruleset.ReadTrace(file, b)
 		if err != nil {
 			return packets{}, err
@@ -216,12 +212,32 @@ func readPackets(cmd *cobra.Command, file string, ports *flow.Ports) (packets, e
 // inLine puts the place of a fault in front of it; column is where its text begins.
 func inLine(file string, line, column int, err error) error {
 	var f *flow.Fault
+	if errors.As(err, &f) {
+		column += f.Offset
+	}
+	return inPlace(fmt.Sprintf("%s:%d:%d", file, line, column), err)
+}
+
+// inPlace puts the place of a fault in front of it.
+func inPlace(place string, err error) error {
+	var f *flow.Fault
 	if !errors.As(err, &f) {
-		return fmt.Errorf("%s:%d:%d: %w", file, line, column, err)
+		return fmt.Errorf("%s: %w", place, err)
 	}
 	g := *f
-	g.What = fmt.Sprintf("%s:%d:%d: %s", file, line, column+f.Offset, f.What)
+	g.What = place + ": " + f.What
 	return &g
+}
+
+// inText reports whether packets are written as fields or frames: whether the first
+// line that is one has a = or a colon.
+func inText(b []byte) bool {
+	for line := range bytes.Lines(b) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return bytes.ContainsAny(line, "=:")
+		}
+	}
+	return false
 }
 
 func isPcap(b []byte) bool {
