@@ -67,8 +67,6 @@ func (w *world) wrong() error {
 	return nil
 }
 
-func (w *world) swap(t *flow.Table) error { w.table = t; return nil }
-
 func (w *world) installed() []flow.Entry {
 	e, err := w.nic.Installed(context.Background())
 	if err != nil {
