@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"os"
 	"os/exec"
@@ -113,22 +114,27 @@ func recorded(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func writePcap(ts *testscript.TestScript, _ bool, args []string) {
+	var frames [][]byte
+	for _, digits := range args[1:] {
+		f, err := hex.DecodeString(digits)
+		ts.Check(err)
+		frames = append(frames, f)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pcapOf(frames...), 0o644))
+}
+
+// pcapOf is a capture of frames.
+func pcapOf(frames ...[]byte) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint32(nil, 0xa1b2c3d4)
 	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = le.AppendUint32(le.AppendUint32(b, 65535), 1)
-	for _, digits := range args[1:] {
-		frame := make([]byte, len(digits)/2)
-		for i := range frame {
-			v, err := strconv.ParseUint(digits[2*i:2*i+2], 16, 8)
-			ts.Check(err)
-			frame[i] = byte(v)
-		}
+	for _, f := range frames {
 		b = append(b, make([]byte, 8)...)
-		b = le.AppendUint32(le.AppendUint32(b, uint32(len(frame))), uint32(len(frame)))
-		b = append(b, frame...)
+		b = le.AppendUint32(le.AppendUint32(b, uint32(len(f))), uint32(len(f)))
+		b = append(b, f...)
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+	return b
 }
 
 // invoke runs bladeflow in a process of its own.
