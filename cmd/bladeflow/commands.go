@@ -21,7 +21,6 @@ func commands() []*cobra.Command {
 		verifyCommand(),
 		devicesCommand(),
 		labCommand(),
-		pkiCommand(),
 		completionCommand(),
 	}
 }
