@@ -1,8 +1,10 @@
 // Package fabric is the model of what bladeflow manages: blades, the NICs in them,
-// their physical and virtual functions, and the representors through which a blade
-// sees its workloads' ports. It holds plain values, decides, and does no I/O:
-// package discover fills them in, package agent acts. Start reading with
-// [Inventory].
+// their physical and virtual functions, the networks and profiles wanted on them,
+// where each vNIC is, and the plan from what is seen to what is wanted.
+// It holds plain values, decides, and does no I/O:
+// package discover fills inventories in, package agent acts. Start reading with
+// [Inventory] for what there is, [Spec] for what is wanted, then [NewPlan], [Place]
+// and [Compile].
 package fabric
 
 import (
