@@ -32,6 +32,8 @@ var policy = map[string][]string{
 	"fallback/afpacket":   {"flow"},
 	"fabric":              {"flow"},
 	"fabric/discover":     {"flow", "fabric"},
+	"fabric/pki":          {"flow"},
+	"fabric/store":        {"flow"},
 	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/discover"},
 	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic",
@@ -43,7 +45,7 @@ var policy = map[string][]string{
 	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
 	"hwtests/traffic": {"hwtests/netns"},
 	"cmd/bladeflow": {"flow", "flow/ruleset", "flow/flowtest", "matcher", "offload", "offload/device", "offload/verify",
-		"fabric", "fabric/agent", "fabric/discover", "hwtests", "hwtests/lab"},
+		"fabric", "fabric/agent", "fabric/discover", "fabric/pki", "hwtests", "hwtests/lab"},
 }
 
 // inTests lists what tests of a package may import on top of that. Every test may
@@ -56,6 +58,7 @@ var inTests = map[string][]string{
 	"offload/softnic": {"offload/offloadtest"},
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest"},
+	"fabric/store":    {"fabric/pki"},
 	"hwtests":         {"matcher"},
 	"hwtests/lab":     {"fabric", "fabric/discover"},
 	"hwtests/traffic": {"hwtests/observe"},

@@ -21,6 +21,7 @@ func commands() []*cobra.Command {
 		verifyCommand(),
 		devicesCommand(),
 		labCommand(),
+		pkiCommand(),
 		completionCommand(),
 	}
 }
