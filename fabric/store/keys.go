@@ -1,0 +1,144 @@
+package store
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Keys are made here and nowhere else. Names from outside are escaped as in a URL's
+// path, so no name can leave its place; names that the fabric accepts stay as they
+// are, and a key can be read aloud.
+//
+//	/bladeflow/v1/schema                              version of this layout, identity of the store
+//	/bladeflow/v1/wanted/KIND/TENANT/NAME             what users want: profiles, networks, rule sets, …
+//	/bladeflow/v1/blade/BLADE/wanted/generation       what the manager compiled for one blade
+//	/bladeflow/v1/blade/BLADE/wanted/shard/SHA256     pieces of it, by content
+//	/bladeflow/v1/status/BLADE/PART                   what one blade reports, on its lease
+//	/bladeflow/v1/history/NUMBER                      changes: who, when, what; decimal, 20 digits
+//	/bladeflow/v1/election/NAME                       the leader of something, on its lease
+//
+// Shards lie below their blade although equal ones are then stored once per blade:
+// a blade's right to read ends at its own prefix. Status is apart from what blades
+// read, so that a manager sees all blades' status in one watch without their tables.
+
+// Key is a place for one value; Prefix is all keys that begin with it.
+type (
+	Key    string
+	Prefix string
+)
+
+const (
+	layout = "/bladeflow/v1/"
+
+	// SchemaKey holds the [Schema]; everyone may read it.
+	SchemaKey Key = layout + "schema"
+
+	// Everything is all of bladeflow's keys.
+	Everything Prefix = layout
+
+	// AllWanted is every object that users want.
+	AllWanted Prefix = layout + "wanted/"
+
+	// AllBlades is what is compiled for all blades.
+	AllBlades Prefix = layout + "blade/"
+
+	// AllStatus is what all blades report.
+	AllStatus Prefix = layout + "status/"
+
+	// AllHistory is every change, in order.
+	AllHistory Prefix = layout + "history/"
+)
+
+func join(prefix Prefix, names ...string) string {
+	var b strings.Builder
+	b.WriteString(string(prefix))
+	for i, name := range names {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		b.WriteString(url.PathEscape(name))
+	}
+	return b.String()
+}
+
+// Wanted is the place of one object.
+func Wanted(kind, tenant, name string) Key { return Key(join(AllWanted, kind, tenant, name)) }
+
+// WantedKind is all objects of a kind.
+func WantedKind(kind string) Prefix { return Prefix(join(AllWanted, kind, "")) }
+
+// WantedOf is all objects of a kind and tenant.
+func WantedOf(kind, tenant string) Prefix { return Prefix(join(AllWanted, kind, tenant, "")) }
+
+// BladeWanted is all that a blade may read of what is wanted.
+func BladeWanted(blade string) Prefix { return Prefix(join(AllBlades, blade, "wanted", "")) }
+
+// Generation is the place of the generation that a blade shall have.
+func Generation(blade string) Key { return Key(join(AllBlades, blade, "wanted", "generation")) }
+
+// Shard is the place of a piece of a blade's generations, named by the SHA-256 of
+// its content.
+func Shard(blade string, sum [32]byte) Key {
+	return Key(join(AllBlades, blade, "wanted", "shard", fmt.Sprintf("%x", sum)))
+}
+
+// Shards is all pieces of a blade's generations.
+func Shards(blade string) Prefix { return Prefix(join(AllBlades, blade, "wanted", "shard", "")) }
+
+// BladeStatus is all that a blade reports.
+func BladeStatus(blade string) Prefix { return Prefix(join(AllStatus, blade, "")) }
+
+// Status is the place of one part of a blade's report. Parts that change at
+// different paces are different keys: inventory, generation, rules.
+func Status(blade, part string) Key { return Key(join(AllStatus, blade, part)) }
+
+// History is the place of the change with that number.
+func History(number uint64) Key { return Key(join(AllHistory, fmt.Sprintf("%020d", number))) }
+
+// Election is where the leader of something is written.
+func Election(name string) Key { return Key(join(layout+"election/", name)) }
+
+// WantedName takes a key of [Wanted] apart.
+func (k Key) WantedName() (kind, tenant, name string, ok bool) {
+	if p, ok := k.after(AllWanted, 3); ok {
+		return p[0], p[1], p[2], true
+	}
+	return "", "", "", false
+}
+
+// StatusOf takes a key of [Status] apart.
+func (k Key) StatusOf() (blade, part string, ok bool) {
+	if p, ok := k.after(AllStatus, 2); ok {
+		return p[0], p[1], true
+	}
+	return "", "", false
+}
+
+// Blade returns the blade whose prefix or status the key belongs to.
+func (k Key) Blade() (string, bool) {
+	for _, prefix := range []Prefix{AllBlades, AllStatus} {
+		if rest, ok := strings.CutPrefix(string(k), string(prefix)); ok {
+			first, _, _ := strings.Cut(rest, "/")
+			name, err := url.PathUnescape(first)
+			return name, err == nil
+		}
+	}
+	return "", false
+}
+
+// after returns the n names that follow the prefix.
+func (k Key) after(prefix Prefix, n int) ([]string, bool) {
+	rest, ok := strings.CutPrefix(string(k), string(prefix))
+	names := strings.Split(rest, "/")
+	if !ok || len(names) != n {
+		return nil, false
+	}
+	for i, name := range names {
+		var err error
+		if names[i], err = url.PathUnescape(name); err != nil {
+			return nil, false
+		}
+	}
+	return names, true
+}
