@@ -81,6 +81,9 @@ Start with "bladeflow demo" (root): it emulates a chassis on this machine.`
 			c.ValidArgsFunction = cobra.NoFileCompletions
 		}
 		does := c.RunE
+		if does == nil { // it only holds others
+			does = help
+		}
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			began()
 			return does(cmd, args)
@@ -91,11 +94,12 @@ Start with "bladeflow demo" (root): it emulates a chassis on this machine.`
 
 // group is a command that only holds others: alone it prints its help.
 func group(use, short, example string, of ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: noOther,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example}
 	cmd.AddCommand(of...)
 	return cmd
 }
+
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
 // noOther refuses arguments: there are none, or they are commands.
 func noOther(cmd *cobra.Command, args []string) error {
