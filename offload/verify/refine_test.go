@@ -273,7 +273,7 @@ func vary(rng *rand.Rand, t *flow.Table, entries []flow.Entry) (string, []flow.E
 func TestRefine(t *testing.T) {
 	rounds := 1500 // divided by the number of rules
 	if testing.Short() {
-		rounds = 240
+		rounds = 120
 	}
 	var sound, different, misbooked int
 	for _, f := range flowtest.Families() {

@@ -2,8 +2,11 @@ package verify
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -18,8 +21,8 @@ type universe struct {
 	actions []flow.Actions
 	sw      *flow.Switch
 
-	keys []flow.Key
-	same [][][]bool // [action][action][key]: equal emissions on every frame of the key
+	keys   []flow.Key
+	effect [][]int // [action][key]: equal numbers are equal emissions, on every frame of the key
 }
 
 // dim is one part of the key: the matches tried on it, and so many values that
@@ -161,7 +164,7 @@ var editing = []flow.Actions{
 }
 
 // universes are built once; the comment of each says what it is there for.
-func universes() []*universe {
+var universes = sync.OnceValue(func() []*universe {
 	all := []*universe{
 		{name: "prefixes", actions: plain, dims: []dim{ // masks of every kind, few packets
 			bitsUnder(flow.SrcLo, 7), bitsUnder(flow.DstLo, 7), bitsUnder(flow.TOS, 1)}},
@@ -182,7 +185,7 @@ func universes() []*universe {
 		u.fill()
 	}
 	return all
-}
+})
 
 // fill finds the keys, and which actions do the same to them.
 func (u *universe) fill() {
@@ -201,25 +204,32 @@ func (u *universe) fill() {
 		}
 	}
 	each(0, flow.Match{})
-	var fs [][][]byte
+	u.effect = make([][]int, len(u.actions))
+	numbers := map[string]int{}
 	for _, k := range u.keys {
-		fs = append(fs, frames(k))
-	}
-	u.same = make([][][]bool, len(u.actions))
-	for a := range u.actions {
-		u.same[a] = make([][]bool, len(u.actions))
-		for b := range a + 1 {
-			same := make([]bool, len(u.keys))
-			for i, k := range u.keys {
-				in := flow.Port(k.Get(flow.InPort))
-				same[i] = !slices.ContainsFunc(fs[i], func(f []byte) bool {
-					return !flow.SameEmissions(flow.Act(u.actions[a], u.sw, 0, f, in), flow.Act(u.actions[b], u.sw, 0, f, in))
-				})
+		fs, in := frames(k), flow.Port(k.Get(flow.InPort))
+		for a, acts := range u.actions {
+			var all []byte
+			for _, f := range fs {
+				copies := []string{}
+				for _, e := range flow.Act(acts, u.sw, 0, f, in) {
+					copies = append(copies, fmt.Sprintf("%d %v %x;", e.Port, e.Kernel, e.Bytes))
+				}
+				slices.Sort(copies)
+				all = append(append(all, strings.Join(copies, "")...), '|')
 			}
-			u.same[a][b], u.same[b][a] = same, same
+			n, known := numbers[string(all)]
+			if !known {
+				n = len(numbers)
+				numbers[string(all)] = n
+			}
+			u.effect[a] = append(u.effect[a], n)
 		}
 	}
 }
+
+// same reports whether actions a and b do the same to key n.
+func (u *universe) same(a, b, n int) bool { return u.effect[a][n] == u.effect[b][n] }
 
 // frames returns frames with key k: both tag protocols, both drop eligible bits,
 // and up to three more tags than a key can hold.
@@ -246,16 +256,16 @@ func frames(k flow.Key) [][]byte {
 	if k.Get(flow.CVLAN) == 0 || third != flow.EthVLAN && third != flow.EthQinQ {
 		return out
 	}
-	for _, g := range slices.Clone(out) {
-		g = g[:22:22]
-		out = append(out, g)
-		for _, id := range []uint16{0, 1, 2, 5} {
-			h := g
-			for range 3 {
-				h = binary.BigEndian.AppendUint16(h, id)
-				out = append(out, append(slices.Clone(h), 0x08, 0x06, 1, 2, 3))
-				h = append(slices.Clone(h), 0x81, 0x00)
-			}
+	for _, g := range out { // cut short there are two tags
+		out = append(out, g[:22:22])
+	}
+	cut := out[len(out)-1]
+	for _, id := range []uint16{0, 1, 2, 5} {
+		h := slices.Clone(cut)
+		for range 3 {
+			h = binary.BigEndian.AppendUint16(h, id)
+			out = append(out, append(slices.Clone(h), 0x08, 0x06, 1, 2, 3))
+			h = append(h, 0x81, 0x00)
 		}
 	}
 	return out
