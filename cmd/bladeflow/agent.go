@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +21,8 @@ func agentCommand() *cobra.Command {
 		Long: `Keep one blade as its rule files want it: put rules into the device where that is right, answer the rest in
 software, find and heal what changes behind its back. It reads the rules again when they change; rules
 that are not right leave the running generation as it is. It needs root, and runs in the network namespace
-that has the representors. When it ends, the device keeps its entries.
+that has the representors. When it ends, the device keeps its entries. Under systemd (Type=notify) it is
+ready when its rules are in force.
 
 The configuration, with every field:
 
@@ -26,6 +31,7 @@ The configuration, with every field:
 	}
 	cmd.Flags().StringVar(&config, "config", "", "configuration file")
 	_ = cmd.MarkFlagRequired("config")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		f, err := agent.ReadFile(config)
 		if err != nil {
@@ -34,7 +40,8 @@ The configuration, with every field:
 		if err := needRoot("agent"); err != nil {
 			return err
 		}
-		d, err := agent.Open(f, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+		d, err := agent.Open(f, log)
 		if err != nil {
 			return err
 		}
@@ -43,6 +50,7 @@ The configuration, with every field:
 		}
 		ctx, stop := untilSignal(cmd)
 		defer stop()
+		go notifyReady(ctx, d.Agent(), log)
 		err = d.Run(ctx)
 		if closed := d.Close(); err == nil {
 			err = closed
@@ -50,4 +58,36 @@ The configuration, with every field:
 		return err
 	}
 	return cmd
+}
+
+// notifyReady tells systemd once rules are in force.
+func notifyReady(ctx context.Context, a *agent.Agent, log *slog.Logger) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for a.Status().Generation == 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	if err := notify("READY=1"); err != nil {
+		log.Warn("cannot tell systemd", "error", err)
+	}
+}
+
+// notify sends a state to whoever started the program, if that wants to know
+// (sd_notify(3)).
+func notify(state string) error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
 }

@@ -44,13 +44,13 @@ func TestScripts(t *testing.T) {
 			return os.Geteuid() == 0, nil
 		},
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("HERE", must(os.Getwd()))
+			e.Setenv("HERE", sure(os.Getwd()))
 			return nil
 		},
 	})
 }
 
-func must[T any](v T, err error) T {
+func sure[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
@@ -153,7 +153,7 @@ func start(cmd *exec.Cmd) (stdout, stderr string, err error) {
 func TestNoRoot(t *testing.T) {
 	dir := t.TempDir()
 	for d := dir; d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755|must(os.Stat(d)).Mode()&os.ModeSticky|0o022&must(os.Stat(d)).Mode().Perm()); err != nil {
+		if err := os.Chmod(d, 0o755|sure(os.Stat(d)).Mode()&os.ModeSticky|0o022&sure(os.Stat(d)).Mode().Perm()); err != nil {
 			t.Skip(err)
 		}
 		if filepath.Dir(d) == os.TempDir() {

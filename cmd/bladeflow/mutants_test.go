@@ -50,7 +50,7 @@ func newWorld(t *testing.T, dir string, u *flowtest.Universe, rng *rand.Rand, n 
 // generatedWorld is a generated set, and the packets of a trace of it.
 func generatedWorld(t *testing.T, dir, family string, count int, seed uint64) *world {
 	t.Helper()
-	drawn := flowtest.Generate(must(flowtest.ParseFamily(family)), count, seed)
+	drawn := flowtest.Generate(sure(flowtest.ParseFamily(family)), count, seed)
 	w := &world{file: filepath.Join(dir, "w.flows"), Universe: &flowtest.Universe{Keys: flowtest.Trace(drawn, flowtest.Traffic{Packets: 2000, Seed: seed})}}
 	for i := range drawn {
 		drawn[i].Name = fmt.Sprintf("r%d", i)
@@ -205,8 +205,8 @@ func TestMutantSets(t *testing.T) {
 	eachSet(t, func(t *testing.T, family string, count int) {
 		dir := t.TempDir()
 		w := generatedWorld(t, dir, family, count, rng.Uint64())
-		m := must(device.Load("softnic"))
-		entries := must(readEntries("plan", []byte(good(t, w.args("plan", "--device", "softnic", "-o", "json")...)), w.table))
+		m := sure(device.Load("softnic"))
+		entries := sure(readEntries("plan", []byte(good(t, w.args("plan", "--device", "softnic", "-o", "json")...)), w.table))
 		tries, changed := 12, 0
 		if count > 1000 {
 			tries = 4
@@ -231,7 +231,7 @@ func (w *world) judgeMutant(t *testing.T, dir, name string, m device.Model, muta
 	for i := range mutant {
 		docs = append(docs, w.table.entryDoc(&mutant[i]))
 	}
-	file := write(t, dir, "mutant.json", string(must(json.Marshal(docs))))
+	file := write(t, dir, "mutant.json", string(sure(json.Marshal(docs))))
 	stdout, stderr, code := call(w.args("verify", "--device", name, "--entries", file, "-o", "json")...)
 	var doc proofDoc
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {

@@ -72,7 +72,7 @@ func TestClassifySets(t *testing.T) {
 		packets := 3000
 		trace := write(t, dir, "trace", generate("--trace", fmt.Sprint(packets), "--zipf", "0.9", "--mix", "5"))
 		var want strings.Builder
-		for line := range strings.Lines(string(must(os.ReadFile(trace)))) {
+		for line := range strings.Lines(string(sure(os.ReadFile(trace)))) {
 			winner := strings.Fields(line)[5]
 			if winner == "-1" {
 				fmt.Fprintln(&want, "-")
