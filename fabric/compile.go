@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -85,33 +84,37 @@ func Changed(a, b Spec, seen Snapshot) []BladeID {
 // compiler is a spec, indexed for compiling.
 type compiler struct {
 	Spec
-	sets  []*RuleSet // by tier and name
-	users map[string][]string
-	bound map[BladeID][]VNICName
+	sets  []*RuleSet                 // by tier and name
+	vnics map[string]map[string]bool // for each set, the names of vNICs of all profiles that use it
+	bound map[BladeID][]VNICName     // in order
 }
 
 func newCompiler(s Spec) *compiler {
-	c := &compiler{Spec: s, users: map[string][]string{}, bound: map[BladeID][]VNICName{}}
+	c := &compiler{Spec: s, vnics: map[string]map[string]bool{}, bound: map[BladeID][]VNICName{}}
 	for _, r := range s.RuleSets {
 		c.sets = append(c.sets, &r)
+		c.vnics[r.Name] = map[string]bool{}
 	}
 	slices.SortFunc(c.sets, func(a, b *RuleSet) int { return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Name, b.Name)) })
-	for _, name := range slices.Sorted(maps.Keys(s.Profiles)) {
-		for _, set := range s.Profiles[name].RuleSets {
-			if !slices.Contains(c.users[set], name) {
-				c.users[set] = append(c.users[set], name)
+	for _, p := range s.Profiles {
+		for _, set := range p.RuleSets {
+			for _, v := range p.VNICs {
+				c.vnics[set][v.Name] = true
 			}
 		}
 	}
 	for name, vf := range s.Assignments {
 		c.bound[vf.Blade] = append(c.bound[vf.Blade], name)
 	}
+	for _, names := range c.bound {
+		slices.SortFunc(names, VNICName.Compare)
+	}
 	return c
 }
 
 func (c *compiler) blade(id BladeID, inv Inventory) (Content, error) {
 	out := Content{Blade: id}
-	b := binder{compiler: c, blade: id, ports: inv.Ports(), vnics: map[VNICName]flow.Port{}, here: map[string]bool{}}
+	b := binder{compiler: c, blade: id, ports: inv.Ports(), here: map[VNICName]flow.Port{}, users: map[string][]string{}}
 	uplink, err := b.findUplink(c.Blades[id], inv)
 	if err != nil {
 		return out, err
@@ -123,7 +126,7 @@ func (c *compiler) blade(id BladeID, inv Inventory) (Content, error) {
 		if err != nil {
 			return out, err
 		}
-		b.vnics[name], b.here[name.Profile] = port, true
+		b.place(name, port)
 		set := c.setting(v)
 		stations = append(stations, flow.Station{VLAN: set.VLAN, MAC: set.MAC, Port: port})
 		out.VNICs = append(out.VNICs, Bound{name, vf, port, set})
@@ -163,8 +166,18 @@ type binder struct {
 	blade  BladeID
 	ports  *flow.Ports
 	uplink flow.Port
-	vnics  map[VNICName]flow.Port // of those that are here
-	here   map[string]bool        // profiles
+	here   map[VNICName]flow.Port // the vNICs of this blade
+	users  map[string][]string    // for each set, the profiles of this blade that use it, in order
+}
+
+// place notes a vNIC of the blade. They come in order.
+func (b *binder) place(name VNICName, port flow.Port) {
+	b.here[name] = port
+	for _, set := range b.Profiles[name.Profile].RuleSets {
+		if users := b.users[set]; len(users) == 0 || users[len(users)-1] != name.Profile {
+			b.users[set] = append(users, name.Profile)
+		}
+	}
 }
 
 func (b *binder) findUplink(blade Blade, inv Inventory) (flow.Port, error) {
@@ -190,17 +203,11 @@ func (b *binder) rules() ([]flow.Rule, flow.Actions, error) {
 	var def flow.Actions
 	var from *RuleSet
 	for _, set := range b.sets {
-		var users []string
-		for _, p := range b.users[set.Name] {
-			if b.here[p] {
-				users = append(users, p)
-			}
-		}
-		if set.Tier == flow.TierTenant && len(users) == 0 {
+		if set.Tier == flow.TierTenant && len(b.users[set.Name]) == 0 {
 			continue
 		}
 		for i := range set.Rules {
-			more, err := b.bind(set, &set.Rules[i], users)
+			more, err := b.bind(set, &set.Rules[i])
 			if err != nil {
 				return nil, nil, err
 			}
@@ -225,7 +232,7 @@ func (b *binder) rules() ([]flow.Rule, flow.Actions, error) {
 
 // bind returns what a rule is on this blade: nothing, itself, or once for each of the
 // set's users here.
-func (b *binder) bind(set *RuleSet, rule *flow.Rule, users []string) ([]flow.Rule, error) {
+func (b *binder) bind(set *RuleSet, rule *flow.Rule) ([]flow.Rule, error) {
 	relative := b.relative(set, rule)
 	if len(relative) == 0 {
 		r, here, err := b.substitute(set, "", *rule)
@@ -235,7 +242,7 @@ func (b *binder) bind(set *RuleSet, rule *flow.Rule, users []string) ([]flow.Rul
 		return []flow.Rule{r}, nil
 	}
 	var out []flow.Rule
-	for _, p := range users {
+	for _, p := range b.users[set.Name] {
 		if !b.has(p, relative) {
 			continue
 		}
@@ -256,9 +263,7 @@ func (b *binder) bind(set *RuleSet, rule *flow.Rule, users []string) ([]flow.Rul
 // relative returns the names in a rule that are a vNIC's in some profile that uses
 // the set, wherever that is.
 func (c *compiler) relative(set *RuleSet, rule *flow.Rule) []string {
-	return slices.DeleteFunc(set.portNames(rule), func(name string) bool {
-		return !slices.ContainsFunc(c.users[set.Name], func(p string) bool { return c.has(p, []string{name}) })
-	})
+	return slices.DeleteFunc(set.portNames(rule), func(name string) bool { return !c.vnics[set.Name][name] })
 }
 
 // has reports whether the profile has a vNIC of each name.
@@ -337,7 +342,7 @@ func (b *binder) port(set *RuleSet, profile string, local flow.Port) (flow.Port,
 		vnic = VNICName{p, v}
 	}
 	if _, exists := b.VNIC(vnic); exists {
-		return b.vnics[vnic], nil
+		return b.here[vnic], nil
 	}
 	if name == "uplink" && b.uplink != 0 {
 		return b.uplink, nil

@@ -128,6 +128,9 @@ func (st *Stock) refusal(p Profile) error {
 
 // on returns a place for the profile on one blade, or nil.
 func (st *Stock) on(b *bladeStock, p Profile, policy Policy) Placement {
+	if b.free < len(p.VNICs) {
+		return nil
+	}
 	s := search{profile: p, need: st.need(b, p), pack: policy == Pack}
 	for _, pf := range b.pfs {
 		copy := *pf
