@@ -1,0 +1,137 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+var at = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func sample() map[string]any {
+	vf := VFID{PCI: "0000:03:00.0", Serial: "MT1", Index: 1}
+	set := Setting{MAC: "02:00:00:00:00:01", VLAN: 10, Guaranteed: 1e9, Maximum: 5e9, Trust: true}
+	named := func(kind, name string) Head {
+		h := NewHead(kind, name)
+		h.Metadata.Revision = 7
+		return h
+	}
+	return map[string]any{
+		"generation": &Generation{Head: named(KindGeneration, "b1"), Spec: GenerationSpec{Number: 3, Digest: "ab12", Revision: 7, Made: at,
+			Uplink: "nic0/pf0", Default: "drop", Stations: []Station{{10, "02:00:00:00:00:01", "nic0/pf0/vf1"}},
+			VNICs:  []Order{{Profile: "web", VNIC: "eth0", Port: "nic0/pf0/vf1", VFID: vf, Setting: set, Connect: true}},
+			Shards: []string{"cd34"}, Rules: 1}},
+		"shard": &Shard{Rules: []TableRule{{ID: "00000000000000ff", Name: "web/allow@web", Tier: "tenant", Priority: 100, Match: "ip_proto=tcp,dst_port=80", Actions: "normal"}}},
+		"bladestatus": &BladeStatus{Head: NewHead(KindBladeStatus, "b1"), Status: GenerationStatus{Generation: 3, Digest: "ab12", Since: at, Proved: true,
+			VFs:     []VFState{{vf, set, true, true}},
+			Devices: []Device{{Name: "nic0", Model: "softnic", PFs: []string{"nic0/pf0"}, Entries: 4, Limit: 64}},
+			Error:   &Error{"E_DRIVER", "device nic0", "it does not answer", "see its log"}}},
+		"alive": &Alive{Head: NewHead(KindAlive, "b1"), Status: AliveStatus{Version: "v0.1.0", Since: at}},
+		"rules": &Rules{Head: NewHead(KindRules, "b1"), Status: RulesStatus{Generation: 3, At: at, Hardware: 1, Packets: []TierPackets{{"hardware", "normal", 5}},
+			Rules: []RuleState{{Name: "web/allow@web", ID: "00000000000000ff", Place: "hardware", Entries: 1, Hardware: Count{5, 500}}}}},
+		"inventory": &Inventory{Head: NewHead(KindInventory, "b1"), Status: InventoryStatus{Findings: []Finding{},
+			NICs: []NIC{{Name: "nic0", Slot: "0000:03:00", Serial: "MT1", Vendor: "0x15b3", Device: "0x1017", PFs: []PF{{Name: "nic0/pf0", PCI: "0000:03:00.0",
+				TotalVFs: 8, NumVFs: 1, ESwitch: "switchdev", Netdev: &Netdev{Name: "eth0", BitsPerSecond: 25e9, Link: "up"},
+				VFs: []VF{{Name: "nic0/pf0/vf0", PCI: "0000:03:00.2", Representor: &Netdev{Name: "eth1"}}}}}}}}},
+	}
+}
+
+// TestGolden: every kind looks as it always did, and is read strictly as it is
+// written.
+func TestGolden(t *testing.T) {
+	for name, v := range sample() {
+		got, err := json.MarshalIndent(v, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, '\n')
+		path := filepath.Join("testdata", name+".json")
+		if *update {
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
+		}
+		again := newOf(v)
+		if err := Decode(want, again); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(v, again); diff != "" {
+			t.Errorf("%s: -written +read\n%s", name, diff)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	const head = `{"apiVersion":"bladeflow/v1","kind":"Generation","metadata":{"name":"b1"}`
+	for _, c := range []struct{ text, code, what string }{
+		{head + `,"spec":{"vnics":[{"profile":"p","macc":"x"}]}}`, "E_FIELD_UNKNOWN", "field spec.vnics[0].macc"},
+		{head + `,"Spec":{}}`, "E_FIELD_UNKNOWN", "field Spec"},
+		{head + `,"spec":{"rules":1,"rules":2}}`, "E_FIELD_TWICE", "field spec.rules"},
+		{head + `,"spec":{"rules":"one"}}`, "E_TYPE", "field spec.rules"},
+		{head + `,"spec":{"number":-1}}`, "E_TYPE", "field spec.number"},
+		{head + `} {}`, "E_JSON", "document"},
+		{head, "E_JSON", "document"},
+		{``, "E_JSON", "document"},
+		{`[]`, "E_TYPE", "field "},
+	} {
+		var g Generation
+		err := Decode([]byte(c.text), &g)
+		f, ok := errors.AsType[*flow.Fault](err)
+		if !ok || f.Code != c.code || f.What != c.what {
+			t.Errorf("%s: %v, want %s of %s", c.text, err, c.code, c.what)
+		}
+	}
+	var g Generation
+	if err := Decode([]byte(head+`,"spec":{"vnics":[{"mca":"x"}]}}`), &g); err == nil || !bytes.Contains([]byte(err.Error()), []byte("did you mean mac?")) {
+		t.Errorf("got %v", err)
+	}
+	if err := Decode([]byte(`{"apiVersion":"bladeflow/v1","metadata":{"labels":{"any":"thing"}}}`), &g); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzDecode: what is read can be written and read again, to the same.
+func FuzzDecode(f *testing.F) {
+	for _, v := range sample() {
+		text, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var g, again Generation
+		if Decode(text, &g) != nil {
+			return
+		}
+		out, err := json.Marshal(g)
+		if err != nil {
+			return // a time that JSON cannot say
+		}
+		if err := Decode(out, &again); err != nil {
+			t.Errorf("%s: %v", out, err)
+		}
+	})
+}
+
+// newOf returns a pointer to a new zero value of what v points to.
+func newOf(v any) any { return reflect.New(reflect.TypeOf(v).Elem()).Interface() }

@@ -1,0 +1,112 @@
+package api
+
+import "time"
+
+// What a blade answers, in parts that change at different paces, each at the store's
+// Status(blade, part). Only PartAlive hangs on the agent's lease: when a blade falls
+// silent its last words stay, because it goes on as it was told, and the addresses its
+// VFs answer for are not free.
+const (
+	PartAlive      = "alive"      // Alive, leased; written once a start
+	PartInventory  = "inventory"  // Inventory; when it changes
+	PartGeneration = "generation" // BladeStatus; at once when it changes
+	PartRules      = "rules"      // Rules; at most once a second, and only if something counted
+)
+
+// Alive says that a blade's agent runs.
+type Alive struct {
+	Head
+	Status AliveStatus `json:"status"`
+}
+
+// AliveStatus is who runs.
+type AliveStatus struct {
+	Version string    `json:"version,omitempty"` // of the program
+	Since   time.Time `json:"since"`
+}
+
+// BladeStatus is what is in force on a blade, as read back.
+type BladeStatus struct {
+	Head
+	Status GenerationStatus `json:"status"`
+}
+
+// GenerationStatus is how far a blade has come. Lists are never null.
+type GenerationStatus struct {
+	Generation uint64    `json:"generation"`       // of the table in force; 0 before the first
+	Digest     string    `json:"digest,omitempty"` // of the content in force
+	Since      time.Time `json:"since"`            // when it came into force
+
+	// Proved says that the checker found what every device holds to agree with the
+	// table in force, since it came into force.
+	Proved bool `json:"proved"`
+
+	VFs     []VFState `json:"vfs"`     // that are not clean
+	Devices []Device  `json:"devices"` // match tables
+
+	Mismatches uint64 `json:"mismatches"` // times the checker refused a plan or a read-back
+	Error      *Error `json:"error,omitempty"`
+}
+
+// VFState is a VF that is not clean.
+type VFState struct {
+	VFID
+	Setting
+	Link bool `json:"link"`           // it is on
+	Ours bool `json:"ours,omitempty"` // bladeflow set it up
+}
+
+// Device is how full one device's table is.
+type Device struct {
+	Name    string   `json:"name"`
+	Model   string   `json:"model"`
+	PFs     []string `json:"pfs,omitempty"` // nicN/pfN that share it
+	Entries int      `json:"entries"`       // that it holds, foreign ones included
+	Limit   int      `json:"limit"`         // 0 if it is not known
+	Foreign int      `json:"foreign"`
+}
+
+// Rules is where rules live and what they have counted.
+type Rules struct {
+	Head
+	Status RulesStatus `json:"status"`
+}
+
+// RulesStatus sums a blade's rules by place. Counters never decrease while the agent
+// runs.
+type RulesStatus struct {
+	Generation uint64        `json:"generation"`
+	At         time.Time     `json:"at"` // when it was counted
+	Hardware   int           `json:"hardware"`
+	Mixed      int           `json:"mixed"` // an entry in hardware, the rest in software
+	Software   int           `json:"software"`
+	Packets    []TierPackets `json:"packets"`
+	Rules      []RuleState   `json:"rules"`   // in the order they are asked, the default last; those that counted most if there are too many
+	Omitted    int           `json:"omitted"` // rules that are not in the list
+}
+
+// RuleState is where one rule lives and what it has seen.
+type RuleState struct {
+	Name     string `json:"name"`
+	ID       string `json:"id"`
+	Place    string `json:"place"`   // hardware, mixed or software
+	Entries  int    `json:"entries"` // of its own, guards not counted
+	Code     string `json:"code,omitempty"`
+	Reason   string `json:"reason,omitempty"` // why software answers it, or the rest of it
+	Fix      string `json:"fix,omitempty"`
+	Hardware Count  `json:"hardware"`
+	Software Count  `json:"software"`
+}
+
+// Count is the wire form of flow.Counter.
+type Count struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// TierPackets counts packets by where they were answered and how.
+type TierPackets struct {
+	Tier    string `json:"tier"`
+	Verdict string `json:"verdict"`
+	Packets uint64 `json:"packets"`
+}
