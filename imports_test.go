@@ -44,6 +44,7 @@ var policy = map[string][]string{
 	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "hwtests/lab",
 		"hwtests/netns", "hwtests/observe", "hwtests/traffic"},
+
 	"fabric/provision/provisiontest": {"flow", "fabric", "fabric/provision"},
 
 	"hwtests/must":    {},
@@ -58,18 +59,19 @@ var policy = map[string][]string{
 // inTests lists what tests of a package may import on top of that. Every test may
 // import hwtests/must and flow/flowtest.
 var inTests = map[string][]string{
-	"matcher":          {"flow/ruleset"},
-	"flow/flowtest":    {"flow/ruleset"},
-	"offload":          {"offload/verify", "offload/offloadtest"},
-	"offload/device":   {"flow/ruleset"},
-	"offload/softnic":  {"offload/offloadtest"},
-	"fallback":         {"fallback/afxdp", "fallback/afpacket"},
-	"fabric/agent":     {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},
+	"matcher":         {"flow/ruleset"},
+	"flow/flowtest":   {"flow/ruleset"},
+	"offload":         {"offload/verify", "offload/offloadtest"},
+	"offload/device":  {"flow/ruleset"},
+	"offload/softnic": {"offload/offloadtest"},
+	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
+	"fabric/agent":    {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},
+	"fabric/store":    {"fabric/pki"},
+	"hwtests":         {"matcher"},
+	"hwtests/lab":     {"fabric", "fabric/discover"},
+	"hwtests/traffic": {"hwtests/observe"},
+
 	"fabric/provision": {"fabric/discover", "fabric/provision/provisiontest"},
-	"fabric/store":     {"fabric/pki"},
-	"hwtests":          {"matcher"},
-	"hwtests/lab":      {"fabric", "fabric/discover"},
-	"hwtests/traffic":  {"hwtests/observe"},
 }
 
 // TestImports parses the files itself: unlike go list, that sees every build tag

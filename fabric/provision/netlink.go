@@ -1,0 +1,168 @@
+package provision
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/bladeflow/bladeflow/fabric"
+)
+
+// Netlink tells real cards, by rtnetlink through their PFs, as `ip link set PF vf N`
+// does. It is written from the kernel's documentation and has run on no card yet:
+// TestNetlink is what HARDWARE.md would cite, and it skips where there is no card
+// with VFs in switchdev mode.
+//
+// A kernel keeps no note of who set a VF up, so our mark is the alias of the VF's
+// representor, which lives as long as the VF does. A VF without it is clean as long
+// as nobody gave it an address, a VLAN, a rate or trust: spoof check and link have
+// different defaults in different drivers.
+//
+// Only what differs is told, because drivers refuse requests about what they do not
+// have even where nothing would change.
+type Netlink struct {
+	Blade     fabric.BladeID
+	Links     *netlink.Handle // of the namespace that PFs and representors are in
+	Inventory func() (fabric.Inventory, error)
+}
+
+var _ VFs = (*Netlink)(nil)
+
+// mark is the alias that says we set a VF up. What follows it is for people and, in a
+// lab, for [Emulated].
+const mark = "bladeflow"
+
+// Read implements VFs. Cost: a reading of the inventory, a request for each PF and
+// one for each representor.
+func (n *Netlink) Read() (map[fabric.VFID]fabric.VFState, error) {
+	out := map[fabric.VFID]fabric.VFState{}
+	err := n.each(func(id fabric.VFID, at place) error {
+		if ours := at.marked(); ours || touched(at.setting) {
+			out[id] = fabric.VFState{Setting: at.setting, Ours: ours}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// touched reports whether somebody set up a VF that does not carry our mark.
+func touched(s fabric.Setting) bool {
+	s.Spoof, s.Traffic = false, false
+	return s != fabric.Setting{}
+}
+
+// place is where a VF is told things, and what it is now.
+type place struct {
+	pf, representor netlink.Link
+	setting         fabric.Setting
+}
+
+func (p place) marked() bool { return strings.HasPrefix(p.representor.Attrs().Alias, mark) }
+
+// each calls f for every VF that has a representor.
+func (n *Netlink) each(f func(fabric.VFID, place) error) error {
+	inv, err := n.Inventory()
+	if err != nil {
+		return err
+	}
+	for _, nic := range inv.NICs {
+		for _, pf := range nic.PFs {
+			if pf.Netdev == nil || len(pf.VFs) == 0 {
+				continue
+			}
+			link, err := n.Links.LinkByName(pf.Netdev.Name)
+			if err != nil {
+				return fmt.Errorf("PF %s: %w", pf.Netdev.Name, err)
+			}
+			shown := map[int]fabric.Setting{}
+			for _, info := range link.Attrs().Vfs {
+				shown[info.ID] = settingOf(info)
+			}
+			for _, vf := range pf.VFs {
+				s, ok := shown[vf.Index]
+				if !ok || vf.Representor == nil {
+					continue
+				}
+				rep, err := n.Links.LinkByName(vf.Representor.Name)
+				if err != nil {
+					return fmt.Errorf("representor %s: %w", vf.Representor.Name, err)
+				}
+				id := fabric.VFID{Blade: n.Blade, PF: fabric.PFID{PCI: pf.PCI, Serial: nic.Serial}, Index: vf.Index}
+				if err := f(id, place{link, rep, s}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// settingOf is what the kernel shows of a VF. Drivers that have no trust or no
+// spoof check show all ones for them.
+func settingOf(info netlink.VfInfo) fabric.Setting {
+	s := fabric.Setting{VLAN: uint16(info.Vlan), Trust: info.Trust == 1, Spoof: !info.Spoofchk, Traffic: info.LinkState != netlink.VF_LINK_STATE_DISABLE}
+	s.QoS = fabric.QoS{Guaranteed: fabric.BitsPerSecond(info.MinTxRate) * megabit, Maximum: fabric.BitsPerSecond(info.MaxTxRate) * megabit}
+	for _, b := range info.Mac {
+		s.MAC = s.MAC<<8 | uint64(b)
+	}
+	return s
+}
+
+// Write implements VFs.
+func (n *Netlink) Write(vf fabric.VFID, s fabric.Setting) error {
+	var at place
+	err := n.each(func(id fabric.VFID, p place) error {
+		if id == vf {
+			at = p
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if at.pf == nil {
+		return unknown(vf)
+	}
+	now := at.setting
+	clean := s == fabric.Setting{}
+	if !clean && !at.marked() {
+		if err := n.Links.LinkSetAlias(at.representor, mark); err != nil {
+			return refused(vf, "mark", err)
+		}
+	}
+	rate := func(b fabric.BitsPerSecond) int { return int(b / megabit) }
+	for _, do := range []struct {
+		property string
+		needed   bool
+		tell     func() error
+	}{
+		{"link off", now.Traffic && !s.Traffic, func() error { return n.Links.LinkSetVfState(at.pf, vf.Index, netlink.VF_LINK_STATE_DISABLE) }},
+		{"mac", now.MAC != s.MAC, func() error { return n.Links.LinkSetVfHardwareAddr(at.pf, vf.Index, hardwareAddr(s.MAC)) }},
+		{"vlan", now.VLAN != s.VLAN, func() error { return n.Links.LinkSetVfVlan(at.pf, vf.Index, int(s.VLAN)) }},
+		{"rates", now.QoS != s.QoS, func() error {
+			return n.Links.LinkSetVfRate(at.pf, vf.Index, rate(s.QoS.Guaranteed), rate(s.QoS.Maximum))
+		}},
+		{"trust", now.Trust != s.Trust, func() error { return n.Links.LinkSetVfTrust(at.pf, vf.Index, s.Trust) }},
+		{"spoof check", now.Spoof != s.Spoof, func() error { return n.Links.LinkSetVfSpoofchk(at.pf, vf.Index, !s.Spoof) }},
+		{"link on", !now.Traffic && s.Traffic, func() error { return n.Links.LinkSetVfState(at.pf, vf.Index, netlink.VF_LINK_STATE_ENABLE) }},
+		{"mark", clean && at.marked(), func() error { return n.Links.LinkSetAlias(at.representor, "") }},
+	} {
+		if !do.needed {
+			continue
+		}
+		if err := do.tell(); err != nil {
+			return refused(vf, do.property, err)
+		}
+	}
+	return nil
+}
+
+func hardwareAddr(mac uint64) net.HardwareAddr {
+	out := make(net.HardwareAddr, 6)
+	for i := range out {
+		out[i] = byte(mac >> (40 - 8*i))
+	}
+	return out
+}
