@@ -1,6 +1,7 @@
 package hwtests
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -101,7 +102,7 @@ func Demo(ctx context.Context, c DemoConfig) (*Report, error) {
 	count := int(c.Duration.Seconds() * float64(c.Rate))
 	c.Say("building a chassis of %d blades with %d VFs each", c.Blades, c.VFs)
 	ch, err := Start(ctx, Config{Source: c.Source, Interval: 500 * time.Millisecond,
-		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: 8 * max(count, 2)}})
+		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 2), demoBurst)}})
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,6 @@ type demo struct {
 	chassis *Chassis
 	tables  []*flow.Table
 	report  Report
-	next    uint64 // sequence number
 	counted []Tally
 }
 
@@ -177,26 +177,40 @@ func demoTable(b *lab.Blade) (*flow.Table, error) {
 	return ruleset.Build(1, sw, b.Ports, sets...)
 }
 
+// demoBurst is how many frames are sent before they are compared: observers have room
+// for so many, 32 bytes each, and each port has two.
+const demoBurst = 100_000
+
 // traffic sends count frames and compares what came of each. A try on which frames
 // were lost is compared too: what it counted stays counted.
 func (d *demo) traffic(ctx context.Context, streams []Stream, count int) error {
+	for ; count > 0; count -= demoBurst {
+		if err := d.burst(ctx, streams, min(count, demoBurst)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) burst(ctx context.Context, streams []Stream, count int) error {
 	wrong := 0
-	rate, err := d.chassis.Lossless(d.Rate, func(rate int) error {
+	var different []string
+	rate, err := d.chassis.Lossless(cmp.Or(d.report.Rate, d.Rate), func(rate int) error {
 		d.Say("sending %d packets at %d per second", count, rate)
-		burst, err := d.chassis.Send(ctx, streams, d.next, count, rate, nil)
+		d.chassis.Reset()
+		burst, err := d.chassis.Send(ctx, streams, 0, count, rate, nil)
 		if err != nil {
 			return err
 		}
-		d.next += uint64(count)
 		diffs, total, counted, err := d.chassis.Compare(burst, d.tables)
 		if err != nil {
 			return err
 		}
 		wrong = total
 		d.counted = append(d.counted, counted)
-		d.report.Different = nil
+		different = nil
 		for i := range diffs {
-			d.report.Different = append(d.report.Different, diffs[i].String())
+			different = append(different, diffs[i].String())
 		}
 		for _, b := range d.chassis.Blades {
 			if err := b.Agent.Reconcile(ctx); err != nil {
@@ -207,6 +221,10 @@ func (d *demo) traffic(ctx context.Context, streams []Stream, count int) error {
 	})
 	d.report.Rate = rate
 	d.report.Mismatches += wrong
+	if room := 10 - len(d.report.Different); len(different) > room {
+		different = different[:max(0, room)]
+	}
+	d.report.Different = append(d.report.Different, different...)
 	return err
 }
 

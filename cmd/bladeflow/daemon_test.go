@@ -23,7 +23,6 @@ import (
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 	"github.com/bladeflow/bladeflow/hwtests"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
-	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // daemon is `bladeflow agent` as a process of its own in the namespace of a lab's
@@ -42,10 +41,7 @@ type daemon struct {
 const daemonAddress = "127.0.0.1:9464"
 
 func newDaemon(t *testing.T, datapath string) *daemon {
-	doctor := lab.Doctor(t.Context())
-	for _, f := range []string{lab.FeatureVeth, lab.FeatureXDP, lab.FeatureAFXDP} {
-		must.Have(t, f, doctor.Err(f))
-	}
+	needsLab(t)
 	l, err := lab.Up(t.Context(), lab.Config{Blades: 1, VFs: 4, Entries: 64, Sequences: 1 << 20})
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(out)
 	root.SetErr(stderr)
-	cmd, err := root.ExecuteContextC(context.WithValue(context.Background(), progressKey{}, said))
+	cmd, err := root.ExecuteContextC(contextWith(said))
 	said.stop()
 	switch {
 	case err != nil && !began:

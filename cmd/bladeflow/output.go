@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -115,6 +116,11 @@ func (p *progress) run(w io.Writer) {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// contextWith is a context for commands whose progress p is to say.
+func contextWith(p *progress) context.Context {
+	return context.WithValue(context.Background(), progressKey{}, p)
 }
 
 // stop ends p; nothing is said after it returns.

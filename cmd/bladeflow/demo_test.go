@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/hwtests/must"
+)
+
+// needsLab skips a test where a lab cannot work, or fails it where BLADEFLOW_MUST says
+// that it can.
+func needsLab(t *testing.T) {
+	t.Helper()
+	doctor := lab.Doctor(t.Context())
+	for _, f := range []string{lab.FeatureVeth, lab.FeatureXDP, lab.FeatureAFXDP} {
+		must.Have(t, f, doctor.Err(f))
+	}
+}
+
+// TestDemoCommand holds what the demo prints and how it ends against the contract: 0
+// for a card that tells the truth, 1 for one that ignores a bit of its masks.
+func TestDemoCommand(t *testing.T) {
+	needsLab(t)
+	stdout, stderr, err := invoke("", "demo", "--duration", "1s", "--rate", "10000", "-o", "json")
+	if err != nil {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	var doc struct {
+		Packets    struct{ Sent, Hardware, Software int }
+		Mismatches *int
+		Rules      struct{ Hardware, Software int }
+		Proved     bool
+	}
+	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
+		t.Fatal(err)
+	}
+	p := doc.Packets
+	if doc.Mismatches == nil || *doc.Mismatches != 0 || !doc.Proved || p.Hardware+p.Software != p.Sent || 5*p.Hardware < p.Sent || 5*p.Software < p.Sent ||
+		doc.Rules.Hardware == 0 || doc.Rules.Software == 0 {
+		t.Errorf("%s", stdout)
+	}
+	if !strings.Contains(stderr, "healed") {
+		t.Errorf("no word about progress: %s", stderr)
+	}
+
+	stdout, stderr, err = invoke("", "demo", "--duration", "1s", "--rate", "10000", "--blind", "dst_port/2")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(stdout, "NOT RIGHT: ") || !strings.HasSuffix(stderr, "[E_MISMATCH]\n") {
+		t.Errorf("a card that lies: %v\n%s\n%s", err, stdout, stderr)
+	}
+}
+
+// locked is a buffer that is read while it is written.
+type locked struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// TestDemoInterrupted presses Ctrl-C while packets flow: one line says so, and nothing
+// is left.
+func TestDemoInterrupted(t *testing.T) {
+	needsLab(t)
+	var stdout, stderr locked
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "demo", "--duration", "1m"}, Stdout: &stdout, Stderr: &stderr}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // an error says that it is gone
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(stderr.String(), "sending"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no packets: %s", stderr.String())
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitInterrupted || !strings.HasSuffix(stderr.String(), "[E_INTERRUPTED]\n") {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+	if stdout.String() != "" {
+		t.Errorf("standard output: %s", stdout.String())
+	}
+	for _, dir := range []string{"/run/netns", "/run/bladeflow-lab"} {
+		left, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		for _, f := range left {
+			if strings.HasPrefix(f.Name(), fmt.Sprintf("bf%d-", cmd.Process.Pid)) {
+				t.Errorf("%s/%s is left", dir, f.Name())
+			}
+		}
+	}
+}
+
+// TestProgress waits for what a command says of itself while it takes long.
+func TestProgress(t *testing.T) {
+	var w locked
+	p := newProgress(&w)
+	cmd := &cobra.Command{RunE: func(cmd *cobra.Command, _ []string) error {
+		time.Sleep(1100 * time.Millisecond) // it has said nothing: nothing to repeat
+		if w.String() != "" {
+			t.Errorf("without a word: %q", w.String())
+		}
+		doing(cmd, "counting to %d", 3)
+		time.Sleep(time.Second)
+		return nil
+	}}
+	if err := cmd.ExecuteContext(contextWith(p)); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	if w.String() != "2 s: counting to 3\n" {
+		t.Errorf("%q", w.String())
+	}
+}
