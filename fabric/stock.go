@@ -18,7 +18,7 @@ import (
 // vNICs, so that trying everything ends: at most PFs to the power of vNICs. VFs of one
 // PF differ by RDMA alone, so they are counted, not tried.
 //
-// Measured on one core: 16,384 profiles of one vNIC into 256 blades of 64 VFs in 0.2 s.
+// Measured on one core: 16,384 profiles of one vNIC into 256 blades of 64 VFs in 0.35 s.
 type Stock struct {
 	spec   Spec
 	blades []*bladeStock // by ID

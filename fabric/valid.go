@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,13 +14,24 @@ import (
 // Valid returns nil iff s can be wanted, whatever the blades are like, else the first
 // *[flow.Fault] in the order of the fields of Spec and of names. What depends on
 // the blades' hardware is for [Spec.Fits], what rules mean together for [Compile].
-// Cost: 16,384 vNICs of as many profiles in 60 ms.
+// Cost: 16,384 vNICs of as many profiles in 0.1 s.
 func (s Spec) Valid() error {
 	return cmp.Or(s.validBlades(), s.validNetworks(), s.validRuleSets(), s.validProfiles(), s.validAssignments())
 }
 
 func fault(code, what, why, remedy string) error {
 	return &flow.Fault{Code: code, What: what, Why: why, Remedy: remedy}
+}
+
+// within returns the fault with what it is in before what it is about.
+func within(what string, err error) error {
+	var f *flow.Fault
+	if !errors.As(err, &f) {
+		return err
+	}
+	g := *f
+	g.What = what + ": " + f.What
+	return &g
 }
 
 // validName returns nil iff name can be the name of a thing of this kind.
@@ -93,8 +105,7 @@ func (s Spec) validNetworks() error {
 }
 
 func (s Spec) validRuleSets() error {
-	type owner struct{ set, rule string }
-	ids := map[flow.RuleID]owner{}
+	ids := map[flow.RuleID]string{}
 	return all(s.RuleSets, func(key string, r RuleSet) error {
 		if err := validName("rule set", r.Name, key); err != nil {
 			return err
@@ -109,9 +120,15 @@ func (s Spec) validRuleSets() error {
 				return fault("E_NAME", "rule "+rule.Name, fmt.Sprintf("in rule set %s of tier %s", r.Name, r.Tier), "name it SET/RULE and give it the tier of its set")
 			}
 			if other, twice := ids[rule.ID]; twice {
-				return fault("E_RULE_TWICE", "rule "+rule.Name, "it has the same ID as rule "+other.rule, "rename one of them")
+				return fault("E_RULE_TWICE", "rule "+rule.Name, "it has the same ID as rule "+other, "rename one of them")
 			}
-			ids[rule.ID] = owner{r.Name, rule.Name}
+			ids[rule.ID] = rule.Name
+			if rule.Priority < 0 {
+				return fault("E_PRIORITY", "rule "+rule.Name, fmt.Sprintf("priority %d is out of range", rule.Priority), "use 0 to 2147483647")
+			}
+			if err := cmp.Or(rule.Match.Valid(), rule.Actions.Valid()); err != nil {
+				return within("rule "+rule.Name, err)
+			}
 		}
 		return nil
 	})

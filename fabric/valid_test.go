@@ -49,6 +49,11 @@ func TestValid(t *testing.T) {
 	twice := set(t, "two", flow.TierTenant, "name=a actions=drop")
 	twice.Rules[0].ID = set1.Rules[0].ID
 	fails(s.WithRuleSet(twice), "E_RULE_TWICE", "rules/a", "two/a")
+	bad := set(t, "bad", flow.TierTenant, "name=a actions=drop")
+	bad.Rules[0].Priority = -1
+	fails(s.WithRuleSet(bad), "E_PRIORITY", "bad/a")
+	bad.Rules[0].Priority, bad.Rules[0].Actions = 0, nil
+	fails(s.WithRuleSet(bad), "E_ACTION", "bad/a")
 	twice.Tier = 9
 	fails(s.WithRuleSet(twice), "E_TIER")
 	kept := s.WithRuleSet(set(t, "two", flow.TierTenant))
