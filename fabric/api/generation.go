@@ -17,7 +17,9 @@ import "time"
 //     new VFs with the link off; change rates, trust and spoof check in place.
 //  4. Put the table in force and prove it.
 //  5. Switch the link on for the vNICs with Connect, and off for those without it.
-//  6. Report.
+//  6. Report, with Record the store's revision of the record (its key's last change).
+//     Record may be reported from step 3 on, and means: what the blade had set up for
+//     older records and this one does not name is clean or quiet, and will stay so.
 //
 // Digest and Number speak of the content. Connect is not in it: the manager may write
 // the same Number again with another Connect, when what a vNIC waited for elsewhere is
@@ -40,8 +42,14 @@ type GenerationSpec struct {
 	Default  string    `json:"default,omitempty"` // actions, as text, for what no rule matches; drop if absent
 	Stations []Station `json:"stations"`          // of the switch
 	VNICs    []Order   `json:"vnics"`             // VFs the blade shall have set up; all others it has set up, it clears
-	Shards   []string  `json:"shards"`            // SHA-256 of each shard's value, 64 hexadecimal digits
-	Rules    int       `json:"rules"`             // in all shards together
+
+	// Leaving is what earlier records let the blade answer for and this one does not.
+	// Until the blade has reported this record, nobody else may be told to answer for
+	// these addresses. It is the managers' note to themselves; agents ignore it.
+	Leaving []Answer `json:"leaving,omitempty"`
+
+	Shards []string `json:"shards"` // SHA-256 of each shard's value, 64 hexadecimal digits
+	Rules  int      `json:"rules"`  // in all shards together
 }
 
 // Station is the wire form of flow.Station.
@@ -62,6 +70,13 @@ type Order struct {
 	// Connect says that the VF's link may be on as soon as the content is in force and
 	// proved. Without it the vNIC waits, its VF set up and quiet.
 	Connect bool `json:"connect"`
+}
+
+// Answer is a VF and the address it may answer for.
+type Answer struct {
+	VFID
+	MAC  string `json:"mac"`
+	VLAN uint16 `json:"vlan"`
 }
 
 // VFID is the identity of a VF on its blade.

@@ -33,6 +33,7 @@ type BladeStatus struct {
 
 // GenerationStatus is how far a blade has come. Lists are never null.
 type GenerationStatus struct {
+	Record     int64     `json:"record"`           // the store's revision of the newest record acted on; see generation.go
 	Generation uint64    `json:"generation"`       // of the table in force; 0 before the first
 	Digest     string    `json:"digest,omitempty"` // of the content in force
 	Since      time.Time `json:"since"`            // when it came into force
