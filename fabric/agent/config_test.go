@@ -73,7 +73,7 @@ func TestParseFileRefuses(t *testing.T) {
 	check("1:1: apiVersion", "missing", "{}")
 	check("1:1", "not a mapping", "just words")
 	check("1:13: apiVersion", "\"v2\" is not known", "apiVersion: v2\n")
-	check("2:1", "did not find expected", "a: 1\nb: [\n}")
+	check("3:1", "did not find expected", "a: 1\nb: [\n}")
 	check("2:1", "second document", "{}\n---\n{}\n")
 	check("6:3: spec.colour", "no such field", smallest+"  colour: red\n")
 	check("6:3: spec.rules", "twice", smallest+"  rules: []\n")

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/ruleset"
 )
 
 // reader walks a YAML document strictly and keeps the first fault. After one it
@@ -56,14 +56,7 @@ func (r *reader) document(data []byte) value {
 			err = fmt.Errorf("line %d: a second document begins", second.Line)
 		}
 	}
-	line, why := 1, strings.TrimPrefix(err.Error(), "yaml: ")
-	if rest, ok := strings.CutPrefix(why, "line "); ok {
-		digits, text, _ := strings.Cut(rest, ": ")
-		if at, err := strconv.Atoi(digits); err == nil {
-			line, why = at, text
-		}
-	}
-	r.err = &flow.Fault{Code: "E_YAML", What: fmt.Sprintf("%s:%d:1", r.file, line), Why: why, Remedy: "mend the YAML", Err: err}
+	r.err = ruleset.SyntaxFault(r.file, data, err)
 	return value{r: r}
 }
 

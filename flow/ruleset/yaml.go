@@ -34,7 +34,7 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 			break
 		}
 		if err != nil {
-			return nil, d.syntax(data, err)
+			return nil, SyntaxFault(d.file, data, err)
 		}
 		if err := d.document(n.Content[0]); err != nil {
 			return nil, err
@@ -51,8 +51,9 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 var parserFaults = []string{"did not find expected node content", "did not find expected '-' indicator", "did not find expected key",
 	"did not find expected ',' or", "did not find expected <document start>"}
 
-// syntax turns the library's `yaml: line 3: why` into a fault. Columns it has none.
-func (d *documents) syntax(data []byte, err error) error {
+// SyntaxFault turns an error of the YAML library, `yaml: line 3: why`, into a fault in
+// the file whose bytes are data. Columns the library has none.
+func SyntaxFault(file string, data []byte, err error) *flow.Fault {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 1
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
@@ -64,7 +65,7 @@ func (d *documents) syntax(data []byte, err error) error {
 			line = min(line+1, 1+bytes.Count(bytes.TrimSuffix(data, []byte("\n")), []byte("\n"))) // the end is after the last line
 		}
 	}
-	return &flow.Fault{Code: "E_YAML", What: position{line, 1}.in(d.file), Why: text, Remedy: "mend the YAML", Err: err}
+	return &flow.Fault{Code: "E_YAML", What: position{line, 1}.in(file), Why: text, Remedy: "mend the YAML", Err: err}
 }
 
 // fault is a fault at node n, which is at path in the document.
