@@ -2,6 +2,7 @@ package hwtests
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,7 +58,7 @@ func TestDemo(t *testing.T) {
 			}
 			model := []string{"drop", "mirror", "normal", "output", "vlan_pop", "vlan_push", "vlan_set"}
 			all := []string{"drop", "mirror", "normal", "output", "pass", "vlan_pop", "vlan_push", "vlan_set"}
-			if !equal(r.Actions.Hardware, model) || !equal(r.Actions.Software, all) {
+			if !slices.Equal(r.Actions.Hardware, model) || !slices.Equal(r.Actions.Software, all) {
 				t.Errorf("actions in hardware %v, in software %v", r.Actions.Hardware, r.Actions.Software)
 			}
 			if len(r.Healed) != 1 {
@@ -65,18 +66,6 @@ func TestDemo(t *testing.T) {
 			}
 		})
 	}
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // TestLyingCard has cards that ignore one bit of their masks, while their dump shows
