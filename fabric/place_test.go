@@ -96,7 +96,7 @@ func possible(s Spec, seen Snapshot, p Profile, at Placement) bool {
 		before, _ := Compile(s, vf.Blade, b.Inventory)
 		after, err := Compile(whole, vf.Blade, b.Inventory)
 		room := b.Room[vf.PF]
-		if err != nil || room.Limit > 0 && room.Used+len(after.Table.Rules)-len(before.Table.Rules) > room.Limit {
+		if err != nil || room.Limit > 0 && max(room.Used, len(before.Table.Rules))+len(after.Table.Rules)-len(before.Table.Rules) > room.Limit {
 			return false
 		}
 	}
@@ -146,7 +146,7 @@ func TestPlaceAgainstBruteForce(t *testing.T) {
 		p := Profile{Name: "new"}
 		for i := range f.rng.IntN(3) + 1 {
 			p.VNICs = append(p.VNICs, VNIC{Name: fmt.Sprintf("eth%d", i), MAC: mac(i + 1), Network: "lan", RDMA: f.rng.IntN(3) == 0,
-				QoS: QoS{BitsPerSecond(f.rng.IntN(3)) * 4e9, BitsPerSecond(f.rng.IntN(2)) * 20e9}})
+				QoS: QoS{BitsPerSecond(f.rng.IntN(3)) * 3e9, BitsPerSecond(f.rng.IntN(2)) * 20e9}})
 		}
 		if f.rng.IntN(2) == 0 {
 			p.RuleSets = []string{"rules"}
@@ -256,6 +256,9 @@ func TestStockTake(t *testing.T) {
 		for i := range 4 {
 			p := station(fmt.Sprintf("p%d", i), mac(i+1), "lan")
 			p.VNICs[0].QoS.Guaranteed = BitsPerSecond(f.rng.IntN(3)) * 1e9
+			if f.rng.IntN(2) == 0 {
+				p.RuleSets = []string{"rules"}
+			}
 			at, err := st.Place(p, Pack)
 			var fault *flow.Fault
 			if errors.As(err, &fault) {
@@ -263,7 +266,7 @@ func TestStockTake(t *testing.T) {
 			}
 			st.Take(p, at)
 			next = next.WithProfile(p, at)
-			probe := station("probe", mac(50), "lan")
+			probe := station("probe", mac(50), "lan", "rules")
 			if diff := cmp.Diff(NewStock(next, f.seen).Candidates(probe), st.Candidates(probe)); diff != "" {
 				t.Fatalf("seed %d (-new +taken):\n%s", seed, diff)
 			}

@@ -35,6 +35,8 @@ import (
 //     in that content, at that address;
 //   - nothing is done to a VF that others set up, or on a blade that cannot take it.
 //
+// And a workload that has traffic and is wanted has it again when the plan is done.
+//
 // Held blades. A blade that is silent or was never seen, and one whose content cannot
 // be made, gets no step; nor does a blade from which a vNIC shall go to a held one,
 // for its rules must stay as long as the vNIC does.

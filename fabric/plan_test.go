@@ -170,6 +170,11 @@ func TestPlanHolds(t *testing.T) {
 		plan := NewPlan(s, seen)
 		states := walk(t, s, seen, plan)
 		last := states[len(states)-1]
+		for at := range answered(seen) {
+			if wanted(s, at) && !answered(last)[at] {
+				t.Fatalf("seed %d: nobody answers for %s any more, though it is wanted:\n%s", seed, flow.FormatMAC(at.mac), planText(plan))
+			}
+		}
 		want := wantedState(t, s, seen)
 		equal := true
 		for id, b := range want.Blades {
@@ -191,6 +196,29 @@ func TestPlanHolds(t *testing.T) {
 		done += len(plan.Steps)
 	}
 	t.Logf("%d held, %d steps", held, done)
+}
+
+// answered returns the addresses that our VFs answer for.
+func answered(seen Snapshot) map[address]bool {
+	out := map[address]bool{}
+	for _, b := range seen.Blades {
+		for _, state := range b.VFs {
+			if state.Ours && state.Traffic {
+				out[state.address()] = true
+			}
+		}
+	}
+	return out
+}
+
+// wanted reports whether s has a vNIC of this address on some blade.
+func wanted(s Spec, at address) bool {
+	for name := range s.Assignments {
+		if v, _ := s.VNIC(name); s.setting(v).address() == at {
+			return true
+		}
+	}
+	return false
 }
 
 var update = flag.Bool("update", false, "rewrite the files in testdata")

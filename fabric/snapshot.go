@@ -28,7 +28,7 @@ type VFState struct {
 
 // Room is how full a device's table is.
 type Room struct {
-	Used  int
+	Used  int // entries, as last read
 	Limit int // 0 if it is not known
 }
 

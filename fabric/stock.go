@@ -49,7 +49,11 @@ type pfStock struct {
 	total int
 	vfs   [2][]int // free VFs by index: without and with RDMA
 	room  Room
+	asked int // rules that hold on the blade, reported or not yet
 }
+
+// used returns how many entries of the device's table count as used.
+func (p *pfStock) used() int { return max(p.room.Used, p.asked) }
 
 // NewStock returns what s leaves free of what is seen. VFs that others have set up are
 // not free. The spec must be valid.
@@ -75,10 +79,21 @@ func NewStock(s Spec, seen Snapshot) *Stock {
 			b.take(at[vf.Blade][vf.PF], vf.Index, v)
 		}
 	}
+	operators := 0
+	for _, r := range s.RuleSets {
+		if r.Tier != flow.TierTenant {
+			operators += len(r.Rules)
+		}
+	}
+	for _, b := range st.blades {
+		for _, pf := range b.pfs {
+			pf.asked = operators
+		}
+	}
 	for name, p := range s.Profiles {
 		for _, vf := range s.Place(name) {
 			if b, _ := st.blade(vf.Blade); b != nil {
-				b.use(p)
+				st.use(b, p)
 			}
 			break
 		}
@@ -141,7 +156,12 @@ func (b *bladeStock) take(pf *pfStock, vf int, v VNIC) {
 	}
 }
 
-func (b *bladeStock) use(p Profile) {
+// use accounts for the rules that a profile brings.
+func (st *Stock) use(b *bladeStock, p Profile) {
+	need := st.need(b, p)
+	for _, pf := range b.pfs {
+		pf.asked += need
+	}
 	for _, set := range p.RuleSets {
 		b.users[set]++
 	}
@@ -161,11 +181,7 @@ func (st *Stock) Take(p Profile, at Placement) {
 			}
 		}
 	}
-	need := st.need(b, p)
-	for _, pf := range b.pfs {
-		pf.room.Used += need
-	}
-	b.use(p)
+	st.use(b, p)
 }
 
 // need returns how many rules a profile would bring to a blade that are not there
@@ -218,7 +234,7 @@ func (p *pfStock) refuse(v VNIC, where Pool, need int) string {
 		return "E_RATE_LINK"
 	case p.sum+v.QoS.Guaranteed > p.usable() && v.QoS.Guaranteed > 0:
 		return "E_GUARANTEE"
-	case p.room.Limit > 0 && p.room.Used+need > p.room.Limit:
+	case p.room.Limit > 0 && p.used()+need > p.room.Limit:
 		return "E_TABLE_ROOM"
 	}
 	return ""
@@ -244,5 +260,5 @@ func (p *pfStock) explain(code string, v VNIC, where Pool, need int) (why, remed
 	case "E_GUARANTEE":
 		return fmt.Sprintf("%s of %s are guaranteed already, %s are wanted", p.sum, p.usable(), v.QoS.Guaranteed), "guarantee less, or move a profile away"
 	}
-	return fmt.Sprintf("its device's table has %d of %d entries in use, %d are needed", p.room.Used, p.room.Limit, need), "use a device with more entries"
+	return fmt.Sprintf("its device's table has %d of %d entries in use, %d are needed", p.used(), p.room.Limit, need), "use a device with more entries"
 }
