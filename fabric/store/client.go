@@ -73,7 +73,12 @@ func Dial(ctx context.Context, c DialConfig) (*Client, error) {
 }
 
 // Close ends watches and leases' keep-alive; the leases themselves run out.
-func (c *Client) Close() error { return c.etcd.Close() }
+func (c *Client) Close() error {
+	if err := c.etcd.Close(); !errors.Is(err, context.Canceled) { // which a client without connections calls its end
+		return err
+	}
+	return nil
+}
 
 // Read implements Store. The answer is linearizable: a quorum agrees on it.
 func (c *Client) Read(ctx context.Context, key Key) (KV, error) {
@@ -220,6 +225,9 @@ func (c *Client) watch(ctx context.Context, prefix Prefix, after int64, out chan
 			if errors.Is(err, rpctypes.ErrCompacted) {
 				return after, compacted(prefix, after, historyGone)
 			}
+			if strings.Contains(err.Error(), rpctypes.ErrPermissionDenied.Error()) { // a watch says it in words only
+				err = rpctypes.ErrPermissionDenied
+			}
 			return after, c.fault(ctx, string(prefix), err)
 		}
 		if (a.Created || a.IsProgressNotify()) && a.Header.Revision < after {
@@ -259,23 +267,27 @@ func (c *Client) Lease(ctx context.Context, ttl time.Duration) (*Lease, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, stop := context.WithCancel(ctx)
 	alive, err := c.etcd.KeepAlive(ctx, granted.ID)
 	if err != nil {
+		stop()
 		return nil, c.fault(ctx, "a lease", err)
 	}
 	lost := make(chan struct{})
 	go func() {
 		defer close(lost)
+		defer stop()
 		for range alive { // closed by etcd's client when the lease's time has passed unanswered
 		}
 	}()
 	revoke := func(ctx context.Context) error {
 		return c.call(ctx, "a lease", func(ctx context.Context) error {
 			_, err := c.etcd.Revoke(ctx, granted.ID)
-			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-				return nil
+			if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				return err
 			}
-			return err
+			stop()
+			return nil
 		})
 	}
 	return &Lease{ID: LeaseID(granted.ID), TTL: time.Duration(granted.TTL) * time.Second, lost: lost, revoke: revoke}, nil
@@ -299,6 +311,12 @@ func (c *Client) Compact(ctx context.Context, revision int64) error {
 func (c *Client) call(ctx context.Context, what string, request func(context.Context) error) error {
 	ctx, cancel := withDeadline(ctx, c.timeout)
 	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return c.fault(ctx, what, err)
+	}
+	if c.etcd.Ctx().Err() != nil {
+		return closed(what)
+	}
 	err := request(ctx)
 	for try := 0; try < 5 && errors.Is(err, rpctypes.ErrAuthOldRevision); try++ {
 		err = request(ctx)

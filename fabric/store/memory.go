@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -236,10 +237,8 @@ func (m *Memory) since(prefix Prefix, after int64, first bool) (Batch, <-chan st
 		return Batch{Err: compacted(prefix, after, historyGone)}, nil
 	}
 	b := Batch{Revision: m.revision}
-	for _, old := range m.history {
-		if old.Revision <= after {
-			continue
-		}
+	from := sort.Search(len(m.history), func(i int) bool { return m.history[i].Revision > after })
+	for _, old := range m.history[from:] {
 		for _, e := range old.Events {
 			if e.Key.Under(prefix) {
 				e.KV = e.clone()

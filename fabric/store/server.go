@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/url"
@@ -11,9 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -24,6 +27,7 @@ type Server struct {
 	etcd   *embed.Etcd
 	scheme string
 	lock   *os.File
+	stop   sync.Once
 }
 
 // ServerConfig says how to run a member.
@@ -34,6 +38,7 @@ type ServerConfig struct {
 	Name   string            // of this member; default "store"
 	Peers  map[string]string // name → HOST:PORT between members, this one included; empty for a single member, which then opens no port for peers
 	Quota  int64             // bytes of the database; [DefaultQuota] if zero
+	Log    *slog.Logger      // gets what etcd reports as errors; nil drops it
 }
 
 // ServerTLS names the PEM files of a member; they are read anew for every connection,
@@ -89,7 +94,7 @@ func (c ServerConfig) etcd() (*embed.Config, string, error) {
 	if config.Name == "" {
 		config.Name = "store"
 	}
-	config.LogLevel = "error"
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(errorLog{c.Log}))
 	config.EnableGRPCGateway = false // a second way in, with its own idea of users
 	config.TlsMinVersion = "TLS1.3"
 	config.MaxTxnOps = MaxOps
@@ -106,8 +111,10 @@ func (c ServerConfig) etcd() (*embed.Config, string, error) {
 	config.ListenClientUrls = []url.URL{client}
 	config.AdvertiseClientUrls = config.ListenClientUrls
 	config.ListenPeerUrls = nil
+	config.TickMs, config.ElectionMs = 10, 100 // nobody to wait for: 0.1 s to lead instead of 1 s
 	config.InitialCluster = config.Name + "=" + config.AdvertisePeerUrls[0].String()
 	if len(c.Peers) > 0 {
+		config.TickMs, config.ElectionMs = 100, 1000 // etcd's own
 		var cluster []string
 		for _, name := range slices.Sorted(maps.Keys(c.Peers)) {
 			peer, err := c.url(c.Peers[name])
@@ -198,8 +205,10 @@ func (s *Server) Local() *Client {
 func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 
 // Stop hands leadership over, ends connections and closes the database. It takes at
-// most a few seconds.
+// most a few seconds and may be repeated.
 func (s *Server) Stop() {
-	s.etcd.Close()
-	s.lock.Close()
+	s.stop.Do(func() {
+		s.etcd.Close()
+		s.lock.Close()
+	})
 }

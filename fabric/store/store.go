@@ -174,9 +174,9 @@ func checkTxn(compares []Compare, ops []Op) error {
 		put[o.key] = true
 	}
 	for _, o := range ops {
-		for key := range put {
-			if o.covers(key) {
-				return twice(key)
+		for _, p := range ops {
+			if p.kind == opPut && o.covers(p.key) {
+				return twice(p.key)
 			}
 		}
 	}
