@@ -122,7 +122,10 @@ func (st *Stock) refusal(p Profile) error {
 	if most == nil {
 		return fault("E_POOL", "profile "+p.Name, "there is no blade where it may live", "widen the pool, or add a blade")
 	}
-	why := fmt.Sprintf("it fits on none of %d blades; %d like this: %s: %s", len(all), count[most.Code], most.What, most.Why)
+	why := most.What + ": " + most.Why
+	if len(all) > 1 {
+		why = fmt.Sprintf("it fits on none of %d blades; %d are like this: %s", len(all), count[most.Code], why)
+	}
 	return fault(most.Code, "profile "+p.Name, why, most.Remedy)
 }
 

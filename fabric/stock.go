@@ -258,7 +258,11 @@ func (p *pfStock) explain(code string, v VNIC, where Pool, need int) (why, remed
 	case "E_RATE_LINK":
 		return fmt.Sprintf("%s is more than its link of %s", max(v.QoS.Maximum, v.QoS.Guaranteed), p.speed), "lower the rate"
 	case "E_GUARANTEE":
-		return fmt.Sprintf("%s of %s are guaranteed already, %s are wanted", p.sum, p.usable(), v.QoS.Guaranteed), "guarantee less, or move a profile away"
+		left := "nothing"
+		if p.sum < p.usable() {
+			left = (p.usable() - p.sum).String()
+		}
+		return fmt.Sprintf("%s are wanted, and of what its link of %s can guarantee %s is left", v.QoS.Guaranteed, p.speed, left), "guarantee less, or move a profile away"
 	}
 	return fmt.Sprintf("its device's table has %d of %d entries in use, %d are needed", p.used(), p.room.Limit, need), "use a device with more entries"
 }
