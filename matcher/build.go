@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
 // How rules are spread over hash tables.
@@ -15,126 +16,133 @@ import (
 // buckets, but real rule sets have hundreds of masks, and a lookup has to ask
 // nearly all of them.
 //
-// Idea ("TupleMerge"). A rule may sit in any table whose mask is part of its own: it
-// then shares a bucket with rules that differ from it only in bits the table does
-// not look at, and the rest is compared after the hash. So rules are put, best
-// first, into the table with the most mask bits that still has room in the bucket
-// concerned; if there is none, a new table is made, as coarse as possible: addresses
-// cut to whole bytes and short of the last one, ports and the like ignored. A rule
-// whose coarse table exists and is full there gets a finer one, at last one with its
-// own mask. Port ranges are no mask and are always compared after the hash. A rule
-// with an empty mask belongs to the table with an empty mask, which is one bucket:
-// a linear scan of the few wide rules.
+// Idea ("TupleMerge" with wide buckets). A rule may sit in any table whose mask is
+// part of its own: it then shares a bucket with rules that differ from it only in
+// bits the table does not look at, and the rest is compared after the hash. Comparing
+// 16 rules at once costs hardly more than comparing one, so buckets may be wide and
+// tables few. Tables are made one by one. Each gets the mask that places most of the
+// rules that are left, counting no more than a bucketful for each bucket; rules that
+// do not fit are left for the next table. Port ranges are no mask and are always
+// compared after the hash.
+//
+// The mask is found by climbing (survey.best): from no mask at all, change the
+// choice for one field at a time to the one that places most rules, until no change
+// helps. Counting is done on a sample, so that the cost hardly depends on the number
+// of rules.
+//
+// A table looks only at words in which its rules differ. Words that are the same in
+// all its rules (the eth_type of an IPv4 table) are guards, compared once for each
+// key; the rest are columns of its buckets.
 //
 // Invariants.
 //   - Every rule is in exactly one bucket: that of its value under its table's mask.
-//   - Rows of a bucket are in table order, so the first that matches is the best.
+//   - Rules of a bucket are in table order, so the first that matches is the best.
 //   - Tables are in the order of their best rule, so a search stops at the first
 //     table whose best rule is no better than what was found.
-//   - A bucket holds at most bucketLimit rows, unless no finer mask is left for a
-//     rule or maxTables is reached: a rule set made to be slow costs a scan, not
+//   - There are at most maxTables tables. The one with the empty mask is one bucket
+//     without a limit: a rule set made to be slow costs a scan, 16 rules a step, not
 //     ever more hash tables.
-//
-// Numbers, in million lookups a second of thread CPU time on one core of a
-// Sapphire Rapids class machine, uniform traffic, 10,000 generated rules (seed 1) and
-// the published sets acl1, fw1 and ipc1 of that size:
-//
-//	                      acl    fw   ipc  segment   acl1   fw1  ipc1
-//	one table per mask   0.84  0.69  0.17     25.5   1.35  0.50  0.18
-//	merged, limit 8       5.2   4.0  10.9     14.5    4.7  14.3   2.4
-//	merged, limit 16     11.3   5.9  11.3     11.2    6.3  13.7   3.4
-//	merged, limit 32     11.3   6.9  11.1     10.4    5.3  12.1   4.4
 
 const (
-	bucketLimit = 16 // rows
+	bucketLimit = 16 // rules
 	maxTables   = 64
+	// guardFloor is the number of rules from which on a table's guards are worth a
+	// column that no hash needs.
+	guardFloor = 32
 )
 
-// finest is the last of the levels a rule's own mask is coarsened by.
-const finest = 2
-
-// coarsen returns the part of a mask that a new table of this level looks at.
-func coarsen(mask flow.Key, level int) flow.Key {
-	if level == finest {
-		return mask
+// build fills the tables of c.
+func (c *Classifier) build() {
+	t := c.table
+	left := make([]int32, t.Len())
+	for i := range left {
+		left[i] = int32(i)
 	}
-	for _, f := range []flow.Field{flow.EthType, flow.SrcPort, flow.DstPort, flow.Proto, flow.TOS, flow.TTL, flow.Flags, flow.TCPFlags, flow.CTState} {
-		mask.Set(f, 0)
-	}
-	if level > 0 {
-		return mask
-	}
-	for _, f := range []flow.Field{flow.SrcHi, flow.DstHi, flow.SrcLo, flow.DstLo} {
-		host := bits.TrailingZeros64(mask.Get(f))
-		host = (host + 7) &^ 7
-		if f == flow.SrcLo || f == flow.DstLo {
-			host = max(host, 8)
+	s := newSurvey(t)
+	var drawers []drawer
+	for len(left) > 0 {
+		mask := flow.Key{}
+		if len(drawers) < maxTables-1 {
+			mask = s.best(left)
 		}
-		mask.Set(f, mask.Get(f)>>host<<host)
+		var d drawer
+		d, left = fill(t, mask, left)
+		drawers = append(drawers, d)
 	}
-	return mask
+	slices.SortStableFunc(drawers, func(a, b drawer) int { return cmp.Compare(a.rules[0], b.rules[0]) })
+	var used [kernel.Words]bool
+	for i := range drawers {
+		drawers[i].findGuards(t)
+		for w := range used {
+			hashed := word(&drawers[i].mask, w)&^word(&drawers[i].guard.Mask, w) != 0
+			guarded := word(&drawers[i].guard.Mask, w) != 0 && len(drawers[i].rules) >= guardFloor
+			used[w] = used[w] || hashed || guarded
+		}
+	}
+	for w, u := range used {
+		if u {
+			c.words = append(c.words, uint8(w))
+			c.offsets = append(c.offsets, uint32(4*w))
+		}
+	}
+	for i := range drawers {
+		c.tables = append(c.tables, drawers[i].pack(t, c.words))
+	}
 }
 
-// builder is a classifier in the making.
-type builder struct {
-	tables []*drawer
-}
+// word returns a 32-bit word of a key.
+func word(k *flow.Key, w int) uint32 { return kernel.Word(k, uint8(w)) }
 
 // drawer is a subtable in the making.
 type drawer struct {
-	subtable
-	full    flow.Key // the mask of all its words
-	ones    int      // bits in it
-	buckets map[uint32][]int32
+	mask  flow.Key
+	rules []int32    // best first, never empty
+	guard flow.Match // what all its rules have in common
 }
 
-// add puts the i-th rule, which matches m, into a table. Rules come best first.
-func (b *builder) add(i int, m *flow.Match) {
-	d := b.room(m)
-	h := d.hash(&m.Value)
-	d.buckets[h] = append(d.buckets[h], int32(i))
-}
-
-// room returns the table that m should go to, making it if need be.
-func (b *builder) room(m *flow.Match) *drawer {
-	var best, last *drawer // with room; whether or not
-	for _, d := range b.tables {
-		if !within(&d.full, &m.Mask) {
+// fill puts what fits of left into a new drawer under mask and returns the others.
+func fill(t *flow.Table, mask flow.Key, left []int32) (d drawer, rest []int32) {
+	d.mask = mask
+	if mask == (flow.Key{}) {
+		d.rules = left
+		return d, nil
+	}
+	// How many rules each bucket has, by a hash of its value. Values with the same
+	// hash share a count, which costs room in a bucket and changes nothing.
+	size := 1 << bits.Len(uint(2*len(left)))
+	keys, counts := make([]uint64, size), make([]uint8, size)
+	for _, i := range left {
+		m := &t.Rule(int(i)).Match
+		if !within(&mask, &m.Mask) {
+			rest = append(rest, i)
 			continue
 		}
-		if last == nil || d.ones > last.ones {
-			last = d
+		h := digest(&m.Value, &mask)
+		at := h & uint64(size-1)
+		for counts[at] != 0 && keys[at] != h {
+			at = (at + 1) & uint64(size-1)
 		}
-		if (best == nil || d.ones > best.ones) && len(d.buckets[d.hash(&m.Value)]) < bucketLimit {
-			best = d
+		if counts[at] == bucketLimit {
+			rest = append(rest, i)
+			continue
 		}
+		keys[at] = h
+		counts[at]++
+		d.rules = append(d.rules, i)
 	}
-	if best != nil {
-		return best
-	}
-	for level := 0; level <= finest && len(b.tables) < maxTables; level++ {
-		mask := coarsen(m.Mask, level)
-		if !slices.ContainsFunc(b.tables, func(d *drawer) bool { return d.full == mask }) {
-			return b.open(mask)
-		}
-	}
-	if last == nil {
-		return b.open(flow.Key{})
-	}
-	return last
+	return d, rest
 }
 
-// open makes a new table.
-func (b *builder) open(mask flow.Key) *drawer {
-	d := &drawer{full: mask, buckets: map[uint32][]int32{}}
+// digest hashes k under mask to 64 bits.
+func digest(k, mask *flow.Key) uint64 {
+	h := uint64(0x9e3779b97f4a7c15)
 	for w, m := range mask {
 		if m != 0 {
-			d.columns = append(d.columns, column{uint8(w), m})
-			d.ones += bits.OnesCount64(m)
+			hi, lo := bits.Mul64(h^k[w]&m, 0xd6e8feb86659fd93)
+			h = hi ^ lo
 		}
 	}
-	b.tables = append(b.tables, d)
-	return d
+	return h
 }
 
 // within reports whether every bit of a is set in b.
@@ -146,33 +154,175 @@ func within(a, b *flow.Key) bool {
 	return out == 0
 }
 
-// pack writes what was built into the arrays that lookups read.
-func (b *builder) pack(c *Classifier, t *flow.Table) {
-	for _, d := range b.tables {
-		size := 2
-		for size < 2*len(d.buckets) {
-			size *= 2
+// findGuards finds the 32-bit words in which all rules have the same value and mask.
+func (d *drawer) findGuards(t *flow.Table) {
+	first := &t.Rule(int(d.rules[0])).Match
+	var differ flow.Key
+	for _, i := range d.rules {
+		m := &t.Rule(int(i)).Match
+		for w := range differ {
+			differ[w] |= (m.Value[w] ^ first.Value[w]) | (m.Mask[w] ^ first.Mask[w])
 		}
-		d.slots = make([]slot, size)
-		d.shift = uint8(32 - bits.Len(uint(size-1)))
-		d.best = int32(t.Len())
-		hashes := make([]uint32, 0, len(d.buckets))
-		for h, rules := range d.buckets {
-			hashes = append(hashes, h)
-			d.best = min(d.best, rules[0])
-		}
-		slices.Sort(hashes) // so that equal tables make equal classifiers
-		for _, h := range hashes {
-			i := h >> d.shift
-			for d.slots[i&uint32(size-1)].count != 0 {
-				i++
-			}
-			d.slots[i&uint32(size-1)] = slot{hash: h, start: uint32(len(c.rule)), count: uint32(len(d.buckets[h]))}
-			for _, r := range d.buckets[h] {
-				c.addRow(r, &t.Rule(int(r)).Match)
-			}
-		}
-		c.tables = append(c.tables, d.subtable)
 	}
-	slices.SortFunc(c.tables, func(a, b subtable) int { return cmp.Compare(a.best, b.best) })
+	for w := range differ {
+		for _, half := range []uint64{0xffffffff, 0xffffffff << 32} {
+			if differ[w]&half == 0 {
+				d.guard.Mask[w] |= first.Mask[w] & half
+				d.guard.Value[w] |= first.Value[w] & half
+			}
+		}
+	}
+}
+
+// pack makes a table of d; words are those that have columns in a batch.
+func (d *drawer) pack(t *flow.Table, words []uint8) subtable {
+	s := subtable{mask: d.mask, Table: kernel.Table{Best: d.rules[0]}}
+	for at, w := range words {
+		column := uint32(at * 4 * kernel.Lanes)
+		if m := word(&d.guard.Mask, int(w)); m != 0 {
+			s.GuardColumn[s.Guards], s.GuardWord[s.Guards] = column, w
+			s.GuardMask[s.Guards], s.GuardValue[s.Guards] = m, word(&d.guard.Value, int(w))
+			s.guard[w/2] |= uint64(m) << (w % 2 * 32)
+			s.Guards++
+		}
+		if m := word(&d.mask, int(w)) &^ word(&s.guard, int(w)); m != 0 {
+			s.HashColumn[s.Hashed], s.HashWord[s.Hashed], s.HashMask[s.Hashed] = column, w, m
+			s.Hashed++
+		}
+	}
+	d.columns(t, &s)
+
+	order := make([]uint64, len(d.rules)) // hash and rule
+	for i, r := range d.rules {
+		order[i] = uint64(s.Hash(&t.Rule(int(r)).Match.Value))<<32 | uint64(r)
+	}
+	slices.Sort(order)
+	values := 1
+	for i := 1; i < len(order); i++ {
+		if order[i]>>32 != order[i-1]>>32 {
+			values++
+		}
+	}
+	lg := max(4, bits.Len(uint(2*values-1)))
+	s.Shift = uint32(32 - lg)
+	s.Heads = make([]uint32, 1<<lg)
+	s.Arena = make([]uint32, kernel.Unit, kernel.Unit+len(order)*s.RuleWords()+values*(kernel.Unit/2+1)+kernel.Pad)
+	for len(order) > 0 {
+		slot := order[0] >> (32 + s.Shift)
+		n := 1
+		for n < len(order) && order[n]>>(32+s.Shift) == slot {
+			n++
+		}
+		s.Heads[slot] = s.add(t, order[:n])
+		order = order[n:]
+	}
+	s.Arena = append(s.Arena, make([]uint32, kernel.Pad)...)
+	return s
+}
+
+// columns chooses the words that the buckets of d compare, those with most bits
+// first, because the lanes that compare one by one stop at the first difference.
+func (d *drawer) columns(t *flow.Table, s *subtable) {
+	var ones [kernel.Words]int
+	for _, i := range d.rules {
+		m := &t.Rule(int(i)).Match
+		for w := range ones {
+			ones[w] += bits.OnesCount32(ternary(m, w) &^ word(&s.guard, w))
+		}
+		exact := ternary(m, kernel.PortWord) != word(&m.Mask, kernel.PortWord) && word(&s.guard, kernel.PortWord) == 0
+		if exact || !m.SrcPort.Any() || !m.DstPort.Any() {
+			s.Ranges = 1
+		}
+	}
+	var words []int
+	for w, n := range ones {
+		if n > 0 {
+			words = append(words, w)
+		}
+	}
+	slices.SortStableFunc(words, func(a, b int) int { return cmp.Compare(ones[b], ones[a]) })
+	if len(words) == 0 {
+		words = []int{0} // the kernels want one; its masks are zero
+	}
+	for i, w := range words {
+		s.ColumnWord[i], s.ColumnOffset[i] = uint8(w), uint32(4*w)
+	}
+	s.Ternary = uint32(len(words))
+}
+
+// ternary returns the bits of a word that a rule compares by mask. A port that is
+// compared whole is a range.
+func ternary(m *flow.Match, w int) uint32 {
+	mask := word(&m.Mask, w)
+	if w == kernel.PortWord {
+		if mask>>16 == 0xffff {
+			mask &= 0xffff
+		}
+		if mask&0xffff == 0xffff {
+			mask &^= 0xffff
+		}
+	}
+	return mask
+}
+
+// add appends a bucket of the rules in order, which are hash and rule, to the arena
+// and returns its head.
+func (s *subtable) add(t *flow.Table, order []uint64) uint32 {
+	for len(s.Arena)%kernel.Unit != 0 {
+		s.Arena = append(s.Arena, 0)
+	}
+	tags := make([]uint32, 0, 2*bucketLimit)
+	rules := make([]int32, 0, 2*bucketLimit)
+	for _, o := range order {
+		tags = append(tags, kernel.Tag(uint32(o>>32)))
+		rules = append(rules, int32(uint32(o)))
+	}
+	slices.Sort(rules)
+	head := kernel.Head(uint32(len(s.Arena)/kernel.Unit), tags...)
+	s.Arena = append(s.Arena, uint32(len(rules)))
+	for chunk := range slices.Chunk(rules, kernel.Chunk) {
+		for _, r := range chunk {
+			s.Arena = append(s.Arena, uint32(r))
+		}
+		for _, w := range s.ColumnWord[:s.Ternary] {
+			for _, r := range chunk {
+				m := &t.Rule(int(r)).Match
+				s.Arena = append(s.Arena, word(&m.Value, int(w))&ternary(m, int(w)))
+			}
+			for _, r := range chunk {
+				s.Arena = append(s.Arena, ternary(&t.Rule(int(r)).Match, int(w)))
+			}
+		}
+		if s.Ranges != 0 {
+			for _, r := range chunk {
+				low, _ := ports(&t.Rule(int(r)).Match)
+				s.Arena = append(s.Arena, low)
+			}
+			for _, r := range chunk {
+				_, width := ports(&t.Rule(int(r)).Match)
+				s.Arena = append(s.Arena, width)
+			}
+		}
+	}
+	return head
+}
+
+// ports returns the lowest ports of m and the widths of the ranges, source port in
+// the upper half. Ports under a mask are any port here.
+func ports(m *flow.Match) (low, width uint32) {
+	for _, f := range []flow.Field{flow.SrcPort, flow.DstPort} {
+		r := m.SrcPort
+		if f == flow.DstPort {
+			r = m.DstPort
+		}
+		switch {
+		case m.Mask.Get(f) == f.Max():
+			r = flow.PortRange{Lo: uint16(m.Value.Get(f)), Hi: uint16(m.Value.Get(f))}
+		case r.Any():
+			r = flow.PortRange{Hi: 0xffff}
+		}
+		low = low<<16 | uint32(r.Lo)
+		width = width<<16 | uint32(r.Hi-r.Lo)
+	}
+	return low, width
 }

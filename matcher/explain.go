@@ -31,25 +31,29 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 	best := int32(c.table.Len())
 	for i := range c.tables {
 		t := &c.tables[i]
-		if t.best >= best {
+		if t.Best >= best {
 			break
 		}
-		for _, col := range t.columns {
-			e.mask[col.word] |= col.mask
+		for w := range e.mask {
+			e.mask[w] |= t.mask[w] | t.guard[w]
 		}
-		s := t.find(&k)
-		for _, r := range c.rule[s.start : s.start+s.count] {
-			m := &c.table.Rule(int(r)).Match
+		head := t.Find(&k)
+		if head == 0 {
+			continue
+		}
+		t.Bucket(head, func(r int32) bool {
 			if r >= best {
-				break
+				return false
 			}
+			m := &c.table.Rule(int(r)).Match
 			if m.Matches(&k) {
 				best = r
 				e.accept(m)
-				break
+				return false
 			}
 			e.refute(m)
-		}
+			return true
+		})
 	}
 	return int(best), e.mask
 }
@@ -65,7 +69,7 @@ func (e *explanation) accept(m *flow.Match) {
 	for w := range e.mask {
 		e.mask[w] |= m.Mask[w]
 	}
-	for _, p := range ports(m) {
+	for _, p := range portRanges(m) {
 		if p.Any() {
 			continue
 		}
@@ -94,7 +98,7 @@ func (e *explanation) refute(m *flow.Match) {
 		e.mask[word] |= bit
 		return
 	}
-	for _, p := range ports(m) {
+	for _, p := range portRanges(m) {
 		port := uint16(e.key.Get(p.field))
 		if p.Any() || p.Lo <= port && port <= p.Hi {
 			continue
@@ -117,6 +121,6 @@ type portRange struct {
 	flow.PortRange
 }
 
-func ports(m *flow.Match) [2]portRange {
+func portRanges(m *flow.Match) [2]portRange {
 	return [2]portRange{{flow.SrcPort, m.SrcPort}, {flow.DstPort, m.DstPort}}
 }

@@ -14,15 +14,17 @@ type Lane uint8
 const (
 	Definition Lane = iota // asks flow.Table.Lookup: a linear scan
 	PureGo                 // hash tables in plain Go, on every machine
+	AVX2                   // the same, 8 keys and 8 rules at a time
+	AVX512                 // the same, 16 keys and 16 rules at a time
 )
 
-var laneNames = [...]string{"definition", "purego"}
+var laneNames = [...]string{"definition", "purego", "avx2", "avx512"}
 
 // String returns the contract's word for l.
 func (l Lane) String() string { return laneNames[l] }
 
 // Lanes returns the lanes this machine can run, fastest first.
-func Lanes() []Lane { return []Lane{PureGo, Definition} }
+func Lanes() []Lane { return append(machineLanes(), PureGo, Definition) }
 
 // ParseLane returns the lane called s. A lane that this machine cannot run is a
 // *flow.Fault like one that does not exist.

@@ -290,7 +290,7 @@ func TestNoAllocations(t *testing.T) {
 // each does what it is called.
 func TestLanes(t *testing.T) {
 	tab := randomTable(rand.New(rand.NewPCG(11, 12)), 50)
-	for _, name := range []string{"purego", "definition"} {
+	for _, name := range []string{"avx512", "purego", "definition"} {
 		t.Run(name, func(t *testing.T) {
 			lane, err := matcher.ParseLane(name)
 			must.Have(t, name, err)

@@ -1,0 +1,45 @@
+//go:build amd64 && !purego
+
+package kernel
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+//go:generate go run -C ../gen . -out ../kernel/kernel_amd64.s -stubs ../kernel/kernel_amd64.go -pkg kernel
+
+// HasAVX512 reports whether the machine can run the functions that end in 512.
+func HasAVX512() bool {
+	return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL &&
+		cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
+}
+
+// HasAVX2 reports whether the machine can run the functions that end in 256.
+func HasAVX2() bool {
+	return cpu.X86.HasAVX2 && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
+}
+
+// The conversions below hand the assembly pointers to whole objects of the types it
+// was generated for; it keeps none of them. Empty slices have no first element and
+// never get that far.
+
+// Spread512 is [SpreadGo]; offsets are those of the words in a key.
+func Spread512(keys []flow.Key, offsets []uint32, columns []Column, best *[Lanes]int32, none int32) {
+	spread512(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), &best[0], int64(none))
+}
+
+// Probe512 is [ProbeGo].
+func Probe512(t *Table, columns []Column, best *[Lanes]int32, n int, found *Found) int {
+	return probe512((*byte)(unsafe.Pointer(t)), firstWord(columns), &best[0], (n+15)/16, (*byte)(unsafe.Pointer(found)))
+}
+
+// Scan512 is [ScanGo].
+func Scan512(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int) {
+	scan512((*byte)(unsafe.Pointer(t)), &keys[0][0], &best[0], (*byte)(unsafe.Pointer(found)), n)
+}
+
+func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsafe.SliceData(columns))) }

@@ -1,0 +1,120 @@
+//go:build amd64 && !purego
+
+package kernel
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/must"
+)
+
+var assembly = []struct {
+	name string
+	has  func() bool
+	lane
+}{
+	{"avx512", HasAVX512, lane{func(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
+		Spread512(keys, offsets(words), columns, best, none)
+	}, Probe512, Scan512}},
+}
+
+func offsets(words []uint8) (out []uint32) {
+	for _, w := range words {
+		out = append(out, 4*uint32(w))
+	}
+	return out
+}
+
+// eachLane runs f for the lanes in assembly that this machine has.
+func eachLane(t *testing.T, f func(t *testing.T, l lane)) {
+	for _, a := range assembly {
+		t.Run(a.name, func(t *testing.T) {
+			var err error
+			if !a.has() {
+				err = errors.New("the processor has no " + a.name)
+			}
+			must.Have(t, a.name, err)
+			f(t, a.lane)
+		})
+	}
+}
+
+// TestSame compares the assembly with its definition on random tables of every
+// shape.
+func TestSame(t *testing.T) {
+	eachLane(t, func(t *testing.T, l lane) {
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range 400 {
+			for ternary := 1; ternary <= 6; ternary++ {
+				keys := make([]flow.Key, 1+rng.IntN(Lanes))
+				randomKeys(rng, keys)
+				check(t, l, newTable(rng, ternary, rng.IntN(2)), keys, int32(rng.IntN(200)))
+			}
+		}
+	})
+}
+
+// TestGuardPages puts keys and arena right before a page that must not be touched:
+// reading one byte beyond them ends the test program.
+func TestGuardPages(t *testing.T) {
+	eachLane(t, func(t *testing.T, l lane) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		for n := 1; n <= Lanes; n++ {
+			keys := guarded[flow.Key](t, n)
+			randomKeys(rng, keys)
+			tab := newTable(rng, 1+n%6, n/6%2)
+			arena := guarded[uint32](t, len(tab.Arena))
+			copy(arena, tab.Arena)
+			tab.Arena = arena
+			heads := guarded[uint32](t, len(tab.Heads))
+			copy(heads, tab.Heads)
+			tab.Heads = heads
+			check(t, l, tab, keys, 200)
+		}
+	})
+}
+
+// guarded returns n values that end where a page without permissions starts.
+func guarded[T any](t *testing.T, n int) []T {
+	t.Helper()
+	page := unix.Getpagesize()
+	size := n * int(unsafe.Sizeof(*new(T)))
+	whole := (size + page - 1) / page * page
+	mem, err := unix.Mmap(-1, 0, whole+page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Munmap(mem); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mprotect(mem[whole:], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(&mem[whole-size])), n)
+}
+
+// TestLayout checks the offsets that the generator knows.
+func TestLayout(t *testing.T) {
+	var tab Table
+	for name, at := range map[string][2]uintptr{
+		"Heads": {unsafe.Offsetof(tab.Heads), 0}, "Arena": {unsafe.Offsetof(tab.Arena), 24}, "Best": {unsafe.Offsetof(tab.Best), 48},
+		"Shift": {unsafe.Offsetof(tab.Shift), 52}, "Hashed": {unsafe.Offsetof(tab.Hashed), 56}, "Guards": {unsafe.Offsetof(tab.Guards), 60},
+		"Ternary": {unsafe.Offsetof(tab.Ternary), 64}, "Ranges": {unsafe.Offsetof(tab.Ranges), 68},
+		"HashColumn": {unsafe.Offsetof(tab.HashColumn), 72}, "HashMask": {unsafe.Offsetof(tab.HashMask), 136},
+		"GuardColumn": {unsafe.Offsetof(tab.GuardColumn), 200}, "GuardMask": {unsafe.Offsetof(tab.GuardMask), 264},
+		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
+		"Found.Head": {unsafe.Offsetof(Found{}.Head), 1088},
+	} {
+		if at[0] != at[1] {
+			t.Errorf("%s is at %d, the generator has it at %d", name, at[0], at[1])
+		}
+	}
+}

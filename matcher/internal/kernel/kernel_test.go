@@ -1,0 +1,99 @@
+package kernel
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// newTable returns a table of random rules that hashes words 8 and 12 and guards
+// word 2, with the given numbers of columns and ranges.
+func newTable(rng *rand.Rand, ternary, ranges int) *Table {
+	t := &Table{Shift: 32 - 4, Heads: make([]uint32, 16), Arena: make([]uint32, Unit), Ternary: uint32(ternary), Ranges: uint32(ranges),
+		Best: int32(rng.IntN(20)), Hashed: 2, Guards: uint32(rng.IntN(2))}
+	t.HashColumn, t.HashWord, t.HashMask = [Words]uint32{4 * Lanes, 8 * Lanes}, [Words]uint8{8, 12}, [Words]uint32{1, 3}
+	t.GuardWord, t.GuardMask, t.GuardValue = [Words]uint8{2}, [Words]uint32{1}, [Words]uint32{1}
+	for c := range ternary {
+		w := rng.IntN(Words)
+		t.ColumnWord[c], t.ColumnOffset[c] = uint8(w), uint32(4*w)
+	}
+	next := uint32(t.Best)
+	for h := range t.Heads {
+		if rng.IntN(4) == 0 {
+			continue
+		}
+		for len(t.Arena)%Unit != 0 {
+			t.Arena = append(t.Arena, 0)
+		}
+		tags := []uint32{uint32(rng.IntN(2)), uint32(rng.IntN(2))}
+		t.Heads[h] = Head(uint32(len(t.Arena)/Unit), tags...)
+		n := []int{1 + rng.IntN(20), 16, 17, 40}[rng.IntN(4)]
+		t.Arena = append(t.Arena, uint32(n))
+		for n > 0 {
+			m := min(n, Chunk)
+			n -= m
+			for range m {
+				next += uint32(rng.IntN(2)) + 1
+				t.Arena = append(t.Arena, next)
+			}
+			for range ternary {
+				mask := make([]uint32, m)
+				for i := range mask {
+					mask[i] = rng.Uint32() & rng.Uint32() & rng.Uint32() & 7
+					t.Arena = append(t.Arena, rng.Uint32()&mask[i])
+				}
+				t.Arena = append(t.Arena, mask...)
+			}
+			if ranges != 0 {
+				for range 2 * m {
+					t.Arena = append(t.Arena, rng.Uint32()|0xf000f000)
+				}
+			}
+		}
+	}
+	t.Arena = append(t.Arena, make([]uint32, Pad)...)
+	return t
+}
+
+func randomKeys(rng *rand.Rand, keys []flow.Key) {
+	for i := range keys {
+		for w := range keys[i] {
+			keys[i][w] = rng.Uint64() & 0xf00f0007_f00f0007
+		}
+	}
+}
+
+// lane is one version of the kernels.
+type lane struct {
+	spread func([]flow.Key, []uint8, []Column, *[Lanes]int32, int32)
+	probe  func(*Table, []Column, *[Lanes]int32, int, *Found) int
+	scan   func(*Table, []flow.Key, *[Lanes]int32, *Found, int)
+}
+
+// check runs one batch through a lane and through the definition, call by call.
+func check(t *testing.T, l lane, tab *Table, keys []flow.Key, none int32) {
+	t.Helper()
+	words := []uint8{2, 8, 12}
+	var want, got struct {
+		columns [3]Column
+		best    [Lanes]int32
+		found   Found
+	}
+	l.spread(keys, words, got.columns[:], &got.best, none)
+	SpreadGo(keys, words, want.columns[:], &want.best, none)
+	if got.columns != want.columns || got.best != want.best {
+		t.Fatalf("spread of %d keys differs", len(keys))
+	}
+	n := l.probe(tab, got.columns[:], &got.best, len(keys), &got.found)
+	m := ProbeGo(tab, want.columns[:], &want.best, len(keys), &want.found)
+	if n != m || n > 0 && (!slices.Equal(got.found.Lane[:n], want.found.Lane[:n]) || !slices.Equal(got.found.Head[:n], want.found.Head[:n])) {
+		t.Fatalf("probe of %d keys finds %d, the definition %d", len(keys), n, m)
+	}
+	l.scan(tab, keys, &got.best, &got.found, max(0, n))
+	ScanGo(tab, keys, &want.best, &want.found, max(0, m))
+	if got.best != want.best {
+		t.Fatalf("scan of %d keys with %d columns and %d ranges: %v, the definition says %v", len(keys), tab.Ternary, tab.Ranges, got.best, want.best)
+	}
+}

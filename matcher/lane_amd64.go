@@ -1,0 +1,32 @@
+//go:build amd64 && !purego
+
+package matcher
+
+import (
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
+)
+
+// machineLanes returns the lanes that depend on the machine, fastest first.
+func machineLanes() []Lane {
+	var lanes []Lane
+	if kernel.HasAVX512() {
+		lanes = append(lanes, AVX512)
+	}
+	return lanes
+}
+
+// The steps of a lookup are chosen by a switch and not by a pointer to a function:
+// the compiler then sees that they keep nothing, and scratch stays on the stack.
+
+func (c *Classifier) spread(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32) {
+	kernel.Spread512(keys, c.offsets, columns, best, int32(c.table.Len()))
+}
+
+func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kernel.Lanes]int32, n int, found *kernel.Found) int {
+	return kernel.Probe512(t, columns, best, n, found)
+}
+
+func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
+	kernel.Scan512(t, keys, best, found, n)
+}
