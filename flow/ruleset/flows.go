@@ -11,11 +11,12 @@ import (
 )
 
 // lines yields the lines of a text that are neither empty nor comments (#), with
-// their place: line and column from 1 of the first character that is no blank.
+// their place: line and column from 1 of the first character that is no blank. The
+// mark that some editors put in front of UTF-8 is left out.
 func lines(data []byte) iter.Seq2[position, string] {
 	return func(yield func(position, string) bool) {
 		n := 0
-		for line := range strings.Lines(string(data)) {
+		for line := range strings.Lines(strings.TrimPrefix(string(data), "\ufeff")) {
 			n++
 			text := strings.TrimSpace(line)
 			if text == "" || text[0] == '#' {

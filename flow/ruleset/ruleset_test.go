@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -184,6 +185,12 @@ func TestRefused(t *testing.T) {
 	rule("7", "E_TYPE", "7:7")
 	rule("name=b,dst_port=x actions=drop", "E_FIELD_VALUE", "7:7")
 
+	// Aliases stand for a thousand lists of a thousand, or for themselves.
+	thousand := func(word string) string { return "[" + word + strings.Repeat(", "+word, 999) + "]\n" }
+	y(head+"    - &a "+thousand("x")+"    - "+thousand("*a"), "E_ALIAS", "7:4004", "alias *a", "1000000")
+	y(head+"    - &a [x, *a]\n", "E_ALIAS", "6:14", "alias *a")
+	y(head+"    []\nspec: {}\n", "E_FIELD_TWICE", "7:1", "7:1: spec:")
+
 	check(Flows, "# c\n\n  name=a,dst_port=70000 actions=drop\n", "E_FIELD_VALUE", "3:10")
 	check(Flows, "set=a,tier=tenant,default=x\n", "E_DEFAULT", "1:19")
 	check(Flows, "set=a,teir=tenant\n", "E_FIELD_UNKNOWN", "1:7", "did you mean tier?")
@@ -198,6 +205,35 @@ func TestRefused(t *testing.T) {
 	check(OVS, " priority=1,ip actions=resubmit(,1)\n", "E_OVS", "1:24", "resubmit")
 	check(OVS, " table=3 actions=drop\n", "E_OVS", "1:2", "table=3")
 	check(OVS, " ip,nw_proto=300 actions=drop\n", "E_FIELD_VALUE", "1:5")
+}
+
+// TestByteOrderMark reads what editors of Windows write.
+func TestByteOrderMark(t *testing.T) {
+	for f, text := range map[Format]string{Flows: "name=a actions=drop\r\n", ClassBench: "@1.2.3.4/32 0.0.0.0/0 0 : 5 0 : 65535 0x06/0xFF\r\n",
+		OVS: " priority=1 actions=drop\r\n", YAML: "apiVersion: bladeflow/v1\r\nkind: RuleSet\r\nmetadata: {name: x}\r\nspec: {rules: [name=a actions=drop]}\r\n"} {
+		sets, err := Decode(f, "x", []byte("\ufeff"+text), testPorts())
+		if err != nil || len(sets) != 1 || len(sets[0].Rules) != 1 {
+			t.Errorf("%s: %v, %v", f, sets, err)
+		}
+	}
+}
+
+// TestManyLabels reads as many labels as fit into a file in a moment.
+func TestManyLabels(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("apiVersion: bladeflow/v1\nkind: RuleSet\nspec: {}\nmetadata:\n  name: a\n  labels:\n")
+	const n = 50_000
+	for i := range n {
+		fmt.Fprintf(&b, "    k%d: v\n", i)
+	}
+	began := time.Now()
+	sets, err := Decode(YAML, "f", []byte(b.String()), testPorts())
+	if err != nil || len(sets[0].Labels) != n {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("%d labels took %s", n, took)
+	}
 }
 
 func TestBuild(t *testing.T) {

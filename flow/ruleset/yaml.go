@@ -19,9 +19,10 @@ const apiVersion = "bladeflow/v1"
 
 // documents reads RuleSets out of YAML nodes, which know their line and column.
 type documents struct {
-	file  string
-	ports *flow.Ports
-	sets  []*Set
+	file    string
+	ports   *flow.Ports
+	sets    []*Set
+	aliased int // values that the file's aliases stand for so far
 }
 
 func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
@@ -35,6 +36,9 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 		}
 		if err != nil {
 			return nil, SyntaxFault(d.file, data, err)
+		}
+		if err := d.bound(&n); err != nil {
+			return nil, err
 		}
 		if err := d.document(n.Content[0]); err != nil {
 			return nil, err
@@ -106,16 +110,16 @@ func (d *documents) want(n *yaml.Node, kind yaml.Kind, path, example string) (*y
 
 // each calls f for each pair of a mapping and refuses keys that come twice.
 func (d *documents) each(n *yaml.Node, path string, f func(key, value *yaml.Node) error) error {
+	seen := make(map[string]bool, len(n.Content)/2)
 	for i := 0; i < len(n.Content); i += 2 {
 		key := n.Content[i]
 		if key.Kind != yaml.ScalarNode {
 			return d.fault(key, path, "E_TYPE", "a key is not a plain word", "write FIELD: VALUE")
 		}
-		for j := 0; j < i; j += 2 {
-			if n.Content[j].Value == key.Value {
-				return d.fault(key, path+"."+key.Value, "E_FIELD_TWICE", "it is there twice", "leave one out")
-			}
+		if seen[key.Value] {
+			return d.fault(key, strings.TrimPrefix(path+"."+key.Value, "."), "E_FIELD_TWICE", "it is there twice", "leave one out")
 		}
+		seen[key.Value] = true
 		if err := f(key, n.Content[i+1]); err != nil {
 			return err
 		}
