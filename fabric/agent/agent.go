@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/provision"
+	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/fallback"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
@@ -30,6 +33,7 @@ type Datapath interface {
 type Device struct {
 	Name   string
 	Driver offload.Driver
+	PFs    []string // names of the PFs whose table it is; for the report
 }
 
 // Config is what an [Agent] works with.
@@ -41,6 +45,11 @@ type Config struct {
 	Interval time.Duration // between rounds of [Agent.Run]; 2 s if zero
 	Log      *slog.Logger  // nothing is logged if nil
 	Now      func() time.Time
+
+	Blade  fabric.BladeID  // whose VFs they are; valid iff VFs is not nil
+	VFs    provision.VFs   // set up as Wanted.VNICs says; nil leaves all VFs alone
+	Wake   <-chan struct{} // Run makes a round at once when something comes; may be nil
+	Report func(*Status)   // told the status at the end of each round, if not nil; must not block
 }
 
 // Agent keeps one blade as it is wanted. Its methods may be called by any goroutine.
@@ -51,9 +60,12 @@ type Agent struct {
 
 	mu         sync.Mutex // held for a round; guards what follows
 	devices    []*card
-	running    *flow.Table // in force; nil before the first swap
-	tried      *flow.Table // wanted in the last round
-	refusal    string      // why what is wanted could not be had in the last round; empty if it could
+	running    *flow.Table                    // in force; nil before the first swap
+	digest     string                         // of what running was made of
+	record     int64                          // of the store, whose VFs that leave have left
+	tried      *Wanted                        // in the last round
+	vfs        map[fabric.VFID]fabric.VFState // as read last
+	refusal    string                         // why what is wanted could not be had in the last round; empty if it could
 	since      time.Time
 	warmth     warmth
 	planned    offload.Heat // what the last plan went by
@@ -102,7 +114,7 @@ func New(c Config) *Agent {
 	for _, d := range c.Devices {
 		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
 	}
-	a.status.Store(&Status{Devices: []DeviceStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}})
+	a.status.Store(&Status{Devices: []DeviceStatus{}, VFs: []VFStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}})
 	return a
 }
 
@@ -132,6 +144,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-a.Wake:
+			due = time.Time{}
 		}
 	}
 }
@@ -140,8 +154,8 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) changed() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t, err := a.Source.Wanted()
-	return t != nil && t != a.tried || words(err) != a.refusal
+	w, err := a.Source.Wanted()
+	return w != nil && w != a.tried || words(err) != a.refusal
 }
 
 func words(err error) string {
@@ -158,12 +172,12 @@ func (a *Agent) Reconcile(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	want, err := a.Source.Wanted()
-	if err != nil && err.Error() != a.refusal {
+	if err != nil && err.Error() != a.refusal && !errors.Is(err, store.ErrUnreachable) {
 		a.rejected++
 	}
 	a.refusal = words(err)
 	if want == nil {
-		want = a.running
+		want = a.tried
 	}
 	a.tried = want
 	if want != nil {
@@ -173,8 +187,10 @@ func (a *Agent) Reconcile(ctx context.Context) error {
 	return err
 }
 
-// round brings the blade to want.
-func (a *Agent) round(ctx context.Context, want *flow.Table) error {
+// round brings the blade to want: VFs that leave their place fall silent, then the
+// table changes, and when it is proved the links of new ones go on. A VF that cannot
+// be set up keeps the table from changing, not from being put right.
+func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	drifts, err := a.observe(ctx)
 	if err != nil {
 		a.steady = false
@@ -187,20 +203,38 @@ func (a *Agent) round(ctx context.Context, want *flow.Table) error {
 			c.full = 0
 		}
 	}
-	if a.steady && want == a.running && maps.Equal(heat, a.planned) && !slices.ContainsFunc(drifts, func(d drift) bool { return d.size() > 0 }) {
+	vfs := a.planVFs(want)
+	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && maps.Equal(heat, a.planned) && !slices.ContainsFunc(drifts, func(d drift) bool { return d.size() > 0 }) {
 		return nil
 	}
+	err = a.provision(vfs.Before)
+	if err != nil {
+		want = &Wanted{Table: a.running, Digest: a.digest, Record: a.record}
+	}
+	a.record = want.Record
+	if want.Table != nil {
+		err = errors.Join(err, a.change(ctx, want, heat, drifts))
+	}
+	if err == nil {
+		err = a.provision(vfs.After)
+	}
+	a.steady = err == nil
+	return err
+}
+
+// change brings table and devices to want, and reads back.
+func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat, drifts []drift) error {
 	a.planned, a.retry = heat, time.Time{}
-	err = a.apply(ctx, want, a.plan(want, heat))
+	err := a.apply(ctx, want, a.plan(want.Table, heat))
 	a.healed(drifts)
 	if e := a.read(ctx); e != nil {
-		err = errors.Join(err, e)
-	} else if a.running != nil {
+		return errors.Join(err, e)
+	}
+	if a.running != nil {
 		for _, c := range a.devices {
 			err = errors.Join(err, a.prove(c))
 		}
 	}
-	a.steady = err == nil
 	return err
 }
 
@@ -227,7 +261,8 @@ func (a *Agent) observe(ctx context.Context) ([]drift, error) {
 	return drifts, nil
 }
 
-// read reads model, entries and counters of every device, and software's counters.
+// read reads model, entries and counters of every device, the VFs, and software's
+// counters.
 func (a *Agent) read(ctx context.Context) error {
 	for _, c := range a.devices {
 		if err := c.read(ctx, a.running); err != nil {
@@ -235,6 +270,13 @@ func (a *Agent) read(ctx context.Context) error {
 			return &flow.Fault{Code: "E_DEVICE_READ", What: "device " + c.Name, Why: err.Error(),
 				Remedy: "see that the device is there; it is read again in a moment", Err: err}
 		}
+	}
+	if a.VFs != nil {
+		vfs, err := a.VFs.Read()
+		if err != nil {
+			return &flow.Fault{Code: "E_VF_READ", What: "VFs", Why: err.Error(), Remedy: "see that the card and its driver are there; they are read again in a moment", Err: err}
+		}
+		a.vfs = vfs
 	}
 	packets := map[flow.RuleID]uint64{}
 	for id, n := range a.hardware() {
@@ -295,11 +337,11 @@ func (a *Agent) plan(want *flow.Table, heat offload.Heat) []offload.Target {
 }
 
 // apply carries the plans out and keeps what counters need.
-func (a *Agent) apply(ctx context.Context, want *flow.Table, targets []offload.Target) error {
+func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Target) error {
 	var swap func(*flow.Table) error
-	before := a.running
+	want, before := wanted.Table, a.running
 	if want != a.running {
-		swap = a.swap
+		swap = func(t *flow.Table) error { return a.swap(t, wanted.Digest) }
 	}
 	if len(targets) == 0 {
 		if swap == nil {
@@ -334,11 +376,11 @@ func (a *Agent) apply(ctx context.Context, want *flow.Table, targets []offload.T
 }
 
 // swap is the instant of change.
-func (a *Agent) swap(t *flow.Table) error {
+func (a *Agent) swap(t *flow.Table, digest string) error {
 	if err := a.Datapath.Swap(t); err != nil {
 		return err
 	}
-	a.running, a.since = t, a.Now()
+	a.running, a.digest, a.since = t, digest, a.Now()
 	a.Log.Info("a new generation is in force", "generation", uint64(t.Generation()), "rules", t.Len())
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,11 +19,12 @@ import (
 // File is the agent's configuration, as read from a file. Example has one with every
 // field.
 type File struct {
-	Blade    string    // metadata.name
-	Rules    []string  // rule files; all of them together make the table
-	Root     string    // where the inventory is read; "/"
-	Ports    []PortMap // in the order of their numbers; empty takes them from the inventory
-	Uplink   string    // name of a port; empty if the blade has none
+	Blade    string     // metadata.name
+	Rules    []string   // rule files; all of them together make the table. Empty iff Store is there
+	Store    *StoreSpec // what is wanted comes from there, and what is seen goes there
+	Root     string     // where the inventory is read; "/"
+	Ports    []PortMap  // in the order of their numbers; empty takes them from the inventory
+	Uplink   string     // name of a port; empty if the blade has none
 	Stations []StationSpec
 	Softnic  string        // pin directory of the emulated card; empty runs everything in software
 	Datapath string        // afxdp or afpacket
@@ -30,6 +32,14 @@ type File struct {
 	Metrics  string        // address of /metrics and /status; empty serves neither
 	PerRule  bool          // two series for each rule
 	Status   string        // file; empty writes none
+}
+
+// StoreSpec says where the fabric's store is and who the blade is there.
+type StoreSpec struct {
+	Endpoints    []string // URLs of all members
+	Certificates string   // directory with ca.crt, NAME.crt and NAME.key, as `bladeflow pki init` makes them; empty without TLS
+	Name         string   // of the certificate; the blade's if empty
+	Keep         string   // file for the last generation
 }
 
 // PortMap says which netdev is a port's representor.
@@ -47,7 +57,13 @@ const Example = `apiVersion: bladeflow/v1
 kind: Agent
 metadata: {name: blade1}
 spec:
-  rules: [rules.yaml]              # seen from this file's folder; .flows files are one rule a line
+  rules: [rules.yaml]              # seen from this file's folder; .flows files are one rule a line.
+                                   # A blade of a fabric has, instead of rules, uplink and stations:
+  # store:
+  #   endpoints: [https://10.0.0.1:2379]   # of all members; the agent calls, nobody calls it
+  #   certificates: /etc/bladeflow/pki     # ca.crt, blade1.crt and blade1.key
+  #   name: blade1                         # of the certificate, if it is not the blade's
+  #   keep: /var/lib/bladeflow/generation.json   # the last generation: to start without the store, and never to go back
   root: /                          # where the inventory is read; a recorded tree works too
   ports:                           # in the order of their numbers; left out, they come from the inventory
     - {name: nic0/pf0, netdev: uprep}
@@ -99,7 +115,8 @@ func (f *File) spec(r *reader, v value, dir string) {
 		return filepath.Join(dir, p)
 	}
 	r.fields(v, fields{
-		"rules": {required, func(v value) { v.list(func(v value) { f.Rules = append(f.Rules, inDir(v.text())) }) }},
+		"store": {optional, func(v value) { f.store(r, v, inDir) }},
+		"rules": {optional, func(v value) { v.list(func(v value) { f.Rules = append(f.Rules, inDir(v.text())) }) }},
 		"root":  {optional, func(v value) { f.Root = inDir(v.text()) }},
 		"ports": {optional, func(v value) {
 			v.list(func(v value) {
@@ -152,6 +169,35 @@ func (f *File) spec(r *reader, v value, dir string) {
 		"metrics":      {optional, func(v value) { f.Metrics = address(v) }},
 		"rule_metrics": {optional, func(v value) { f.PerRule = v.oneOf("true", "false") == "true" }},
 		"status":       {optional, func(v value) { f.Status = inDir(v.text()) }},
+	})
+	if r.err != nil {
+		return
+	}
+	switch {
+	case f.Store == nil && len(f.Rules) == 0:
+		v.fault("E_FIELD_MISSING", "neither rules nor a store say what is wanted", "add rules or store")
+	case f.Store != nil && (len(f.Rules) > 0 || f.Uplink != "" || len(f.Stations) > 0):
+		v.fault("E_FIELD_CLASH", "rules, uplink and stations come from the store", "leave them out, or the store")
+	}
+}
+
+func (f *File) store(r *reader, v value, inDir func(string) string) {
+	f.Store = &StoreSpec{Name: f.Blade}
+	r.fields(v, fields{
+		"endpoints": {required, func(v value) {
+			v.list(func(v value) {
+				if u, err := url.Parse(v.text()); err != nil || !slices.Contains([]string{"https", "http", "unix", "unixs"}, u.Scheme) || u.Host+u.Path == "" {
+					v.fault("E_ADDRESS", "not the URL of a store", "write https://HOST:PORT")
+				}
+				f.Store.Endpoints = append(f.Store.Endpoints, v.text())
+			})
+			if len(f.Store.Endpoints) == 0 {
+				v.fault("E_VALUE", "it is empty", "name at least one member")
+			}
+		}},
+		"certificates": {optional, func(v value) { f.Store.Certificates = inDir(v.text()) }},
+		"name":         {optional, func(v value) { f.Store.Name = v.text() }},
+		"keep":         {required, func(v value) { f.Store.Keep = inDir(v.text()) }},
 	})
 }
 

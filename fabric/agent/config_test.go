@@ -222,7 +222,7 @@ func TestBadRulesKeepTheOld(t *testing.T) {
 func TestGenerationOverRestart(t *testing.T) {
 	path, source := rulesFile(t, good)
 	first, err := source.Wanted()
-	if err != nil || first.Generation() != 1 {
+	if err != nil || first.Table.Generation() != 1 {
 		t.Fatal(first, err)
 	}
 	status := filepath.Join(t.TempDir(), "status.json")
@@ -234,8 +234,8 @@ func TestGenerationOverRestart(t *testing.T) {
 		last, digest := LastGeneration(status)
 		again := NewFiles([]string{path}, testPorts, nil, last, digest)
 		table, err := again.Wanted()
-		if err != nil || table.Generation() != want {
-			t.Errorf("generation %d, %v, want %d", table.Generation(), err, want)
+		if err != nil || table.Table.Generation() != want {
+			t.Errorf("generation %d, %v, want %d", table.Table.Generation(), err, want)
 		}
 	}
 	check(41)
@@ -254,7 +254,7 @@ func TestSettles(t *testing.T) {
 	}
 	source.settle = time.Hour
 	rewrite(t, path, "half a fi")
-	if table, err := source.Wanted(); err != nil || table.Generation() != 1 {
+	if table, err := source.Wanted(); err != nil || table.Table.Generation() != 1 {
 		t.Errorf("%v, %v", table, err)
 	}
 	source.settle = 0
@@ -269,7 +269,7 @@ func TestFilesFormats(t *testing.T) {
 	flows := filepath.Join(t.TempDir(), "more.flows")
 	rewrite(t, flows, "name=b,priority=2,in_port=vf1 actions=pass\n")
 	table, err := NewFiles([]string{path, flows}, testPorts, nil, 0, "").Wanted()
-	if err != nil || table.Len() != 2 || table.Rule(0).Name != "more/b" {
+	if err != nil || table.Table.Len() != 2 || table.Table.Rule(0).Name != "more/b" {
 		t.Errorf("%v, %v", table, err)
 	}
 }

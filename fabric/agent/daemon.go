@@ -8,14 +8,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/discover"
+	"github.com/bladeflow/bladeflow/fabric/pki"
+	"github.com/bladeflow/bladeflow/fabric/provision"
+	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/fallback"
 	"github.com/bladeflow/bladeflow/fallback/afpacket"
 	"github.com/bladeflow/bladeflow/fallback/afxdp"
@@ -30,13 +35,15 @@ type Daemon struct {
 	file     File
 	log      *slog.Logger
 	agent    *Agent
+	fabric   *Fabric // nil if rules come from files
 	datapath *fallback.Datapath
 	listener net.Listener // nil if nothing is served
 	closers  []func() error
 }
 
 // Open opens what a configuration names, and reads the rules: an agent without a
-// table to run would take every packet and drop it. Nothing is changed on the devices
+// table to run would take every packet and drop it. (A blade of a fabric does, until it
+// is told its first generation: it is closed.) Nothing is changed on the devices
 // before Run. The calling thread must be in the blade's network namespace.
 func Open(f File, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{file: f, log: log}
@@ -61,16 +68,10 @@ func (d *Daemon) open() error {
 	for _, m := range maps {
 		ports.Declare(m.Name)
 	}
-	sw, err := d.file.Switch(ports)
-	if err != nil {
+	config := Config{Check: verify.Check, Interval: d.file.Interval, Log: d.log}
+	if err := d.source(&config, ports); err != nil {
 		return err
 	}
-	last, digest := LastGeneration(d.file.Status)
-	source := NewFiles(d.file.Rules, ports, sw, last, digest)
-	if _, err := source.Wanted(); err != nil {
-		return err
-	}
-	config := Config{Source: source, Check: verify.Check, Interval: d.file.Interval, Log: d.log}
 	if d.file.Softnic != "" {
 		nic, err := softnic.Open(d.file.Softnic)
 		if err != nil {
@@ -83,7 +84,7 @@ func (d *Daemon) open() error {
 					Remedy: "name all ports in spec.ports, in the card's order"}
 			}
 		}
-		config.Devices = []Device{{Name: nic.Name(), Driver: nic}}
+		config.Devices = []Device{{Name: nic.Name(), Driver: nic, PFs: functions(inv, nic.Ports(), ports)}}
 	}
 	if d.file.Metrics != "" {
 		if d.listener, err = net.Listen("tcp", d.file.Metrics); err != nil {
@@ -97,6 +98,70 @@ func (d *Daemon) open() error {
 	config.Datapath = d.datapath
 	d.agent = New(config)
 	return nil
+}
+
+// source decides where what is wanted comes from.
+func (d *Daemon) source(config *Config, ports *flow.Ports) error {
+	if d.file.Store != nil {
+		return d.join(config, ports)
+	}
+	sw, err := d.file.Switch(ports)
+	if err != nil {
+		return err
+	}
+	last, digest := LastGeneration(d.file.Status)
+	source := NewFiles(d.file.Rules, ports, sw, last, digest)
+	config.Source = source
+	_, err = source.Wanted()
+	return err
+}
+
+// join makes the blade one of a fabric. The certificate is looked at now: a store that
+// is away comes back, a wrong certificate does not mend itself.
+func (d *Daemon) join(config *Config, ports *flow.Ports) error {
+	spec := d.file.Store
+	dial := store.DialConfig{Endpoints: spec.Endpoints}
+	if spec.Certificates != "" {
+		var err error
+		if dial.TLS, err = pki.ClientTLS(pki.FilesOf(spec.Certificates, spec.Name)); err != nil {
+			return err
+		}
+	}
+	var err error
+	d.fabric, err = NewFabric(FabricConfig{Blade: d.file.Blade, Ports: ports, Keep: spec.Keep, Log: d.log, Inventory: d.discover,
+		Dial: func(ctx context.Context) (store.Store, error) { return store.Dial(ctx, dial) }})
+	if err != nil {
+		return err
+	}
+	config.Source, config.Wake, config.Report = d.fabric, d.fabric.Wake(), d.fabric.Report
+	if d.file.Softnic != "" {
+		d.log.Warn("the VFs of an emulated card are left alone: only who made the card knows what they are made of")
+		return nil
+	}
+	links, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() error { links.Close(); return nil })
+	config.Blade = fabric.BladeID(d.file.Blade)
+	config.VFs = &provision.Netlink{Blade: config.Blade, Links: links, Inventory: func() (fabric.Inventory, error) {
+		inv, _, err := d.discover()
+		return inv, err
+	}}
+	return nil
+}
+
+// functions returns the names of the PFs among a card's ports.
+func functions(inv fabric.Inventory, card []softnic.Port, ports *flow.Ports) []string {
+	var out []string
+	for _, n := range inv.NICs {
+		for _, pf := range n.PFs {
+			if slices.ContainsFunc(card, func(p softnic.Port) bool { return ports.Name(p.Port) == pf.Name }) {
+				out = append(out, pf.Name)
+			}
+		}
+	}
+	return out
 }
 
 // inventory reads what the blade has. What is odd about it is logged and stops
@@ -211,6 +276,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		func() error { return d.datapath.Run(ctx) },
 		func() error { return d.agent.Run(ctx) },
 		func() error { return d.writeStatus(ctx) },
+	}
+	if d.fabric != nil {
+		parts = append(parts, func() error { return d.fabric.Run(ctx) })
 	}
 	if d.listener != nil {
 		parts = append(parts, func() error { return d.serve(ctx) })

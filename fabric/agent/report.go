@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
 )
@@ -15,15 +16,12 @@ import (
 // it begins, changes or ends.
 func (a *Agent) report(err error) {
 	now := a.Now()
-	s := &Status{Since: a.since, Reconciled: now, Drift: a.drift, Mismatches: a.mismatches, Rejected: a.rejected,
-		Devices: []DeviceStatus{}, Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost()}
+	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Mismatches: a.mismatches, Rejected: a.rejected,
+		Devices: []DeviceStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost()}
 	if a.running != nil {
-		s.Generation = uint64(a.running.Generation())
+		s.Generation, s.Digest = uint64(a.running.Generation()), a.digest
 		s.Rules = a.rules()
 		s.Proved = a.proved()
-	}
-	if f, ok := a.Source.(*Files); ok {
-		s.Digest = f.Digest()
 	}
 	for _, c := range a.devices {
 		limit := c.model.Entries
@@ -31,7 +29,7 @@ func (a *Agent) report(err error) {
 			limit = c.full
 		}
 		s.Devices = append(s.Devices, DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: limit,
-			Foreign: len(c.installed) - len(ours(c.installed))})
+			Foreign: len(c.installed) - len(ours(c.installed)), PFs: c.PFs})
 	}
 	switch {
 	case err != nil:
@@ -51,6 +49,20 @@ func (a *Agent) report(err error) {
 	}
 	s.Rounds, s.Failures = a.rounds, a.failures
 	a.status.Store(s)
+	if a.Report != nil {
+		a.Report(s)
+	}
+}
+
+// vfStatus lists the VFs that are not clean.
+func (a *Agent) vfStatus() []VFStatus {
+	out := []VFStatus{}
+	for _, id := range slices.SortedFunc(maps.Keys(a.vfs), fabric.VFID.Compare) {
+		v := a.vfs[id]
+		out = append(out, VFStatus{PCI: id.PF.PCI.String(), Serial: id.PF.Serial, Index: id.Index, MAC: flow.FormatMAC(v.MAC), VLAN: v.VLAN,
+			Guaranteed: uint64(v.QoS.Guaranteed), Maximum: uint64(v.QoS.Maximum), Trust: v.Trust, Spoof: v.Spoof, Link: v.Traffic, Ours: v.Ours})
+	}
+	return out
 }
 
 // code returns the stable code of an error, E_INTERNAL if it has none.

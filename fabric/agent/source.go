@@ -10,28 +10,46 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 )
 
-// Source says which table is wanted. It is asked several times a second, by one
-// goroutine at a time.
+// Source says what is wanted of the blade: [Files] for a blade that stands alone,
+// [Fabric] for one of many. It is asked several times a second, by one goroutine at a
+// time.
 type Source interface {
-	// Wanted returns the wanted table, the same pointer as long as nothing
-	// changed. With an error it returns the last table that was good, nil if none
+	// Wanted returns what is wanted, the same pointer as long as nothing
+	// changed. With an error it returns the last that was good, nil if none
 	// was: what is wanted now cannot be had, and the error says why.
-	Wanted() (*flow.Table, error)
+	Wanted() (*Wanted, error)
+}
+
+// Wanted is what one blade shall be. It is never changed once it is handed out.
+type Wanted struct {
+	Table  *flow.Table
+	Digest string         // of what the table was made of; empty if nobody cares
+	VNICs  []fabric.Bound // VFs to set up; all others of ours are cleared. For an agent with [Config.VFs]
+	Record int64          // revision of the store's record that says so; 0 if none does
+
+	// Restored says that it was wanted before this process, and that nobody has
+	// said yet that it still is: no VF's link is switched on for it.
+	Restored bool
 }
 
 // Handed is a [Source] for a program that makes tables itself. The zero value wants
 // nothing yet.
-type Handed struct{ table atomic.Pointer[flow.Table] }
+type Handed struct{ wanted atomic.Pointer[Wanted] }
 
 // Want makes t the wanted table.
-func (h *Handed) Want(t *flow.Table) { h.table.Store(t) }
+func (h *Handed) Want(t *flow.Table) {
+	if was := h.wanted.Load(); was == nil || was.Table != t {
+		h.wanted.Store(&Wanted{Table: t})
+	}
+}
 
 // Wanted returns the table handed in last.
-func (h *Handed) Wanted() (*flow.Table, error) { return h.table.Load(), nil }
+func (h *Handed) Wanted() (*Wanted, error) { return h.wanted.Load(), nil }
 
 // Files is a [Source] that reads rule files: `.flows` files line by line, all others
 // as YAML or JSON documents. A changed file is taken as soon as it is well formed
@@ -45,7 +63,7 @@ type Files struct {
 
 	last   flow.Generation
 	digest string // of the files that table was made of, or of a run before this one
-	table  *flow.Table
+	wanted *Wanted
 	stamp  string // what look said when they were read last
 	err    error
 }
@@ -63,14 +81,14 @@ func NewFiles(paths []string, ports *flow.Ports, sw *flow.Switch, last flow.Gene
 func (f *Files) Digest() string { return f.digest }
 
 // Wanted reads the files if they changed. Cost without a change: a stat of each.
-func (f *Files) Wanted() (*flow.Table, error) {
+func (f *Files) Wanted() (*Wanted, error) {
 	stamp, newest := f.look()
-	if stamp == f.stamp || f.table != nil && time.Since(newest) < f.settle {
-		return f.table, f.err
+	if stamp == f.stamp || f.wanted != nil && time.Since(newest) < f.settle {
+		return f.wanted, f.err
 	}
 	f.stamp = stamp
 	f.err = f.read()
-	return f.table, f.err
+	return f.wanted, f.err
 }
 
 // look says which files are there, without reading them. Times tick every few
@@ -115,17 +133,17 @@ func (f *Files) read() error {
 		sets = append(sets, more...)
 	}
 	digest := hex.EncodeToString(sum.Sum(nil))
-	if f.table != nil && digest == f.digest {
+	if f.wanted != nil && digest == f.digest {
 		return nil // touched, or changed and changed back
 	}
 	next := f.last + 1
-	if f.table == nil && digest == f.digest && f.last > 0 {
+	if f.wanted == nil && digest == f.digest && f.last > 0 {
 		next = f.last
 	}
 	t, err := ruleset.Build(next, f.sw, f.ports, sets...)
 	if err != nil {
 		return err
 	}
-	f.table, f.digest, f.last = t, digest, next
+	f.wanted, f.digest, f.last = &Wanted{Table: t, Digest: digest}, digest, next
 	return nil
 }

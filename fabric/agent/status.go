@@ -33,7 +33,8 @@ func NewObject(name string, s *Status) Object {
 // never decrease while the agent runs.
 type Status struct {
 	Generation uint64    `json:"generation"`       // of the table in force; 0 before the first
-	Digest     string    `json:"digest,omitempty"` // of the files it was made of
+	Digest     string    `json:"digest,omitempty"` // of the files or the content it was made of
+	Record     int64     `json:"record,omitempty"` // revision of the store's record acted on last: VFs that leave by it have left
 	Since      time.Time `json:"since"`            // when it came into force
 	Reconciled time.Time `json:"reconciled"`       // when devices and counters were last read
 
@@ -42,6 +43,7 @@ type Status struct {
 	Proved bool `json:"proved"`
 
 	Devices []DeviceStatus `json:"devices"`
+	VFs     []VFStatus     `json:"vfs"`   // that are not clean; none if VFs are left alone
 	Rules   []RuleStatus   `json:"rules"` // in the order they are asked, the default last
 	Packets []TierPackets  `json:"packets"`
 	Lost    []Lost         `json:"lost"` // in software, without a verdict or on the way out
@@ -61,6 +63,24 @@ type DeviceStatus struct {
 	Entries int    `json:"entries"` // that it holds, foreign ones included
 	Limit   int    `json:"limit"`   // 0 if it is not known
 	Foreign int    `json:"foreign"`
+
+	PFs []string `json:"pfs,omitempty"` // whose table it is
+}
+
+// VFStatus is one VF that is not clean, as read back. PCI is its PF's; rates are in
+// bits per second.
+type VFStatus struct {
+	PCI        string `json:"pci"`
+	Serial     string `json:"serial,omitempty"`
+	Index      int    `json:"index"`
+	MAC        string `json:"mac"`
+	VLAN       uint16 `json:"vlan"`
+	Guaranteed uint64 `json:"guaranteed,omitempty"`
+	Maximum    uint64 `json:"maximum,omitempty"`
+	Trust      bool   `json:"trust,omitempty"`
+	Spoof      bool   `json:"spoof,omitempty"`
+	Link       bool   `json:"link"`
+	Ours       bool   `json:"ours,omitempty"`
 }
 
 // RuleStatus is where one rule lives and what it has seen.
@@ -131,25 +151,34 @@ func WriteObject(path string, o Object) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
+	if err := replace(path, append(data, '\n'), 0o644, false); err != nil {
 		return fmt.Errorf("status file: %w", err)
 	}
+	return nil
+}
+
+// replace writes a file whole or not at all; durable says that it shall outlive a
+// loss of power, which costs a few milliseconds.
+func replace(path string, data []byte, mode os.FileMode, durable bool) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
 	defer os.Remove(f.Name()) // fails when all went well: the name is gone
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err == nil {
-		err = f.Chmod(0o644)
+		err = f.Chmod(mode)
+	}
+	if err == nil && durable {
+		err = f.Sync()
 	}
 	if e := f.Close(); err == nil {
 		err = e
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
 	if err != nil {
-		return fmt.Errorf("status file: %w", err)
+		return err
 	}
-	return nil
+	return os.Rename(f.Name(), path)
 }
 
 // LastGeneration returns the generation and digest that a status file tells of, and

@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// All conversion between the wire's types and ours is in this file: what the blade is
+// told on the way in, what it reports on the way out.
+
+// record is what is stored for a blade, decoded but not understood yet.
+type record struct {
+	api.GenerationSpec
+}
+
+// readRecord decodes a stored generation leniently: fields that this program does not
+// know are passed over, since the digest tells whether something was missed. Another
+// version of the wire is something else: its meaning is unknown.
+func readRecord(text []byte) (record, error) {
+	var g api.Generation
+	err := json.Unmarshal(text, &g.Head)
+	if err == nil && (g.APIVersion != api.Version || g.Kind != api.KindGeneration) {
+		return record{}, &flow.Fault{Code: "E_SCHEMA", What: "the newest generation", Why: fmt.Sprintf("it is a %s of version %s, and this agent knows %s of %s", g.Kind, g.APIVersion, api.KindGeneration, api.Version),
+			Remedy: "upgrade this agent; what is in force stays"}
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &g)
+	}
+	if err != nil {
+		return record{}, unreadable("the newest generation", err)
+	}
+	return record{g.Spec}, nil
+}
+
+func unreadable(what string, err error) error {
+	return &flow.Fault{Code: "E_GENERATION", What: what, Why: "it cannot be understood: " + err.Error(), Remedy: "upgrade this agent, or see what the manager publishes; what is in force stays", Err: err}
+}
+
+// sums returns the names of the record's shards.
+func (r *record) sums() ([][32]byte, error) {
+	var out [][32]byte
+	for _, text := range r.Shards {
+		sum, err := hex.DecodeString(text)
+		if err != nil || len(sum) != 32 {
+			return nil, unreadable("the newest generation", fmt.Errorf("shard %q: not 64 hexadecimal digits", text))
+		}
+		out = append(out, [32]byte(sum))
+	}
+	return out, nil
+}
+
+// readShard decodes a part of a generation's rules.
+func readShard(text []byte, ports *flow.Ports) ([]flow.Rule, error) {
+	var s api.Shard
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, unreadable("a shard of the newest generation", err)
+	}
+	rules := make([]flow.Rule, 0, len(s.Rules))
+	for _, r := range s.Rules {
+		rule, err := readRule(r, ports)
+		if err != nil {
+			return nil, unreadable("rule "+r.Name, err)
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+func readRule(r api.TableRule, ports *flow.Ports) (flow.Rule, error) {
+	id, err := strconv.ParseUint(r.ID, 16, 64)
+	tier, err2 := flow.ParseTier(r.Tier)
+	match, err3 := flow.ParseMatch(r.Match, ports)
+	actions, err4 := flow.ParseActions(r.Actions, ports)
+	return flow.Rule{ID: flow.RuleID(id), Name: r.Name, Tier: tier, Priority: r.Priority, Match: match, Actions: actions}, cmp.Or(err, err2, err3, err4)
+}
+
+// content rebuilds the content of a record with its rules.
+func (r *record) content(blade fabric.BladeID, ports *flow.Ports, rules []flow.Rule) (fabric.Content, error) {
+	c := fabric.Content{Blade: blade, Table: flow.TableSpec{Generation: flow.Generation(r.Number), Rules: rules, Ports: ports}}
+	fail := func(err error) (fabric.Content, error) { return c, unreadable("the newest generation", err) }
+	var err error
+	if r.Default != "" {
+		if c.Table.Default, err = flow.ParseActions(r.Default, ports); err != nil {
+			return fail(err)
+		}
+	}
+	var uplink flow.Port
+	if r.Uplink != "" {
+		if uplink, err = ports.Find(r.Uplink); err != nil {
+			return fail(err)
+		}
+	}
+	var stations []flow.Station
+	for _, s := range r.Stations {
+		mac, err := flow.ParseMAC(s.MAC)
+		port, err2 := ports.Find(s.Port)
+		if err := cmp.Or(err, err2); err != nil {
+			return fail(err)
+		}
+		stations = append(stations, flow.Station{VLAN: s.VLAN, MAC: mac, Port: port})
+	}
+	if c.Table.Switch, err = flow.NewSwitch(uplink, stations...); err != nil {
+		return fail(err)
+	}
+	for _, o := range r.VNICs {
+		b, err := bound(blade, ports, o)
+		if err != nil {
+			return fail(fmt.Errorf("vNIC %s/%s: %w", o.Profile, o.VNIC, err))
+		}
+		c.VNICs = append(c.VNICs, b)
+	}
+	c.Digest, err = fabric.ParseDigest(r.Digest)
+	if err != nil {
+		return fail(err)
+	}
+	return c, nil
+}
+
+// bound is a vNIC as it is in the content: working, whenever its link may go on.
+func bound(blade fabric.BladeID, ports *flow.Ports, o api.Order) (fabric.Bound, error) {
+	port, err := ports.Find(o.Port)
+	pci, err2 := fabric.ParsePCI(o.PCI)
+	mac, err3 := flow.ParseMAC(o.MAC)
+	return fabric.Bound{
+		VNIC: fabric.VNICName{Profile: o.Profile, VNIC: o.VNIC},
+		VF:   fabric.VFID{Blade: blade, PF: fabric.PFID{PCI: pci, Serial: o.Serial}, Index: o.Index},
+		Port: port,
+		Setting: fabric.Setting{MAC: mac, VLAN: o.VLAN, Trust: o.Trust, Spoof: o.Spoof, Traffic: true,
+			QoS: fabric.QoS{Guaranteed: fabric.BitsPerSecond(o.Guaranteed), Maximum: fabric.BitsPerSecond(o.Maximum)}},
+	}, cmp.Or(err, err2, err3)
+}
+
+// orders returns the vNICs of a content as they may be now: links on where the record
+// says so.
+func (r *record) orders(vnics []fabric.Bound) []fabric.Bound {
+	out := slices.Clone(vnics)
+	for i := range out {
+		out[i].Setting.Traffic = r.VNICs[i].Connect
+	}
+	return out
+}
+
+// kept is the file that holds the last generation taken.
+type kept struct {
+	Store      string                     `json:"store"`    // identity of the store it was in
+	Revision   int64                      `json:"revision"` // of that store
+	Generation json.RawMessage            `json:"generation"`
+	Shards     map[string]json.RawMessage `json:"shards"`
+}
+
+// aliveReport says that this agent runs.
+func aliveReport(blade string, status api.AliveStatus) any {
+	return api.Alive{Head: api.NewHead(api.KindAlive, blade), Status: status}
+}
+
+// generationReport says how far the blade has come.
+func generationReport(blade string, s *Status) any {
+	out := api.GenerationStatus{Record: s.Record, Generation: s.Generation, Digest: s.Digest, Since: s.Since, Proved: s.Proved, Mismatches: s.Mismatches,
+		VFs: []api.VFState{}, Devices: []api.Device{}}
+	for _, v := range s.VFs {
+		out.VFs = append(out.VFs, api.VFState{VFID: api.VFID{PCI: v.PCI, Serial: v.Serial, Index: v.Index}, Link: v.Link, Ours: v.Ours,
+			Setting: api.Setting{MAC: v.MAC, VLAN: v.VLAN, Guaranteed: v.Guaranteed, Maximum: v.Maximum, Trust: v.Trust, Spoof: v.Spoof}})
+	}
+	for _, d := range s.Devices {
+		out.Devices = append(out.Devices, api.Device{Name: d.Name, Model: d.Model, PFs: d.PFs, Entries: d.Entries, Limit: d.Limit, Foreign: d.Foreign})
+	}
+	if s.Error != nil {
+		out.Error = &api.Error{Code: s.Error.Code, What: "blade " + blade, Why: s.Error.Text}
+	}
+	return api.BladeStatus{Head: api.NewHead(api.KindBladeStatus, blade), Status: out}
+}
+
+// mostRules is how many rules a report lists. It keeps a report below 300 KB: those
+// that counted most, and what they counted, are what a fabric wants to know.
+const mostRules = 1024
+
+// rulesReport says where rules live and what they have counted.
+func rulesReport(blade string, s *Status) api.Rules {
+	out := api.RulesStatus{Generation: s.Generation, At: s.Reconciled, Packets: []api.TierPackets{}, Rules: []api.RuleState{}}
+	for _, p := range s.Packets {
+		out.Packets = append(out.Packets, api.TierPackets(p))
+	}
+	for _, r := range s.Rules {
+		place := r.Place
+		switch {
+		case place == "hardware" && !r.Whole:
+			place = "mixed"
+			out.Mixed++
+		case place == "hardware":
+			out.Hardware++
+		default:
+			out.Software++
+		}
+		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, ID: r.ID, Place: place, Entries: r.Entries, Code: r.Code, Reason: r.Reason, Fix: r.Fix,
+			Hardware: api.Count(r.Hardware), Software: api.Count(r.Software)})
+	}
+	if extra := len(out.Rules) - mostRules; extra > 0 {
+		least := slices.SortedFunc(slices.Values(out.Rules), func(a, b api.RuleState) int {
+			return cmp.Compare(b.Hardware.Packets+b.Software.Packets, a.Hardware.Packets+a.Software.Packets)
+		})[mostRules:]
+		gone := map[string]bool{}
+		for _, r := range least {
+			gone[r.ID] = true
+		}
+		out.Rules = slices.DeleteFunc(out.Rules, func(r api.RuleState) bool { return gone[r.ID] })
+		out.Omitted = extra
+	}
+	return api.Rules{Head: api.NewHead(api.KindRules, blade), Status: out}
+}
