@@ -23,6 +23,7 @@ type Client struct {
 	etcd    *clientv3.Client
 	tls     *tls.Config
 	timeout time.Duration
+	users   bool // the server knows users by their certificates
 }
 
 var _ Store = (*Client)(nil)
@@ -60,7 +61,7 @@ func Dial(ctx context.Context, c DialConfig) (*Client, error) {
 	if err != nil {
 		return nil, unreachable(strings.Join(c.Endpoints, ", "), err)
 	}
-	client := &Client{etcd: etcd, tls: c.TLS, timeout: c.Timeout}
+	client := &Client{etcd: etcd, tls: c.TLS, timeout: c.Timeout, users: c.TLS != nil}
 	if err := client.probe(ctx); err != nil {
 		etcd.Close()
 		return nil, err

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/bladeflow/bladeflow/flow"
 )
 
 // Who may do what, enforced by etcd itself. A user is the common name of a
@@ -46,8 +48,12 @@ func bladeRights(blade string) []permission {
 
 // Enforce makes the root and manager users and the blades' and turns rights on. It
 // may be repeated, as root. Before the first time, everyone who reaches the store may
-// do everything; after it, [Server.Local] is nobody.
+// do everything; after it, [Server.Local] is nobody. A store without TLS is refused:
+// it knows no users, so nobody could use it or turn rights off again.
 func (c *Client) Enforce(ctx context.Context, blades ...string) error {
+	if !c.users {
+		return &flow.Fault{Code: "E_STORE_CONFIG", What: "rights", Why: "the store has no TLS, so it knows nobody", Remedy: "set certificates (bladeflow pki init)"}
+	}
 	if err := c.admit(ctx, RootUser, nil); err != nil {
 		return err
 	}

@@ -134,6 +134,10 @@ func (c ServerConfig) etcd() (*embed.Config, string, error) {
 		config.InitialCluster = strings.Join(cluster, ",")
 	}
 	if t := c.TLS; t != nil {
+		if t.PeerName == "" && len(c.Peers) > 0 {
+			return nil, "", &flow.Fault{Code: "E_STORE_CONFIG", What: "member " + config.Name, Why: "nothing says which certificates are members'",
+				Remedy: "set the common name that they have"}
+		}
 		config.ClientTLSInfo.CertFile, config.ClientTLSInfo.KeyFile = t.Cert, t.Key
 		config.ClientTLSInfo.TrustedCAFile = t.CA
 		config.ClientTLSInfo.ClientCertAuth = true
@@ -198,14 +202,14 @@ func (s *Server) Endpoint() string {
 // once rights are enforced it is denied everything, and [Dial] with a certificate is
 // the way.
 func (s *Server) Local() *Client {
-	return &Client{etcd: v3client.New(s.etcd.Server), timeout: Timeout}
+	return &Client{etcd: v3client.New(s.etcd.Server), timeout: Timeout, users: strings.HasSuffix(s.scheme, "s")}
 }
 
 // Failed tells if the member stopped by itself, and why.
 func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 
 // Stop hands leadership over, ends connections and closes the database. It takes at
-// most a few seconds and may be repeated.
+// most six seconds, while watches hang on it, and may be repeated.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
 		s.etcd.Close()

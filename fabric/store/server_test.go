@@ -18,7 +18,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/pki"
 )
 
-func started(t *testing.T, c ServerConfig) *Server {
+func started(t testing.TB, c ServerConfig) *Server {
 	t.Helper()
 	if c.Dir == "" {
 		c.Dir = t.TempDir()
@@ -38,7 +38,7 @@ func started(t *testing.T, c ServerConfig) *Server {
 	return s
 }
 
-func dialled(t *testing.T, c DialConfig) *Client {
+func dialled(t testing.TB, c DialConfig) *Client {
 	t.Helper()
 	client, err := Dial(t.Context(), c)
 	if err != nil {
@@ -63,6 +63,9 @@ func TestUnixSocket(t *testing.T) {
 	if _, err := Init(t.Context(), c); err != nil {
 		t.Error(err)
 	}
+	for _, c := range []*Client{c, s.Local()} {
+		wantFault(t, c.Enforce(t.Context()), "E_STORE_CONFIG", "knows nobody")
+	}
 }
 
 func TestListensOnlyWhereItMay(t *testing.T) {
@@ -75,6 +78,8 @@ func TestListensOnlyWhereItMay(t *testing.T) {
 	}
 	_, err := Start(t.Context(), ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Name: "c", Peers: map[string]string{"a": "127.0.0.1:0"}})
 	wantFault(t, err, "E_STORE_CONFIG", "not among its peers")
+	_, err = Start(t.Context(), ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Name: "a", Peers: map[string]string{"a": "127.0.0.1:0"}, TLS: &ServerTLS{}})
+	wantFault(t, err, "E_STORE_CONFIG", "which certificates")
 }
 
 // TestRestart: state outlives the process that has it, and only one process has it.
@@ -150,8 +155,8 @@ func TestNoSpace(t *testing.T) {
 	t.Parallel()
 	c := started(t, ServerConfig{Quota: 4 << 20}).Local()
 	var err error
-	for i := 0; i < 20 && err == nil; i++ {
-		_, err = c.Txn(t.Context(), nil, []Op{Put(Wanted("blob", "default", fmt.Sprint(i)), make([]byte, 900_000))})
+	for i := 0; i < 500 && err == nil; i++ { // etcd looks at the size that is on disk, which follows
+		_, err = c.Txn(t.Context(), nil, []Op{Put(Wanted("blob", "default", fmt.Sprint(i)), make([]byte, 100_000))})
 	}
 	wantErr(t, err, ErrNoSpace)
 	wantFault(t, err, "E_NO_SPACE", "quota")
@@ -181,6 +186,44 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestReconnect: a client outlives its server's restart. Its watch goes on without a
+// gap, and a lease that is longer than the restart is kept.
+func TestReconnect(t *testing.T) {
+	t.Parallel()
+	config := ServerConfig{Dir: filepath.Join(t.TempDir(), "data"), Listen: freeAddress(t)}
+	s := started(t, config)
+	c := dialled(t, DialConfig{Endpoints: []string{s.Endpoint()}})
+	lease, err := c.Lease(t.Context(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := must(t)(c.Txn(t.Context(), nil, []Op{PutLeased(Status("b1", "agent"), nil, lease)}))
+	changes := c.Watch(t.Context(), Everything, at)
+	must(t)(c.Txn(t.Context(), nil, []Op{Put(History(1), nil)}))
+	s.Stop()
+	time.Sleep(500 * time.Millisecond)
+	again := started(t, config)
+	begin := time.Now()
+	must(t)(again.Local().Txn(t.Context(), nil, []Op{Put(History(2), nil)}))
+	for _, e := range collect(t, changes, 2) {
+		if e.Deleted {
+			t.Errorf("%+v", e)
+		}
+	}
+	t.Logf("the watch goes on %v after the server is back", time.Since(begin).Round(time.Millisecond))
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the watch went on after %v", took)
+	}
+	if kv, err := c.Read(t.Context(), Status("b1", "agent")); err != nil || kv.Lease != lease.ID {
+		t.Error(kv, err)
+	}
+	select {
+	case <-lease.Lost():
+		t.Error("the lease was lost")
+	default:
+	}
+}
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -193,12 +236,12 @@ func freeAddress(t *testing.T) string {
 
 // secured is a fabric's certificates, and clients that hold them.
 type secured struct {
-	t         *testing.T
+	t         testing.TB
 	dir       string
 	endpoints []string
 }
 
-func newSecured(t *testing.T, blades ...string) *secured {
+func newSecured(t testing.TB, blades ...string) *secured {
 	t.Helper()
 	s := &secured{t: t, dir: t.TempDir()}
 	if _, err := pki.Init(s.dir, pki.Options{Blades: blades, Users: []pki.User{{Name: "ann", Role: pki.Admin}}}); err != nil {
