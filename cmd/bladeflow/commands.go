@@ -19,6 +19,7 @@ func commands() []*cobra.Command {
 		traceCommand(),
 		planCommand(),
 		verifyCommand(),
+		benchCommand(),
 		devicesCommand(),
 		labCommand(),
 		pkiCommand(),
