@@ -192,7 +192,10 @@ func truthOf(in Input, s Scope, d Dimension) truth {
 	}
 	// usable = total - faulty - reserve - buffer
 	buffer := new(big.Rat).Mul(big.NewRat(o.total, 1), big.NewRat(int64(in.Policy.BufferPercent), 100))
-	for o.buffer = 0; big.NewRat(o.buffer, 1).Cmp(buffer) < 0; o.buffer++ {
+	whole, rest := new(big.Int).QuoRem(buffer.Num(), buffer.Denom(), new(big.Int))
+	o.buffer = whole.Int64()
+	if rest.Sign() > 0 {
+		o.buffer++
 	}
 	if o.usable = o.total - o.faulty - o.reserve - o.buffer; o.usable < 0 {
 		o.usable = 0
