@@ -23,6 +23,7 @@ func commands() []*cobra.Command {
 		devicesCommand(),
 		labCommand(),
 		pkiCommand(),
+		reportCommand(),
 		completionCommand(),
 	}
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bladeflow/bladeflow/fabric/capacity"
+	"github.com/bladeflow/bladeflow/fabric/capacity/history"
+)
+
+func reportCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "report",
+		Short:   "reports for the planner",
+		Example: "  bladeflow report capacity --input fleet.yaml -o html > capacity.html",
+	}
+	cmd.AddCommand(reportCapacity())
+	return cmd
+}
+
+func reportCapacity() *cobra.Command {
+	var input, recorded, profile, whatIf string
+	var window int
+	cmd := &cobra.Command{
+		Use:   "capacity --input FILE",
+		Short: "what is allocated, used and left: VFs, bandwidth, table entries, software budget",
+		Long: `Work out what is left of VF slots, port bandwidth, table entries and software budget, per port, PF,
+blade, chassis and fleet, from a document of kind CapacityInput. --history adds the demand recorded in
+a history file. The html form is one file that opens from disk; csv has one number a line, with the
+table's name in the first column. The same input gives the same bytes.`,
+		Example: `  bladeflow report capacity --input fleet.yaml -o html > capacity.html
+  bladeflow report capacity --input fleet.yaml --history history.db --window 30 -o json
+  bladeflow report capacity --input fleet.yaml --what-if 40=std-vnic.yaml -o md`,
+	}
+	f := cmd.Flags()
+	f.StringVar(&input, "input", "", "document of kind CapacityInput, - for standard input")
+	f.StringVar(&recorded, "history", "", "history file with recorded demand")
+	f.StringVar(&profile, "profile", "", "document of kind CapacityProfile: what \"still fits\" is counted in; the input's if not given")
+	f.StringVar(&whatIf, "what-if", "", "say what N more vNICs would do: N=FILE, a document of kind CapacityProfile")
+	f.IntVar(&window, "window", 0, "days of demand looked at; the input's if not given")
+	_ = cmd.MarkFlagRequired("input")
+	output := outputFlag(cmd, "md", "html", "json", "csv")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		in, err := readCapacityInput(cmd, input, profile, whatIf)
+		if err != nil {
+			return err
+		}
+		if cmd.Flags().Changed("window") {
+			in.Window = window
+		}
+		if recorded != "" {
+			if err := fillFromHistory(cmd, recorded, &in); err != nil {
+				return err
+			}
+		}
+		d, err := capacity.Report(in)
+		if err != nil {
+			return err
+		}
+		switch *output {
+		case "html":
+			return d.WriteHTML(cmd.OutOrStdout())
+		case "json":
+			return d.WriteJSON(cmd.OutOrStdout())
+		case "csv":
+			return d.WriteCSV(cmd.OutOrStdout())
+		}
+		return d.WriteMarkdown(cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+func readCapacityInput(cmd *cobra.Command, input, profile, whatIf string) (capacity.Input, error) {
+	b, err := readFile(cmd, input)
+	if err != nil {
+		return capacity.Input{}, err
+	}
+	in, err := capacity.ParseInput(input, b)
+	if err != nil {
+		return in, err
+	}
+	if profile != "" {
+		if in.Reference, err = readCapacityProfile(cmd, profile); err != nil {
+			return in, err
+		}
+	}
+	if whatIf != "" {
+		number, file, _ := strings.Cut(whatIf, "=")
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || n < 0 || file == "" {
+			return in, usage(fmt.Sprintf("--what-if %q", whatIf), "it is not N=FILE", "write 40=std-vnic.yaml")
+		}
+		in.WhatIf = &capacity.Addition{VNICs: n}
+		if in.WhatIf.Profile, err = readCapacityProfile(cmd, file); err != nil {
+			return in, err
+		}
+	}
+	return in, nil
+}
+
+func readCapacityProfile(cmd *cobra.Command, file string) (capacity.Profile, error) {
+	b, err := readFile(cmd, file)
+	if err != nil {
+		return capacity.Profile{}, err
+	}
+	return capacity.ParseProfile(file, b)
+}
+
+func fillFromHistory(cmd *cobra.Command, file string, in *capacity.Input) error {
+	h, err := history.OpenReadOnly(file)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Fill(cmd.Context(), in)
+}
