@@ -21,19 +21,31 @@ func (c *Client) refusal() error {
 	return nil
 }
 
-// probe returns nil if at least one endpoint answers, else what is wrong with the
-// last. Etcd's client retries a refused handshake until its deadline and then names
-// only the deadline; one handshake of our own tells at once.
+// probe returns nil as soon as one endpoint answers, else what is wrong with one of
+// them, a refusal first. Etcd's client retries a refused handshake until its deadline
+// and then names only the deadline; one handshake of our own tells at once.
 func (c *Client) probe(ctx context.Context) error {
 	ctx, cancel := withDeadline(ctx, c.timeout)
 	defer cancel()
-	var err error
-	for _, endpoint := range c.etcd.Endpoints() {
-		if err = c.shakeHands(ctx, endpoint); err == nil {
+	endpoints := c.etcd.Endpoints()
+	answers := make(chan error, len(endpoints))
+	for _, endpoint := range endpoints {
+		go func() { answers <- c.shakeHands(ctx, endpoint) }()
+	}
+	var worst error
+	for range endpoints {
+		err := <-answers
+		if err == nil {
 			return nil
 		}
+		if worst == nil || errors.Is(err, ErrDenied) {
+			worst = err
+		}
 	}
-	return err
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return worst
 }
 
 // shakeHands opens a connection as HTTP/2 does and waits for the server's first
@@ -67,12 +79,19 @@ func (c *Client) shakeHands(ctx context.Context, endpoint string) error {
 	if err == nil {
 		_, err = secure.Read(make([]byte, 1))
 	}
-	var slow net.Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &slow) && slow.Timeout():
-		return unreachable(endpoint, err)
+	case refused(err):
+		return denied(endpoint, "no trust between our certificates: "+err.Error())
 	}
-	return denied(endpoint, "no trust between our certificates: "+err.Error())
+	return unreachable(endpoint, err)
+}
+
+// refused reports whether one side said no to the other's certificate; anything else,
+// a server that stops in the middle say, is no answer.
+func refused(err error) bool {
+	var ours *tls.CertificateVerificationError
+	var alert *net.OpError
+	return errors.As(err, &ours) || errors.As(err, &alert) && alert.Op == "remote error"
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -223,6 +224,39 @@ func TestStrangers(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no answer is no refusal", func(t *testing.T) {
+		silent, err := net.Listen("tcp", "127.0.0.1:0") // connects, and then nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		abrupt, err := net.Listen("tcp", "127.0.0.1:0") // hangs up
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer abrupt.Close()
+		go func() {
+			for {
+				conn, err := abrupt.Accept()
+				if err != nil {
+					return
+				}
+				conn.Close()
+			}
+		}()
+		dead := []string{"https://" + silent.Addr().String(), "https://" + abrupt.Addr().String()}
+		_, err = Dial(t.Context(), DialConfig{Endpoints: dead, TLS: s.tls("b1"), Timeout: 300 * time.Millisecond})
+		wantErr(t, err, ErrUnreachable)
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = Dial(cancelled, DialConfig{Endpoints: dead, TLS: s.tls("b1")})
+		wantErr(t, err, context.Canceled)
+		begin := time.Now()
+		dialled(t, DialConfig{Endpoints: append(dead, s.endpoints...), TLS: s.tls("b1")})
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("two dead members delayed the third by %v", took)
+		}
+	})
 	t.Run("expires while connected", func(t *testing.T) {
 		c := dialled(t, DialConfig{Endpoints: s.endpoints, TLS: s.tls("b1"), Timeout: 500 * time.Millisecond})
 		expire(t, s.dir, "b1")

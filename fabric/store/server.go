@@ -149,22 +149,19 @@ func (c ServerConfig) etcd() (*embed.Config, string, error) {
 
 // url is where a member listens.
 func (c ServerConfig) url(address string) (url.URL, error) {
-	secure, plain := "https", "http"
-	u := url.URL{Host: address}
-	if filepath.IsAbs(address) {
-		secure, plain = "unixs", "unix"
-		u = url.URL{Path: address}
-	}
-	u.Scheme = plain
-	if c.TLS != nil {
-		u.Scheme = secure
-		return u, nil
-	}
-	if u.Path == "" && !loopback(address) {
-		return u, &flow.Fault{Code: "E_LISTEN", What: "store on " + address, Why: "without TLS everyone on the network could write",
+	switch {
+	case filepath.IsAbs(address) && c.TLS != nil:
+		return url.URL{}, &flow.Fault{Code: "E_STORE_CONFIG", What: "store on " + address, Why: "there is no TLS on a unix socket",
+			Remedy: "listen on 127.0.0.1, or set no certificates"}
+	case filepath.IsAbs(address):
+		return url.URL{Scheme: "unix", Path: address}, nil
+	case c.TLS != nil:
+		return url.URL{Scheme: "https", Host: address}, nil
+	case !loopback(address):
+		return url.URL{}, &flow.Fault{Code: "E_LISTEN", What: "store on " + address, Why: "without TLS everyone on the network could write",
 			Remedy: "listen on 127.0.0.1 or on a unix socket, or set certificates (bladeflow pki init)"}
 	}
-	return u, nil
+	return url.URL{Scheme: "http", Host: address}, nil
 }
 
 // loopback reports whether only this machine reaches the address. Names count as
@@ -202,7 +199,7 @@ func (s *Server) Endpoint() string {
 // once rights are enforced it is denied everything, and [Dial] with a certificate is
 // the way.
 func (s *Server) Local() *Client {
-	return &Client{etcd: v3client.New(s.etcd.Server), timeout: Timeout, users: strings.HasSuffix(s.scheme, "s")}
+	return &Client{etcd: v3client.New(s.etcd.Server), timeout: Timeout, users: s.scheme == "https"}
 }
 
 // Failed tells if the member stopped by itself, and why.

@@ -63,6 +63,8 @@ func TestUnixSocket(t *testing.T) {
 	if _, err := Init(t.Context(), c); err != nil {
 		t.Error(err)
 	}
+	_, err := Start(t.Context(), ServerConfig{Dir: t.TempDir(), Listen: path + "2", TLS: &ServerTLS{}})
+	wantFault(t, err, "E_STORE_CONFIG", "no TLS on a unix socket")
 	for _, c := range []*Client{c, s.Local()} {
 		wantFault(t, c.Enforce(t.Context()), "E_STORE_CONFIG", "knows nobody")
 	}
