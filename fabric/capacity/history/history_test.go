@@ -167,6 +167,27 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// TestShortRetention checks that a day whose roll-up is still to be made keeps its
+// 5-minute samples, however short they are to be kept.
+func TestShortRetention(t *testing.T) {
+	s := openNew(t)
+	all := randomDays(rand.New(rand.NewPCG(7, 8)), "s", midnight, 288)
+	appendAll(t, s, all)
+	for hour := range 26 {
+		now := midnight.Add(time.Duration(hour) * Hour)
+		if _, err := s.Roll(context.Background(), now, Retention{Minutes: Hour, Hours: Hour, Days: 30 * Day}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Days(context.Background(), "s", midnight, midnight.AddDate(0, 0, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wantDays(all), got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestMerge checks that two halves of the same 5 minutes become one sample.
 func TestMerge(t *testing.T) {
 	s := openNew(t)
