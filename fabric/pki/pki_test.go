@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -297,7 +298,7 @@ func TestNoKeyInSight(t *testing.T) {
 		wantFault(t, err, "E_PKI_FILE")
 		fmt.Fprintln(&said, err)
 	}
-	for _, form := range []string{hex.EncodeToString(secret), fmt.Sprint(secret), fmt.Sprint(a.key.D), body} {
+	for _, form := range []string{hex.EncodeToString(secret), fmt.Sprint(secret), new(big.Int).SetBytes(secret).String(), body} {
 		if strings.Contains(strings.ToLower(said.String()), strings.ToLower(form)) {
 			t.Errorf("the key was printed: %s", said.String())
 		}
