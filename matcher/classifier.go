@@ -14,6 +14,9 @@ type Classifier struct {
 	tables  []subtable // by best rule
 	words   []uint8    // words of a key that tables hash or guard
 	offsets []uint32   // their offsets in a key, in bytes
+	small   *vectors   // the same table once more, or nil
+	columns int        // number of words that a batch is spread into
+	compact bool       // never have small
 }
 
 // subtable is a hash table of rules under one mask.
@@ -30,8 +33,16 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 	for _, o := range opts {
 		o(c)
 	}
-	if c.lane != Definition {
-		c.build()
+	if c.lane == Definition {
+		return c
+	}
+	c.build()
+	if hasVectors(c.lane) && !c.compact {
+		c.small = newVectors(t)
+	}
+	c.columns = len(c.words)
+	if c.small != nil {
+		c.columns = len(c.small.words)
 	}
 	return c
 }
@@ -47,6 +58,9 @@ func (c *Classifier) Bytes() int {
 	n := 0
 	for i := range c.tables {
 		n += 4 * (len(c.tables[i].Heads) + cap(c.tables[i].Arena))
+	}
+	if c.small != nil {
+		n += c.small.bytes()
 	}
 	return n
 }
@@ -77,7 +91,7 @@ func (c *Classifier) Lookup(b *Batch) {
 	default:
 		for at := 0; at < len(answers); at += kernel.Lanes {
 			end := min(at+kernel.Lanes, len(answers))
-			if len(c.words) <= fewColumns {
+			if c.columns <= fewColumns {
 				c.lookupFew(b.Keys[at:end], answers[at:end])
 			} else {
 				c.lookupMany(b.Keys[at:end], answers[at:end])
@@ -103,6 +117,12 @@ func (c *Classifier) lookupMany(keys []flow.Key, answers []int32) {
 // lookupBatch answers at most kernel.Lanes keys, table by table.
 func (c *Classifier) lookupBatch(keys []flow.Key, answers []int32, columns []kernel.Column) {
 	var best [kernel.Lanes]int32
+	if c.small != nil {
+		var chosen kernel.Chosen
+		c.small.lookup(keys, columns, &best, &chosen)
+		copy(answers, best[:])
+		return
+	}
 	var found kernel.Found
 	c.spread(keys, columns, &best)
 	for i := range c.tables {

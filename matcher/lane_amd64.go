@@ -30,3 +30,12 @@ func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kern
 func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
 	kernel.Scan512(t, keys, best, found, n)
 }
+
+// hasVectors reports whether a lane can look up bit vectors.
+func hasVectors(l Lane) bool { return l == AVX512 }
+
+func (v *vectors) lookup(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32, chosen *kernel.Chosen) {
+	kernel.Spread512(keys, v.offsets, columns, best, 0)
+	kernel.Classes512(&v.Vectors, columns, len(keys), chosen)
+	kernel.And512(&v.Vectors, chosen, len(keys), best)
+}

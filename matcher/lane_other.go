@@ -21,3 +21,12 @@ func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kern
 func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
 	kernel.ScanGo(t, keys, best, found, n)
 }
+
+// hasVectors reports whether a lane can look up bit vectors.
+func hasVectors(Lane) bool { return false }
+
+func (v *vectors) lookup(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32, chosen *kernel.Chosen) {
+	kernel.SpreadGo(keys, v.words, columns, best, 0)
+	kernel.ClassesGo(&v.Vectors, columns, len(keys), chosen)
+	kernel.AndGo(&v.Vectors, chosen, len(keys), best)
+}

@@ -22,6 +22,7 @@ func TestSmallUniverses(t *testing.T) {
 				for _, lane := range matcher.Lanes() {
 					checkLookup(t, matcher.Compile(tab, matcher.WithLane(lane)), u.Keys)
 				}
+				checkLookup(t, matcher.Compile(tab, matcher.SaveMemory()), u.Keys)
 			}
 		})
 	}
@@ -175,6 +176,7 @@ func TestRandomTables(t *testing.T) {
 			keys = append(keys, randomKey(rng), near(rng, tab))
 		}
 		checkLookup(t, c, keys)
+		checkLookup(t, matcher.Compile(tab, matcher.SaveMemory()), keys)
 		for _, k := range keys[:500] {
 			checkExplain(t, rng, c, k)
 		}
@@ -218,7 +220,7 @@ func checkExplain(t *testing.T, rng *rand.Rand, c *matcher.Classifier, k flow.Ke
 func TestGeneratedSets(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))
 	for _, family := range flowtest.Families() {
-		for _, n := range []int{1, 100, 3000} {
+		for _, n := range []int{1, 100, 1000, 3000} {
 			rules := flowtest.Generate(family, n, 5)
 			keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000, Mix: 0.2})
 			for range 500 {
@@ -323,5 +325,6 @@ func FuzzLookup(f *testing.F) {
 			checkLookup(t, c, keys)
 			checkExplain(t, rng, c, keys[1])
 		}
+		checkLookup(t, matcher.Compile(tab, matcher.SaveMemory()), keys)
 	})
 }

@@ -23,6 +23,8 @@ func main() {
 	spread512(lanes)
 	probe512(lanes)
 	scan512()
+	classes512()
+	and512()
 	Generate()
 }
 

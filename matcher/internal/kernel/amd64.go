@@ -43,3 +43,13 @@ func Scan512(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int)
 }
 
 func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsafe.SliceData(columns))) }
+
+// Classes512 is [ClassesGo].
+func Classes512(v *Vectors, columns []Column, n int, chosen *Chosen) {
+	classes512((*byte)(unsafe.Pointer(v)), firstWord(columns), (n+15)/16, &chosen[0][0])
+}
+
+// And512 is [AndGo]; it works on up to three lanes more.
+func And512(v *Vectors, chosen *Chosen, n int, best *[Lanes]int32) {
+	and512((*byte)(unsafe.Pointer(v)), &chosen[0][0], n, &best[0])
+}

@@ -104,6 +104,7 @@ func guarded[T any](t *testing.T, n int) []T {
 // TestLayout checks the offsets that the generator knows.
 func TestLayout(t *testing.T) {
 	var tab Table
+	var v Vectors
 	for name, at := range map[string][2]uintptr{
 		"Heads": {unsafe.Offsetof(tab.Heads), 0}, "Arena": {unsafe.Offsetof(tab.Arena), 24}, "Best": {unsafe.Offsetof(tab.Best), 48},
 		"Shift": {unsafe.Offsetof(tab.Shift), 52}, "Hashed": {unsafe.Offsetof(tab.Hashed), 56}, "Guards": {unsafe.Offsetof(tab.Guards), 60},
@@ -111,7 +112,13 @@ func TestLayout(t *testing.T) {
 		"HashColumn": {unsafe.Offsetof(tab.HashColumn), 72}, "HashMask": {unsafe.Offsetof(tab.HashMask), 136},
 		"GuardColumn": {unsafe.Offsetof(tab.GuardColumn), 200}, "GuardMask": {unsafe.Offsetof(tab.GuardMask), 264},
 		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
-		"Found.Head": {unsafe.Offsetof(Found{}.Head), 1088},
+		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 24}, "Groups": {unsafe.Offsetof(v.Groups), 48}, "Lines": {unsafe.Offsetof(v.Lines), 52},
+		"Vectors.Guards": {unsafe.Offsetof(v.Guards), 56}, "None": {unsafe.Offsetof(v.None), 60}, "RowShift": {unsafe.Offsetof(v.RowShift), 64},
+		"Group": {unsafe.Offsetof(v.Group), 68}, "Part": {unsafe.Offsetof(v.Part), 68 + MaxGroups*12},
+		"Vectors.GuardColumn": {unsafe.Offsetof(v.GuardColumn), 68 + MaxGroups*12 + MaxParts*28},
+		"Vectors.GuardValue":  {unsafe.Offsetof(v.GuardValue), 68 + MaxGroups*12 + MaxParts*28 + 32},
+		"sizes":               {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 28},
+		"Found.Head":          {unsafe.Offsetof(Found{}.Head), 1088},
 	} {
 		if at[0] != at[1] {
 			t.Errorf("%s is at %d, the generator has it at %d", name, at[0], at[1])

@@ -899,3 +899,771 @@ rangedManyMore:
 rangedManyDone:
 	VZEROUPPER
 	RET
+
+// func classes512(v *byte, columns *uint32, groups int, rows *uint32)
+// Requires: AVX, AVX512F
+TEXT ·classes512(SB), NOSPLIT, $0-32
+	MOVQ         v+0(FP), AX
+	MOVQ         columns+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	MOVQ         rows+24(FP), BX
+	MOVQ         (AX), SI
+	MOVL         $0x0000ffff, DI
+	VPBROADCASTD DI, Z0
+	VPBROADCASTD 60(AX), Z1
+	VMOVD        64(AX), X2
+	KXNORW       K1, K1, K1
+
+keys:
+	TESTQ DX, DX
+	JZ    done
+	LEAQ  116(AX), DI
+	LEAQ  68(AX), R8
+	MOVL  48(AX), R9
+	MOVQ  BX, R10
+
+group:
+	MOVL   (R8), R11
+	VPXORD Z3, Z3, Z3
+
+chunk:
+	MOVL         (DI), R12
+	VMOVDQU32    (CX)(R12*1), Z4
+	VMOVD        4(DI), X7
+	VPSRLD       X7, Z4, Z8
+	VPANDD.BCST  8(DI), Z8, Z8
+	VMOVD        12(DI), X7
+	VPSRLD       X7, Z4, Z4
+	VPANDD.BCST  16(DI), Z4, Z4
+	VPORD        Z4, Z8, Z8
+	VPADDD.BCST  20(DI), Z8, Z8
+	VPXORD       Z5, Z5, Z5
+	KMOVW        K1, K2
+	VPGATHERDD   (SI)(Z8*2), K2, Z5
+	VPANDD       Z0, Z5, Z5
+	VMOVDQA64    Z5, Z4
+	VPMULLD.BCST 24(DI), Z5, Z5
+	VPADDD       Z5, Z3, Z3
+	ADDQ         $0x1c, DI
+	DECQ         R11
+	JNZ          chunk
+	CMPL         (R8), $0x01
+	JE           single
+	VPADDD.BCST  4(R8), Z3, Z3
+	VPXORD       Z6, Z6, Z6
+	KMOVW        K1, K2
+	VPGATHERDD   (SI)(Z3*2), K2, Z6
+	VPANDD       Z0, Z6, Z6
+	VMOVDQA64    Z6, Z4
+
+single:
+	VPSLLD      X2, Z4, Z4
+	VPADDD.BCST 8(R8), Z4, Z4
+	VMOVDQU32   Z4, (R10)
+	ADDQ        $0x00000400, R10
+	ADDQ        $0x0c, R8
+	DECQ        R9
+	JNZ         group
+	MOVL        56(AX), R8
+	TESTQ       R8, R8
+	JZ          guarded
+	KMOVW       K1, K2
+	XORQ        DI, DI
+
+guard:
+	MOVL          452(AX)(DI*4), R12
+	VPBROADCASTD  468(AX)(DI*4), Z4
+	VPANDD        (CX)(R12*1), Z4, Z4
+	VPCMPEQD.BCST 484(AX)(DI*4), Z4, K2, K2
+	INCQ          DI
+	CMPQ          DI, R8
+	JLT           guard
+	KNOTW         K2, K2
+	VMOVDQU32     Z1, K2, (BX)
+
+guarded:
+	ADDQ $0x00000040, CX
+	ADDQ $0x00000040, BX
+	DECQ DX
+	JMP  keys
+
+done:
+	VZEROUPPER
+	RET
+
+// func and512(v *byte, rows *uint32, n int, best *int32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI
+TEXT ·and512(SB), NOSPLIT, $0-32
+	MOVQ v+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ best+24(FP), BX
+	MOVQ 24(AX), SI
+	MOVL 48(AX), DI
+	MOVL 52(AX), AX
+	CMPL AX, $0x00000001
+	JNE  notlines1groups1
+	CMPL DI, $0x00000001
+	JNE  notlines1groups1
+
+lines1groups1:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines1groups1
+	VZEROUPPER
+	RET
+
+notlines1groups1:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups2
+	CMPL DI, $0x00000002
+	JNE  notlines1groups2
+
+lines1groups2:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines1groups2
+	VZEROUPPER
+	RET
+
+notlines1groups2:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups3
+	CMPL DI, $0x00000003
+	JNE  notlines1groups3
+
+lines1groups3:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2048(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2052(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2056(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2060(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines1groups3
+	VZEROUPPER
+	RET
+
+notlines1groups3:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups4
+	CMPL DI, $0x00000004
+	JNE  notlines1groups4
+
+lines1groups4:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2048(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      3072(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2052(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      3076(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2056(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      3080(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      2060(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	MOVL      3084(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPTESTMQ  Z0, Z0, K1
+	KMOVB     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X1
+	VPERMQ    Z0, Z1, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines1groups4
+	VZEROUPPER
+	RET
+
+notlines1groups4:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups1
+	CMPL DI, $0x00000001
+	JNE  notlines2groups1
+
+lines2groups1:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines2groups1
+	VZEROUPPER
+	RET
+
+notlines2groups1:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups2
+	CMPL DI, $0x00000002
+	JNE  notlines2groups2
+
+lines2groups2:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines2groups2
+	VZEROUPPER
+	RET
+
+notlines2groups2:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups3
+	CMPL DI, $0x00000003
+	JNE  notlines2groups3
+
+lines2groups3:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2048(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2052(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2056(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2060(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines2groups3
+	VZEROUPPER
+	RET
+
+notlines2groups3:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups4
+	CMPL DI, $0x00000004
+	JNE  notlines2groups4
+
+lines2groups4:
+	MOVL      (CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1024(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2048(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      3072(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, (BX)
+	MOVL      4(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1028(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2052(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      3076(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 4(BX)
+	MOVL      8(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1032(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2056(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      3080(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 8(BX)
+	MOVL      12(CX), AX
+	VMOVDQU64 (SI)(AX*1), Z0
+	VMOVDQU64 64(SI)(AX*1), Z1
+	MOVL      1036(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      2060(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	MOVL      3084(CX), AX
+	VPANDQ    (SI)(AX*1), Z0, Z0
+	VPANDQ    64(SI)(AX*1), Z1, Z1
+	VPTESTMQ  Z0, Z0, K1
+	VPTESTMQ  Z1, Z1, K2
+	KUNPCKBW  K1, K2, K1
+	KMOVW     K1, AX
+	TZCNTL    AX, AX
+	VMOVD     AX, X2
+	VPERMT2Q  Z1, Z2, Z0
+	VMOVQ     X0, DI
+	TZCNTQ    DI, DI
+	SHLQ      $0x06, AX
+	ADDQ      DI, AX
+	MOVL      AX, 12(BX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x10, BX
+	SUBQ      $0x04, DX
+	JG        lines2groups4
+	VZEROUPPER
+	RET
+
+notlines2groups4:
+	VZEROUPPER
+	RET
