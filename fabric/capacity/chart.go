@@ -26,7 +26,7 @@ func chart(s *Scope, f *Figure) (template.HTML, error) {
 	p.Y.Label.Text = unit
 	p.Y.Min = 0
 	p.X.Tick.Marker = plot.TimeTicks{Format: "Jan 2", Time: plot.UTCUnixTime}
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Padding = true, 2
 	plain(p)
 	lines := []struct {
 		name  string
@@ -46,13 +46,13 @@ func chart(s *Scope, f *Figure) (template.HTML, error) {
 		line.Color, line.Dashes, line.Width = ink, l.dash, 1
 		p.Add(line)
 		p.Legend.Add(l.name, line)
-		p.Y.Max = max(p.Y.Max, y*1.02)
+		p.Y.Max = max(p.Y.Max, y*headroom)
 	}
 	for i, run := range runs(f.Series) {
 		points := make(plotter.XYs, len(run))
 		for j, day := range run {
 			points[j] = plotter.XY{X: unix(day.Date), Y: float64(day.P95) / size}
-			p.Y.Max = max(p.Y.Max, points[j].Y*1.02)
+			p.Y.Max = max(p.Y.Max, points[j].Y*headroom)
 		}
 		line, dots, err := plotter.NewLinePoints(points)
 		if err != nil {
@@ -77,8 +77,11 @@ var (
 
 const chartWidth, chartHeight = 520, 220
 
-// inline returns a plot as an SVG element that carries its name and nothing that a
-// page of HTML does not need.
+// headroom keeps the legend above the lines.
+const headroom = 1.3
+
+// inline returns a plot as a figure with its name, without what SVG in HTML does not
+// need.
 func inline(p *plot.Plot, name string) (template.HTML, error) {
 	c := vgsvg.New(chartWidth, chartHeight)
 	p.Draw(draw.New(c))
@@ -89,8 +92,8 @@ func inline(p *plot.Plot, name string) (template.HTML, error) {
 	_, drawing, _ := strings.Cut(b.String(), "<svg")
 	_, drawing, _ = strings.Cut(drawing, ">")
 	name = html.EscapeString(name)
-	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %d %d" role="img" aria-label="%s"><title>%s</title>%s`,
-		chartWidth, chartHeight, name, name, strings.TrimSpace(drawing))), nil
+	return template.HTML(fmt.Sprintf(`<figure><figcaption>%s</figcaption><svg class="chart" viewBox="0 0 %d %d" role="img" aria-label="%s">%s</figure>`,
+		name, chartWidth, chartHeight, name, strings.TrimSpace(drawing))), nil
 }
 
 // plain takes the sans-serif face for all text.
