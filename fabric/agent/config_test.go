@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,6 +261,41 @@ func TestSettles(t *testing.T) {
 	source.settle = 0
 	if _, err := source.Wanted(); err == nil {
 		t.Error("a bad file that has settled is no fault")
+	}
+}
+
+// TestFileOfTheFuture checks that a file is read although its time has not come: it was
+// copied from elsewhere, or the clock was set back.
+func TestFileOfTheFuture(t *testing.T) {
+	path, source := rulesFile(t, good)
+	if _, err := source.Wanted(); err != nil {
+		t.Fatal(err)
+	}
+	source.settle = time.Millisecond
+	rewrite(t, path, strings.Replace(good, "vf0", "vf1", 1))
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = source.Wanted()
+	time.Sleep(10 * time.Millisecond)
+	if w, err := source.Wanted(); err != nil || w.Table.Generation() != 2 {
+		t.Errorf("generation %d, %v", w.Table.Generation(), err)
+	}
+}
+
+// TestIrregularFiles checks that what is no file neither stops the source nor fills
+// the memory.
+func TestIrregularFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe, zero := filepath.Join(dir, "pipe"), filepath.Join(dir, "zero")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Symlink("/dev/zero", zero)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe, zero} {
+		_, err := NewFiles([]string{path}, testPorts, nil, 0, "").Wanted()
+		if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Code != "E_RULES_FILE" || !strings.Contains(f.Why, "not a regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

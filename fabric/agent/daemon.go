@@ -299,16 +299,16 @@ func (d *Daemon) Run(ctx context.Context) error {
 // writeStatus keeps the status file, if there is to be one.
 func (d *Daemon) writeStatus(ctx context.Context) error {
 	var written *Status
-	var trouble string
+	failing := false
 	tick := time.NewTicker(min(poll, d.file.Interval))
 	defer tick.Stop()
 	for {
 		if s := d.agent.Status(); d.file.Status != "" && s != written && !s.Reconciled.IsZero() {
 			err := WriteObject(d.file.Status, NewObject(d.file.Blade, s))
-			if err != nil && err.Error() != trouble {
+			if err != nil && !failing { // once: the words differ each time
 				d.log.Error("cannot write the status file", "error", err)
 			}
-			trouble, written = words(err), s
+			failing, written = err != nil, s
 		}
 		select {
 		case <-ctx.Done():

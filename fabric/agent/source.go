@@ -3,6 +3,7 @@ package agent
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,7 +65,9 @@ type Files struct {
 	last   flow.Generation
 	digest string // of the files that table was made of, or of a run before this one
 	wanted *Wanted
-	stamp  string // what look said when they were read last
+	stamp  string    // what look said when they were read last
+	seen   string    // what it said last
+	since  time.Time // when it first said that
 	err    error
 }
 
@@ -80,20 +83,24 @@ func NewFiles(paths []string, ports *flow.Ports, sw *flow.Switch, last flow.Gene
 // Digest returns the SHA-256 of the files that the last good table was made of.
 func (f *Files) Digest() string { return f.digest }
 
-// Wanted reads the files if they changed. Cost without a change: a stat of each.
+// Wanted reads the files if they changed and have rested. How long they have is taken
+// by this process's own clock: the times of files may lie in the future. Cost without
+// a change: a stat of each.
 func (f *Files) Wanted() (*Wanted, error) {
-	stamp, newest := f.look()
-	if stamp == f.stamp || f.wanted != nil && time.Since(newest) < f.settle {
+	if now := f.look(); now != f.seen {
+		f.seen, f.since = now, time.Now()
+	}
+	if f.seen == f.stamp || f.wanted != nil && time.Since(f.since) < f.settle {
 		return f.wanted, f.err
 	}
-	f.stamp = stamp
+	f.stamp = f.seen
 	f.err = f.read()
 	return f.wanted, f.err
 }
 
 // look says which files are there, without reading them. Times tick every few
 // milliseconds only; a file renamed into place within one tick has another inode.
-func (f *Files) look() (stamp string, newest time.Time) {
+func (f *Files) look() (stamp string) {
 	for _, path := range f.paths {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -105,18 +112,15 @@ func (f *Files) look() (stamp string, newest time.Time) {
 			inode = st.Ino
 		}
 		stamp += fmt.Sprintf("%s: %d %d %d\n", path, inode, info.Size(), info.ModTime().UnixNano())
-		if info.ModTime().After(newest) {
-			newest = info.ModTime()
-		}
 	}
-	return stamp, newest
+	return stamp
 }
 
 func (f *Files) read() error {
 	sum := sha256.New()
 	var sets []*ruleset.Set
 	for _, path := range f.paths {
-		data, err := os.ReadFile(path)
+		data, err := readRegular(path)
 		if err != nil {
 			return &flow.Fault{Code: "E_RULES_FILE", What: path, Why: err.Error(), Remedy: "make it readable or take it out of spec.rules", Err: err}
 		}
@@ -146,4 +150,13 @@ func (f *Files) read() error {
 	}
 	f.wanted, f.digest, f.last = &Wanted{Table: t, Digest: digest}, digest, next
 	return nil
+}
+
+// readRegular reads a file that has an end: to read a pipe would stop the agent, and
+// some devices never end.
+func readRegular(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	return os.ReadFile(path)
 }
