@@ -78,6 +78,9 @@ func (d *Daemon) open() error {
 			return err
 		}
 		d.closers = append(d.closers, nic.Close)
+		if err := nic.Claim(); err != nil {
+			return err
+		}
 		for _, p := range nic.Ports() {
 			if int(p.Port) > ports.Len() {
 				return &flow.Fault{Code: "E_PORTS", What: "card " + nic.Name(), Why: fmt.Sprintf("it has a port %d, and the configuration only %d ports", p.Port, ports.Len()),

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,5 +182,37 @@ func TestHandles(t *testing.T) {
 	}
 	if _, err := Open(filepath.Join(b.dir, "none")); err == nil {
 		t.Error("opened a card that is not there")
+	}
+}
+
+// TestClaim lets two handles want the same card. What is claimed is free again when its
+// handle is closed, and a claim does not stand in the way of who looks, or of Destroy.
+func TestClaim(t *testing.T) {
+	b := newBench(t, 8, 1, 2)
+	open := func() *NIC {
+		n, err := Open(b.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		return n
+	}
+	first, second := open(), open()
+	if err := first.Claim(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*NIC{first, second} {
+		if f, ok := errors.AsType[*flow.Fault](n.Claim()); !ok || f.Code != "E_SOFTNIC_CLAIMED" {
+			t.Errorf("claimed twice: %v", f)
+		}
+	}
+	if _, err := second.Installed(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Claim(); err != nil {
+		t.Errorf("after the first is closed: %v", err)
 	}
 }

@@ -63,8 +63,9 @@ type NIC struct {
 	maps  cardMaps
 	mem   *xdp.Memory
 
-	mu   sync.Mutex // held together with a lock on dir, which other processes see
-	lock *os.File
+	mu    sync.Mutex // held together with a lock on dir, which other processes see
+	lock  *os.File
+	owner *os.File // locked since Claim; nil without
 }
 
 // about is what the card knows of itself, kept in a map of its own.
@@ -316,11 +317,40 @@ func (n *NIC) Close() error {
 		errs = append(errs, n.mem.Unmap())
 	}
 	errs = append(errs, n.maps.each(func(_ string, m **ebpf.Map) error { return (*m).Close() }))
-	if n.lock != nil {
-		errs = append(errs, n.lock.Close())
+	for _, f := range []*os.File{n.lock, n.owner} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
+
+// Claim makes this handle's process the one that decides what the card holds, until
+// the handle is closed or the process ends. It is a *[flow.Fault] if another handle
+// has claimed the card: two that want different tables would undo each other's work
+// for ever, and each would answer packets by its own. Handles that only look need no
+// claim, and Apply does not ask for one.
+func (n *NIC) Claim() error {
+	path := filepath.Join(n.dir, ownerName)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("claim card %s: %w", n.Name(), err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("claim card %s: %w", n.Name(), err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return &flow.Fault{Code: "E_SOFTNIC_CLAIMED", What: "card " + n.Name(), Why: "another process decides what it holds: " + err.Error(),
+			Remedy: "end that one, or give this one a card of its own", Err: err}
+	}
+	n.owner = f
+	return nil
+}
+
+// ownerName is a directory among the pins, as a bpffs has no plain files; whoever
+// claims the card locks it. The kernel drops the lock when its process dies.
+const ownerName = "owner"
 
 // Destroy takes the card off its netdevs, removes its pins and closes the handle.
 // Other handles must be closed by then: what they see is a card nobody asks.
