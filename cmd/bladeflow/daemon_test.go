@@ -329,6 +329,7 @@ func testAgent(t *testing.T, d *daemon) {
 		t.Errorf("/inventory: %s", inventory)
 	}
 
+	d.rival()
 	two := d.changeUnderTraffic(one)
 	d.breakRules(two)
 	d.tamper(two)
@@ -377,6 +378,26 @@ func (d *daemon) changeUnderTraffic(old *flow.Table) *flow.Table {
 		d.t.Errorf("%d packets no table explains, %d the old one, %d the new one", neither, asOld, asNew)
 	}
 	return next
+}
+
+// rival starts a second agent on the same card, which must not run: it would answer
+// packets by its own rules.
+func (d *daemon) rival() {
+	d.t.Log("a second agent")
+	config := string(sure(os.ReadFile(filepath.Join(d.dir, "agent.yaml"))))
+	for from, to := range map[string]string{"rules: [rules.yaml]": "rules: [rival-rules.yaml]", "metrics: " + daemonAddress: `metrics: ""`, "status: status.json": `status: ""`} {
+		config = strings.Replace(config, from, to, 1)
+	}
+	path := write(d.t, d.dir, "rival.yaml", config)
+	write(d.t, d.dir, "rival-rules.yaml", daemonRules("vf3"))
+	cmd := exec.CommandContext(d.t.Context(), "/proc/self/exe", "agent", "--config", path)
+	cmd.Args[0] = "bladeflow"
+	var said strings.Builder
+	cmd.Stderr = &said
+	err := d.blade.Host.Do(cmd.Run)
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(said.String(), "E_SOFTNIC_CLAIMED") {
+		d.t.Errorf("%v: %s", err, said.String())
+	}
 }
 
 // breakRules writes rules that are none: the generation in force stays, and the status
