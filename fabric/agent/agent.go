@@ -68,6 +68,7 @@ type Agent struct {
 	refusal    string                         // why what is wanted could not be had in the last round; empty if it could
 	since      time.Time
 	warmth     warmth
+	proofs     proofs
 	planned    offload.Heat // what the last plan went by
 	steady     bool         // the last round left nothing to do
 	retry      time.Time    // when to offer a device again what it refused; zero if it refused nothing
@@ -110,7 +111,7 @@ func New(c Config) *Agent {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &Agent{Config: c}
+	a := &Agent{Config: c, proofs: proofs{check: c.Check}}
 	for _, d := range c.Devices {
 		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
 	}
@@ -387,7 +388,7 @@ func (a *Agent) swap(t *flow.Table, digest string) error {
 
 // check asks the checker and counts its refusals.
 func (a *Agent) check(want *flow.Table, installed []flow.Entry, m device.Model) error {
-	err := a.Check(want, installed, m)
+	err := a.proofs.ask(want, installed, m)
 	if err != nil {
 		a.mismatches++
 	}
@@ -425,8 +426,8 @@ func (a *Agent) prove(c *card) error {
 	if c.proof.table == a.running && maps.EqualFunc(all, c.proof.entries, same) {
 		return c.proof.err
 	}
-	err := a.Check(a.running, c.installed, c.model)
-	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.Check(a.running, mine, c.model) == nil {
+	err := a.proofs.ask(a.running, c.installed, c.model)
+	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.proofs.ask(a.running, mine, c.model) == nil {
 		err = &flow.Fault{Code: "E_FOREIGN", What: "device " + c.Name, Why: "an entry that is not bladeflow's answers packets differently from the table: " + err.Error(),
 			Remedy: "find its owner and have it removed", Err: err}
 	} else if err != nil {

