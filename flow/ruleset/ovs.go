@@ -111,6 +111,9 @@ func (r *ovsReader) add(name, value string, at int) error {
 
 func (r *ovsReader) field(part string, at int) error {
 	name, value, _ := strings.Cut(part, "=")
+	if name == "in_port" && (value == "LOCAL" || value == "65534") {
+		return r.fault("field "+part, at, "what the host itself sends passes no rules here", "take the flow out")
+	}
 	if ours, known := ovsFields[name]; known && value != "" {
 		return r.add(ours, r.value(ours, value), at)
 	}
@@ -130,7 +133,10 @@ func (r *ovsReader) field(part string, at int) error {
 		if err != nil {
 			return r.fault("field priority", at, fmt.Sprintf("%q is not a number from 0 to 65535", value), "take the line as dump-flows prints it")
 		}
-		r.rule.Priority = int32(n)
+		if have, twice := r.first[name]; twice && have != value {
+			return r.fault("field priority", at, fmt.Sprintf("it is %s and %s", have, value), "leave one out")
+		}
+		r.first[name], r.rule.Priority = value, int32(n)
 		return nil
 	case name == "dl_vlan" || name == "vlan_vid":
 		return r.vlan(name, value, at)

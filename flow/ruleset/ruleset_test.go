@@ -203,6 +203,8 @@ func TestRefused(t *testing.T) {
 	check(ClassBench, "@1.2.3.4/32 0.0.0.0/0 0 : 5 0 : 65535 0x06/0xFF 0x0/0x0 x\n", "E_LINE", "1:57", "after the last column")
 	check(OVS, " cookie=0x0, metadata=0x1 actions=drop\n", "E_OVS", "1:14", "metadata=0x1")
 	check(OVS, " priority=1,ip actions=resubmit(,1)\n", "E_OVS", "1:24", "resubmit")
+	check(OVS, " in_port=LOCAL actions=drop\n", "E_OVS", "1:2", "in_port=LOCAL", "host")
+	check(OVS, " priority=1,priority=2 actions=drop\n", "E_OVS", "1:13", "1 and 2")
 	check(OVS, " table=3 actions=drop\n", "E_OVS", "1:2", "table=3")
 	check(OVS, " ip,nw_proto=300 actions=drop\n", "E_FIELD_VALUE", "1:5")
 }
