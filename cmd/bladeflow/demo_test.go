@@ -80,10 +80,16 @@ func (l *locked) String() string {
 	return l.b.String()
 }
 
-// TestDemoInterrupted presses Ctrl-C while packets flow: one line says so, and nothing
-// is left.
+// TestDemoInterrupted presses Ctrl-C while packets flow, and closes the terminal: one
+// line says so, and nothing is left.
 func TestDemoInterrupted(t *testing.T) {
 	needsLab(t)
+	for _, with := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		t.Run(with.String(), func(t *testing.T) { testDemoInterrupted(t, with) })
+	}
+}
+
+func testDemoInterrupted(t *testing.T, with syscall.Signal) {
 	var stdout, stderr locked
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "demo", "--duration", "1m"}, Stdout: &stdout, Stderr: &stderr}
 	if err := cmd.Start(); err != nil {
@@ -95,7 +101,7 @@ func TestDemoInterrupted(t *testing.T) {
 			t.Fatalf("no packets: %s", stderr.String())
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+	if err := cmd.Process.Signal(with); err != nil {
 		t.Fatal(err)
 	}
 	var exit *exec.ExitError
@@ -105,13 +111,44 @@ func TestDemoInterrupted(t *testing.T) {
 	if stdout.String() != "" {
 		t.Errorf("standard output: %s", stdout.String())
 	}
+	nothingLeft(t, cmd.Process.Pid)
+}
+
+// TestDemoUnread stops reading what the demo says, as `| head -1` does.
+func TestDemoUnread(t *testing.T) {
+	needsLab(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "demo", "--duration", "2s"}, Stdout: w, Stderr: w}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // an error says that it is gone
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well, although nobody saw")
+	}
+	nothingLeft(t, cmd.Process.Pid)
+}
+
+// nothingLeft checks that the labs of a process are gone.
+func nothingLeft(t *testing.T, pid int) {
+	t.Helper()
 	for _, dir := range []string{"/run/netns", "/run/bladeflow-lab"} {
 		left, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 		for _, f := range left {
-			if strings.HasPrefix(f.Name(), fmt.Sprintf("bf%d-", cmd.Process.Pid)) {
+			if strings.HasPrefix(f.Name(), fmt.Sprintf("bf%d-", pid)) {
 				t.Errorf("%s/%s is left", dir, f.Name())
 			}
 		}

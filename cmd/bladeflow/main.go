@@ -127,8 +127,13 @@ func allCommands(root *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// untilSignal returns a context that ends with Ctrl-C or SIGTERM, for commands that
-// have something to take down. The others just die of them.
+// untilSignal returns a context that ends with Ctrl-C, with SIGTERM, when the terminal
+// goes (but for nohup) and when nobody reads any more what is printed, for commands
+// that have something to take down. The others just die of them.
 func untilSignal(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signal.NotifyContext(cmd.Context(), signals...)
 }
