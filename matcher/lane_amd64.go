@@ -13,6 +13,9 @@ func machineLanes() []Lane {
 	if kernel.HasAVX512() {
 		lanes = append(lanes, AVX512)
 	}
+	if kernel.HasAVX2() {
+		lanes = append(lanes, AVX2)
+	}
 	return lanes
 }
 
@@ -20,14 +23,25 @@ func machineLanes() []Lane {
 // the compiler then sees that they keep nothing, and scratch stays on the stack.
 
 func (c *Classifier) spread(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32) {
+	if c.lane == AVX2 {
+		kernel.Spread256(keys, c.offsets, columns, best, int32(c.table.Len()))
+		return
+	}
 	kernel.Spread512(keys, c.offsets, columns, best, int32(c.table.Len()))
 }
 
 func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kernel.Lanes]int32, n int, found *kernel.Found) int {
+	if c.lane == AVX2 {
+		return kernel.Probe256(t, columns, best, n, found)
+	}
 	return kernel.Probe512(t, columns, best, n, found)
 }
 
 func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
+	if c.lane == AVX2 {
+		kernel.Scan256(t, keys, best, found, n)
+		return
+	}
 	kernel.Scan512(t, keys, best, found, n)
 }
 

@@ -292,7 +292,7 @@ func TestNoAllocations(t *testing.T) {
 // each does what it is called.
 func TestLanes(t *testing.T) {
 	tab := randomTable(rand.New(rand.NewPCG(11, 12)), 50)
-	for _, name := range []string{"avx512", "purego", "definition"} {
+	for _, name := range []string{"avx512", "avx2", "purego", "definition"} {
 		t.Run(name, func(t *testing.T) {
 			lane, err := matcher.ParseLane(name)
 			must.Have(t, name, err)

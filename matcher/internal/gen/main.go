@@ -22,9 +22,12 @@ func main() {
 	}
 	spread512(lanes)
 	probe512(lanes)
-	scan512()
+	scanner(512)
 	classes512()
 	and512()
+	spread256(lanes)
+	probe256(lanes)
+	scanner(256)
 	Generate()
 }
 
@@ -69,4 +72,12 @@ func broadcast512(v uint32) VecVirtual {
 	MOVL(U32(v), t)
 	VPBROADCASTD(t, z)
 	return z
+}
+
+func broadcast256(v uint32) VecVirtual {
+	t, x, y := GP32(), XMM(), YMM()
+	MOVL(U32(v), t)
+	VMOVD(t, x)
+	VPBROADCASTD(x, y)
+	return y
 }

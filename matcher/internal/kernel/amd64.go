@@ -53,3 +53,18 @@ func Classes512(v *Vectors, columns []Column, n int, chosen *Chosen) {
 func And512(v *Vectors, chosen *Chosen, n int, best *[Lanes]int32) {
 	and512((*byte)(unsafe.Pointer(v)), &chosen[0][0], n, &best[0])
 }
+
+// Spread256 is [SpreadGo] like Spread512.
+func Spread256(keys []flow.Key, offsets []uint32, columns []Column, best *[Lanes]int32, none int32) {
+	spread256(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), &best[0], int64(none))
+}
+
+// Probe256 is [ProbeGo].
+func Probe256(t *Table, columns []Column, best *[Lanes]int32, n int, found *Found) int {
+	return probe256((*byte)(unsafe.Pointer(t)), firstWord(columns), &best[0], (n+15)/16*2, (*byte)(unsafe.Pointer(found)))
+}
+
+// Scan256 is [ScanGo].
+func Scan256(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int) {
+	scan256((*byte)(unsafe.Pointer(t)), &keys[0][0], &best[0], (*byte)(unsafe.Pointer(found)), n)
+}

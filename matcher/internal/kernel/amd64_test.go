@@ -22,6 +22,9 @@ var assembly = []struct {
 	{"avx512", HasAVX512, lane{func(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
 		Spread512(keys, offsets(words), columns, best, none)
 	}, Probe512, Scan512}},
+	{"avx2", HasAVX2, lane{func(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
+		Spread256(keys, offsets(words), columns, best, none)
+	}, Probe256, Scan256}},
 }
 
 func offsets(words []uint8) (out []uint32) {

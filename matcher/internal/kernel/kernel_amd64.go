@@ -18,3 +18,12 @@ func classes512(v *byte, columns *uint32, groups int, rows *uint32)
 
 //go:noescape
 func and512(v *byte, rows *uint32, n int, best *int32)
+
+//go:noescape
+func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+
+//go:noescape
+func probe256(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+
+//go:noescape
+func scan256(t *byte, keys *uint64, best *int32, found *byte, n int)

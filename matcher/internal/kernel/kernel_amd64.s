@@ -226,12 +226,13 @@ plain1Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z1, Z1, Z1
 	MOVL         392(AX), R12
 	VPBROADCASTD (DI)(R12*1), Z0
 	VPXORD       (R11), Z0, Z0
-	VPANDD       (R11)(R10*1), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z1, Z1, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -284,17 +285,18 @@ ranged1Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z2, Z2, Z2
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPBROADCASTD 16(DI), Z1
-	VPSUBW       (R11), Z1, Z1
-	VPMINUW      (R11)(R10*1), Z1, Z2
-	VPTERNLOGD   $0xf6, Z2, Z1, Z0
+	VPBROADCASTD 16(DI), Z0
+	VPSUBW       (R11), Z0, Z0
+	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPTERNLOGD   $0xf6, Z1, Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z2, Z2, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -352,17 +354,18 @@ plain2Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z1, Z1, Z1
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z1, Z1, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -415,22 +418,23 @@ ranged2Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z2, Z2, Z2
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPBROADCASTD 16(DI), Z1
-	VPSUBW       (R11), Z1, Z1
-	VPMINUW      (R11)(R10*1), Z1, Z2
-	VPTERNLOGD   $0xf6, Z2, Z1, Z0
+	VPBROADCASTD 16(DI), Z0
+	VPSUBW       (R11), Z0, Z0
+	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPTERNLOGD   $0xf6, Z1, Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z2, Z2, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -488,22 +492,23 @@ plain3Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z1, Z1, Z1
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z1, Z1, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -556,27 +561,28 @@ ranged3Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z2, Z2, Z2
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPBROADCASTD 16(DI), Z1
-	VPSUBW       (R11), Z1, Z1
-	VPMINUW      (R11)(R10*1), Z1, Z2
-	VPTERNLOGD   $0xf6, Z2, Z1, Z0
+	VPBROADCASTD 16(DI), Z0
+	VPSUBW       (R11), Z0, Z0
+	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPTERNLOGD   $0xf6, Z1, Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z2, Z2, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -634,27 +640,28 @@ plain4Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z1, Z1, Z1
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z1, Z1, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -707,32 +714,33 @@ ranged4Chunk:
 	LEAQ         (BX)(R9*4), R11
 	MOVQ         R9, R10
 	SHLQ         $0x02, R10
+	VPXORD       Z2, Z2, Z2
 	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPANDD       (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R12*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPBROADCASTD 16(DI), Z1
-	VPSUBW       (R11), Z1, Z1
-	VPMINUW      (R11)(R10*1), Z1, Z2
-	VPTERNLOGD   $0xf6, Z2, Z1, Z0
+	VPBROADCASTD 16(DI), Z0
+	VPSUBW       (R11), Z0, Z0
+	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPTERNLOGD   $0xf6, Z1, Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z2, Z2, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -788,20 +796,20 @@ plainManyChunk:
 	LEAQ    (BX)(R9*4), R11
 	MOVQ    R9, R10
 	SHLQ    $0x02, R10
-	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
 	XORQ    R12, R12
 	MOVL    64(AX), R13
 
 plainManyColumn:
 	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R14*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
 	LEAQ         (R11)(R10*2), R11
 	INCQ         R12
 	CMPQ         R12, R13
 	JLT          plainManyColumn
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z1, Z1, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -854,25 +862,25 @@ rangedManyChunk:
 	LEAQ    (BX)(R9*4), R11
 	MOVQ    R9, R10
 	SHLQ    $0x02, R10
-	VPXORD  Z0, Z0, Z0
+	VPXORD  Z2, Z2, Z2
 	XORQ    R12, R12
 	MOVL    64(AX), R13
 
 rangedManyColumn:
 	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Z1
-	VPXORD       (R11), Z1, Z1
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z1, Z0
+	VPBROADCASTD (DI)(R14*1), Z0
+	VPXORD       (R11), Z0, Z0
+	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
 	LEAQ         (R11)(R10*2), R11
 	INCQ         R12
 	CMPQ         R12, R13
 	JLT          rangedManyColumn
-	VPBROADCASTD 16(DI), Z1
-	VPSUBW       (R11), Z1, Z1
-	VPMINUW      (R11)(R10*1), Z1, Z2
-	VPTERNLOGD   $0xf6, Z2, Z1, Z0
+	VPBROADCASTD 16(DI), Z0
+	VPSUBW       (R11), Z0, Z0
+	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPTERNLOGD   $0xf6, Z1, Z0, Z2
 	LEAQ         (R11)(R10*2), R11
-	VPTESTNMD    Z0, Z0, K1
+	VPTESTNMD    Z2, Z2, K1
 	KMOVW        K1, R10
 	BZHIL        R9, R10, R10
 	MOVL         R10, R12
@@ -1665,5 +1673,1108 @@ lines2groups4:
 	RET
 
 notlines2groups4:
+	VZEROUPPER
+	RET
+
+// func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+// Requires: AVX, AVX2
+TEXT ·spread256(SB), NOSPLIT, $0-56
+	MOVQ         keys+0(FP), AX
+	MOVQ         n+8(FP), CX
+	MOVQ         offsets+16(FP), DX
+	MOVQ         words+24(FP), BX
+	MOVQ         columns+32(FP), SI
+	MOVQ         best+40(FP), DI
+	VPBROADCASTD none+48(FP), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VMOVDQU      lanes<>+0(SB), Y2
+	VPSLLD       $0x06, Y2, Y3
+	LEAQ         15(CX), R8
+	SHRQ         $0x04, R8
+	SHLQ         $0x01, R8
+
+group:
+	TESTQ        R8, R8
+	JZ           done
+	VMOVD        CX, X4
+	VPBROADCASTD X4, Y4
+	VPCMPGTD     Y2, Y4, Y4
+	VPBLENDVB    Y4, Y0, Y1, Y5
+	VMOVDQU      Y5, (DI)
+	XORQ         R9, R9
+	MOVQ         SI, R10
+
+word:
+	CMPQ       R9, BX
+	JGE        next
+	MOVL       (DX)(R9*4), R11
+	ADDQ       AX, R11
+	VMOVDQA    Y4, Y5
+	VPXOR      Y6, Y6, Y6
+	VPGATHERDD Y5, (R11)(Y3*1), Y6
+	VMOVDQU    Y6, (R10)
+	ADDQ       $0x00000400, R10
+	INCQ       R9
+	JMP        word
+
+next:
+	ADDQ $0x00000200, AX
+	ADDQ $0x20, SI
+	ADDQ $0x20, DI
+	SUBQ $0x08, CX
+	DECQ R8
+	JMP  group
+
+done:
+	VZEROUPPER
+	RET
+
+// func probe256(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+// Requires: AVX, AVX2, BMI2, POPCNT
+TEXT ·probe256(SB), NOSPLIT, $0-48
+	MOVQ         t+0(FP), AX
+	MOVQ         columns+8(FP), CX
+	MOVQ         best+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	MOVQ         found+32(FP), SI
+	VPBROADCASTD 48(AX), Y0
+	VMOVDQU      lanes<>+0(SB), Y1
+	MOVL         $0x00000008, DI
+	VMOVD        DI, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x000000ff, DI
+	VMOVD        DI, X3
+	VPBROADCASTD X3, Y3
+	MOVL         $0x000000fe, DI
+	VMOVD        DI, X4
+	VPBROADCASTD X4, Y4
+	MOVL         $0x9e3779b1, DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, Y5
+	VMOVD        52(AX), X6
+	XORQ         DI, DI
+	MOVQ         $-1, R8
+
+group:
+	TESTQ     BX, BX
+	JZ        done
+	VMOVDQU   (DX), Y7
+	VPCMPGTD  Y0, Y7, Y7
+	VMOVMSKPS Y7, R9
+	TESTL     R9, R9
+	JZ        next
+	XORQ      R8, R8
+	XORQ      R9, R9
+	MOVL      60(AX), R10
+	JMP       guardTest
+
+guard:
+	MOVL         200(AX)(R9*4), R11
+	VPBROADCASTD 264(AX)(R9*4), Y8
+	VPAND        (CX)(R11*1), Y8, Y8
+	VPBROADCASTD 328(AX)(R9*4), Y9
+	VPCMPEQD     Y9, Y8, Y8
+	VPAND        Y8, Y7, Y7
+	INCQ         R9
+
+guardTest:
+	CMPQ  R9, R10
+	JLT   guard
+	VPXOR Y10, Y10, Y10
+	XORQ  R9, R9
+	MOVL  56(AX), R10
+	JMP   hashTest
+
+hash:
+	MOVL         72(AX)(R9*4), R11
+	VPBROADCASTD 136(AX)(R9*4), Y8
+	VPAND        (CX)(R11*1), Y8, Y8
+	VPSRLD       $0x0f, Y10, Y9
+	VPXOR        Y9, Y10, Y10
+	VPXOR        Y8, Y10, Y10
+	VPMULLD      Y5, Y10, Y10
+	INCQ         R9
+
+hashTest:
+	CMPQ       R9, R10
+	JLT        hash
+	VPSRLD     $0x0f, Y10, Y9
+	VPXOR      Y9, Y10, Y10
+	MOVQ       (AX), R9
+	VPSRLD     X6, Y10, Y8
+	VPXOR      Y11, Y11, Y11
+	VMOVDQA    Y7, Y7
+	VPGATHERDD Y7, (R9)(Y8*4), Y11
+	VPAND      Y3, Y10, Y10
+	VPMINUD    Y4, Y10, Y10
+	VPSRLD     $0x18, Y11, Y7
+	VPCMPEQD   Y10, Y7, Y8
+	VPCMPEQD   Y3, Y7, Y7
+	VPOR       Y7, Y8, Y8
+	VPXOR      Y9, Y9, Y9
+	VPCMPEQD   Y9, Y11, Y9
+	VPANDN     Y8, Y9, Y8
+	VMOVMSKPS  Y8, R9
+	MOVQ       $0x0101010101010101, R10
+	PDEPQ      R10, R9, R10
+	IMUL3Q     $0x000000ff, R10, R10
+	MOVQ       $0x0706050403020100, R11
+	PEXTQ      R10, R11, R11
+	VMOVQ      R11, X7
+	VPMOVZXBD  X7, Y7
+	VPERMD     Y1, Y7, Y8
+	VMOVDQU    Y8, (SI)(DI*4)
+	VPERMD     Y11, Y7, Y8
+	VMOVDQU    Y8, 1088(SI)(DI*4)
+	POPCNTL    R9, R9
+	ADDQ       R9, DI
+
+next:
+	VPADDD Y2, Y1, Y1
+	ADDQ   $0x20, CX
+	ADDQ   $0x20, DX
+	DECQ   BX
+	JMP    group
+
+done:
+	ORQ  R8, DI
+	VZEROUPPER
+	MOVQ DI, ret+40(FP)
+	RET
+
+// func scan256(t *byte, keys *uint64, best *int32, found *byte, n int)
+// Requires: AVX, AVX2, BMI, BMI2, CMOV, MMX+
+TEXT ·scan256(SB), NOSPLIT, $0-40
+	MOVQ t+0(FP), AX
+	MOVQ found+24(FP), CX
+	MOVQ n+32(FP), DX
+	LEAQ (CX)(DX*4), DX
+	MOVQ CX, BX
+
+prefetch:
+	CMPQ       BX, DX
+	JGE        prefetched
+	MOVL       1088(BX), SI
+	ANDL       $0x00ffffff, SI
+	SHLQ       $0x05, SI
+	ADDQ       24(AX), SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	ADDQ       $0x04, BX
+	JMP        prefetch
+
+prefetched:
+	MOVQ  DX, n+32(FP)
+	MOVL  64(AX), DX
+	MOVL  68(AX), BX
+	CMPL  DX, $0x00000001
+	JNE   not1
+	TESTL BX, BX
+	JNZ   ranges1
+
+plain1:
+	CMPQ CX, n+32(FP)
+	JGE  plain1Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+plain1Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VPCMPEQD     Y0, Y2, Y2
+	VMOVMSKPS    Y1, R10
+	VMOVMSKPS    Y2, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          plain1More
+
+plain1Store:
+	MOVL R8, (DX)
+	JMP  plain1
+
+plain1More:
+	CMPL R8, (BX)
+	JGT  plain1Chunk
+	JMP  plain1Store
+
+plain1Done:
+	VZEROUPPER
+	RET
+
+ranges1:
+ranged1:
+	CMPQ CX, n+32(FP)
+	JGE  ranged1Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+ranged1Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       (R11), Y0, Y0
+	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       32(R11), Y0, Y0
+	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y2, Y2
+	VPCMPEQD     Y0, Y3, Y3
+	VMOVMSKPS    Y2, R10
+	VMOVMSKPS    Y3, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          ranged1More
+
+ranged1Store:
+	MOVL R8, (DX)
+	JMP  ranged1
+
+ranged1More:
+	CMPL R8, (BX)
+	JGT  ranged1Chunk
+	JMP  ranged1Store
+
+ranged1Done:
+	VZEROUPPER
+	RET
+
+not1:
+	CMPL  DX, $0x00000002
+	JNE   not2
+	TESTL BX, BX
+	JNZ   ranges2
+
+plain2:
+	CMPQ CX, n+32(FP)
+	JGE  plain2Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+plain2Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VPCMPEQD     Y0, Y2, Y2
+	VMOVMSKPS    Y1, R10
+	VMOVMSKPS    Y2, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          plain2More
+
+plain2Store:
+	MOVL R8, (DX)
+	JMP  plain2
+
+plain2More:
+	CMPL R8, (BX)
+	JGT  plain2Chunk
+	JMP  plain2Store
+
+plain2Done:
+	VZEROUPPER
+	RET
+
+ranges2:
+ranged2:
+	CMPQ CX, n+32(FP)
+	JGE  ranged2Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+ranged2Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       (R11), Y0, Y0
+	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       32(R11), Y0, Y0
+	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y2, Y2
+	VPCMPEQD     Y0, Y3, Y3
+	VMOVMSKPS    Y2, R10
+	VMOVMSKPS    Y3, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          ranged2More
+
+ranged2Store:
+	MOVL R8, (DX)
+	JMP  ranged2
+
+ranged2More:
+	CMPL R8, (BX)
+	JGT  ranged2Chunk
+	JMP  ranged2Store
+
+ranged2Done:
+	VZEROUPPER
+	RET
+
+not2:
+	CMPL  DX, $0x00000003
+	JNE   not3
+	TESTL BX, BX
+	JNZ   ranges3
+
+plain3:
+	CMPQ CX, n+32(FP)
+	JGE  plain3Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+plain3Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         400(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VPCMPEQD     Y0, Y2, Y2
+	VMOVMSKPS    Y1, R10
+	VMOVMSKPS    Y2, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          plain3More
+
+plain3Store:
+	MOVL R8, (DX)
+	JMP  plain3
+
+plain3More:
+	CMPL R8, (BX)
+	JGT  plain3Chunk
+	JMP  plain3Store
+
+plain3Done:
+	VZEROUPPER
+	RET
+
+ranges3:
+ranged3:
+	CMPQ CX, n+32(FP)
+	JGE  ranged3Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+ranged3Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         400(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       (R11), Y0, Y0
+	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       32(R11), Y0, Y0
+	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y2, Y2
+	VPCMPEQD     Y0, Y3, Y3
+	VMOVMSKPS    Y2, R10
+	VMOVMSKPS    Y3, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          ranged3More
+
+ranged3Store:
+	MOVL R8, (DX)
+	JMP  ranged3
+
+ranged3More:
+	CMPL R8, (BX)
+	JGT  ranged3Chunk
+	JMP  ranged3Store
+
+ranged3Done:
+	VZEROUPPER
+	RET
+
+not3:
+	CMPL  DX, $0x00000004
+	JNE   not4
+	TESTL BX, BX
+	JNZ   ranges4
+
+plain4:
+	CMPQ CX, n+32(FP)
+	JGE  plain4Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+plain4Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         400(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	MOVL         404(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VPCMPEQD     Y0, Y2, Y2
+	VMOVMSKPS    Y1, R10
+	VMOVMSKPS    Y2, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          plain4More
+
+plain4Store:
+	MOVL R8, (DX)
+	JMP  plain4
+
+plain4More:
+	CMPL R8, (BX)
+	JGT  plain4Chunk
+	JMP  plain4Store
+
+plain4Done:
+	VZEROUPPER
+	RET
+
+ranges4:
+ranged4:
+	CMPQ CX, n+32(FP)
+	JGE  ranged4Done
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+ranged4Chunk:
+	MOVL         $0x00000010, R9
+	CMPQ         SI, R9
+	CMOVQLT      SI, R9
+	LEAQ         (BX)(R9*4), R11
+	MOVQ         R9, R10
+	SHLQ         $0x02, R10
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	MOVL         392(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         396(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         400(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	MOVL         404(AX), R12
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R12*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       (R11), Y0, Y0
+	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       32(R11), Y0, Y0
+	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y2, Y2
+	VPCMPEQD     Y0, Y3, Y3
+	VMOVMSKPS    Y2, R10
+	VMOVMSKPS    Y3, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          ranged4More
+
+ranged4Store:
+	MOVL R8, (DX)
+	JMP  ranged4
+
+ranged4More:
+	CMPL R8, (BX)
+	JGT  ranged4Chunk
+	JMP  ranged4Store
+
+ranged4Done:
+	VZEROUPPER
+	RET
+
+not4:
+	TESTL BX, BX
+	JNZ   rangesMany
+
+plainMany:
+	CMPQ CX, n+32(FP)
+	JGE  plainManyDone
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+plainManyChunk:
+	MOVL    $0x00000010, R9
+	CMPQ    SI, R9
+	CMOVQLT SI, R9
+	LEAQ    (BX)(R9*4), R11
+	MOVQ    R9, R10
+	SHLQ    $0x02, R10
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	XORQ    R12, R12
+	MOVL    64(AX), R13
+
+plainManyColumn:
+	MOVL         392(AX)(R12*4), R14
+	VPBROADCASTD (DI)(R14*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y1, Y1
+	VPBROADCASTD (DI)(R14*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	LEAQ         (R11)(R10*2), R11
+	INCQ         R12
+	CMPQ         R12, R13
+	JLT          plainManyColumn
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VPCMPEQD     Y0, Y2, Y2
+	VMOVMSKPS    Y1, R10
+	VMOVMSKPS    Y2, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          plainManyMore
+
+plainManyStore:
+	MOVL R8, (DX)
+	JMP  plainMany
+
+plainManyMore:
+	CMPL R8, (BX)
+	JGT  plainManyChunk
+	JMP  plainManyStore
+
+plainManyDone:
+	VZEROUPPER
+	RET
+
+rangesMany:
+rangedMany:
+	CMPQ CX, n+32(FP)
+	JGE  rangedManyDone
+	MOVL (CX), DI
+	MOVL 1088(CX), BX
+	ADDQ $0x04, CX
+	ANDL $0x00ffffff, BX
+	SHLQ $0x05, BX
+	ADDQ 24(AX), BX
+	MOVQ best+16(FP), DX
+	LEAQ (DX)(DI*4), DX
+	SHLQ $0x06, DI
+	ADDQ keys+8(FP), DI
+	MOVL (DX), R8
+	MOVL (BX), SI
+	ADDQ $0x04, BX
+
+rangedManyChunk:
+	MOVL    $0x00000010, R9
+	CMPQ    SI, R9
+	CMOVQLT SI, R9
+	LEAQ    (BX)(R9*4), R11
+	MOVQ    R9, R10
+	SHLQ    $0x02, R10
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	XORQ    R12, R12
+	MOVL    64(AX), R13
+
+rangedManyColumn:
+	MOVL         392(AX)(R12*4), R14
+	VPBROADCASTD (DI)(R14*1), Y0
+	VPXOR        (R11), Y0, Y0
+	VPAND        (R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD (DI)(R14*1), Y0
+	VPXOR        32(R11), Y0, Y0
+	VPAND        32(R11)(R10*1), Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	INCQ         R12
+	CMPQ         R12, R13
+	JLT          rangedManyColumn
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       (R11), Y0, Y0
+	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y2, Y2
+	VPBROADCASTD 16(DI), Y0
+	VPSUBW       32(R11), Y0, Y0
+	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPXOR        Y1, Y0, Y0
+	VPOR         Y0, Y3, Y3
+	LEAQ         (R11)(R10*2), R11
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y2, Y2
+	VPCMPEQD     Y0, Y3, Y3
+	VMOVMSKPS    Y2, R10
+	VMOVMSKPS    Y3, R12
+	SHLL         $0x08, R12
+	ORL          R12, R10
+	BZHIL        R9, R10, R10
+	MOVL         R10, R12
+	ORL          $0x00010000, R12
+	TZCNTL       R12, R12
+	MOVL         (BX)(R12*4), BX
+	TESTL        R10, R10
+	CMOVLEQ      R8, BX
+	CMPL         BX, R8
+	CMOVLLT      BX, R8
+	MOVQ         R11, BX
+	SUBQ         R9, SI
+	JNZ          rangedManyMore
+
+rangedManyStore:
+	MOVL R8, (DX)
+	JMP  rangedMany
+
+rangedManyMore:
+	CMPL R8, (BX)
+	JGT  rangedManyChunk
+	JMP  rangedManyStore
+
+rangedManyDone:
 	VZEROUPPER
 	RET
