@@ -21,7 +21,7 @@ import (
 // bits the table does not look at, and the rest is compared after the hash. Comparing
 // 16 rules at once costs hardly more than comparing one, so buckets may be wide and
 // tables few. Tables are made one by one. Each gets the mask that places most of the
-// rules that are left, counting no more than a bucketful for each bucket; rules that
+// rules that are left, counting no more than a limit for each bucket (cost.go chooses it); rules that
 // do not fit are left for the next table. Port ranges are no mask and are always
 // compared after the hash.
 //
@@ -44,21 +44,46 @@ import (
 //     ever more hash tables.
 
 const (
-	bucketLimit = 16 // rules
-	maxTables   = 64
+	maxTables = 64
 	// guardFloor is the number of rules from which on a table's guards are worth a
 	// column that no hash needs.
 	guardFloor = 32
 )
 
-// build fills the tables of c.
+// build fills the tables of c with the cheapest of several limits, see cost.go.
 func (c *Classifier) build() {
+	switch n := c.table.Len(); {
+	case c.small != nil, n < usualLimit: // in the former hardly anything will be asked
+		*c = *c.withLimit(usualLimit)
+	case n > pricedRules && c.lane == PureGo:
+		*c = *c.withLimit(usualLimit)
+	case n > pricedRules:
+		*c = *c.withLimit(limits[len(limits)-1])
+	default:
+		keys := likelyKeys(c.table, pricedKeys)
+		var best *Classifier
+		var lowest float64
+		for _, limit := range limits {
+			try := c.withLimit(limit)
+			if price := try.price(keys); best == nil || price < lowest {
+				best, lowest = try, price
+			}
+		}
+		*c = *best
+	}
+}
+
+// withLimit returns a copy of c with tables whose buckets have at most that many
+// rules.
+func (c *Classifier) withLimit(limit int) *Classifier {
+	made := *c
+	c = &made
 	t := c.table
 	left := make([]int32, t.Len())
 	for i := range left {
 		left[i] = int32(i)
 	}
-	s := newSurvey(t)
+	s := newSurvey(t, limit)
 	var drawers []drawer
 	for len(left) > 0 {
 		mask := flow.Key{}
@@ -66,7 +91,7 @@ func (c *Classifier) build() {
 			mask = s.best(left)
 		}
 		var d drawer
-		d, left = fill(t, mask, left)
+		d, left = fill(t, mask, left, limit)
 		drawers = append(drawers, d)
 	}
 	slices.SortStableFunc(drawers, func(a, b drawer) int { return cmp.Compare(a.rules[0], b.rules[0]) })
@@ -88,6 +113,7 @@ func (c *Classifier) build() {
 	for i := range drawers {
 		c.tables = append(c.tables, drawers[i].pack(t, c.words))
 	}
+	return c
 }
 
 // word returns a 32-bit word of a key.
@@ -101,7 +127,7 @@ type drawer struct {
 }
 
 // fill puts what fits of left into a new drawer under mask and returns the others.
-func fill(t *flow.Table, mask flow.Key, left []int32) (d drawer, rest []int32) {
+func fill(t *flow.Table, mask flow.Key, left []int32, limit int) (d drawer, rest []int32) {
 	d.mask = mask
 	if mask == (flow.Key{}) {
 		d.rules = left
@@ -122,7 +148,7 @@ func fill(t *flow.Table, mask flow.Key, left []int32) (d drawer, rest []int32) {
 		for counts[at] != 0 && keys[at] != h {
 			at = (at + 1) & uint64(size-1)
 		}
-		if counts[at] == bucketLimit {
+		if int(counts[at]) == limit {
 			rest = append(rest, i)
 			continue
 		}
@@ -271,8 +297,8 @@ func (s *subtable) add(t *flow.Table, order []uint64) uint32 {
 	for len(s.Arena)%kernel.Unit != 0 {
 		s.Arena = append(s.Arena, 0)
 	}
-	tags := make([]uint32, 0, 2*bucketLimit)
-	rules := make([]int32, 0, 2*bucketLimit)
+	tags := make([]uint32, 0, 64)
+	rules := make([]int32, 0, 64)
 	for _, o := range order {
 		tags = append(tags, kernel.Tag(uint32(o>>32)))
 		rules = append(rules, int32(uint32(o)))

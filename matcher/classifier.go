@@ -26,8 +26,8 @@ type subtable struct {
 	guard flow.Key // what it compares before
 }
 
-// Compile makes a classifier of t. Cost: about 1 µs for each rule and 1 ms for each
-// hash table.
+// Compile makes a classifier of t. Cost: 1 to 5 ms for 1,000 rules, 20 to 60 for
+// 10,000, 50 to 100 for 100,000.
 func Compile(t *flow.Table, opts ...Option) *Classifier {
 	c := &Classifier{lane: Lanes()[0], table: t}
 	for _, o := range opts {
@@ -36,10 +36,10 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 	if c.lane == Definition {
 		return c
 	}
-	c.build()
 	if hasVectors(c.lane) && !c.compact {
 		c.small = newVectors(t)
 	}
+	c.build()
 	c.columns = len(c.words)
 	if c.small != nil {
 		c.columns = len(c.small.words)

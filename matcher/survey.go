@@ -11,6 +11,7 @@ import (
 // survey finds masks for tables, see the essay in build.go.
 type survey struct {
 	table *flow.Table
+	limit int // rules in a bucket
 	parts []part
 	// For each choice of each part, what the sampled rules have there: a hash, or
 	// absent if the rule's mask does not hold the choice.
@@ -31,8 +32,8 @@ const (
 
 // newSurvey looks at the masks of all rules of t: addresses may be cut at any fourth
 // bit, other fields have the two masks that are used most.
-func newSurvey(t *flow.Table) *survey {
-	s := &survey{table: t, full: make([]uint8, 1<<slotBits)}
+func newSurvey(t *flow.Table, limit int) *survey {
+	s := &survey{table: t, limit: limit, full: make([]uint8, 1<<slotBits)}
 	step := max(1, t.Len()/sampleSize)
 	var sample []*flow.Key
 	for i := 0; i < t.Len(); i += step {
@@ -171,7 +172,7 @@ func (s *survey) sumOthers(chosen []int, except, n int) {
 // and, much less, how many bits it looks at.
 func (s *survey) score(sums []uint32, mask flow.Key, step int) int {
 	clear(s.full)
-	limit := uint8(max(1, bucketLimit/step))
+	limit := uint8(max(1, s.limit/step))
 	placed := 0
 	for i, sum := range sums {
 		b := s.base[i]

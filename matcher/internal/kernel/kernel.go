@@ -174,3 +174,6 @@ func (t *Table) Bucket(head uint32, f func(rule int32) bool) {
 		at += uint32(m * t.RuleWords())
 	}
 }
+
+// Size returns the number of rules in the bucket of head.
+func (t *Table) Size(head uint32) int { return int(t.Arena[head&offsetMask*Unit]) }

@@ -1,0 +1,93 @@
+package matcher
+
+import (
+	"math/rand/v2"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
+)
+
+// How wide buckets should be. Wide buckets make few tables, narrow ones make short
+// scans, and which is better depends on the rules: on the published sets the best
+// limit was anything from 8 to 32, and the wrong one cost up to a factor of 2. So
+// Compile builds the tables for each of limits, counts what looking up some keys
+// would do, and keeps the cheapest by these prices.
+//
+// Prices are nanoseconds for each key, fitted to measurements on a Sapphire Rapids
+// class machine; only their ratios matter. Large tables are built once, with the
+// widest limit, which was best or as good as the best for all sets of 100,000.
+const (
+	pricedRules = 32 << 10 // up to which several limits are tried
+	pricedKeys  = 2 * kernel.Lanes
+
+	probePrice  = 0.8 // of a table, per key
+	bucketPrice = 5.0
+	chunkPrice  = 3.0  // of each chunk after the first
+	branchPrice = 12.0 // of a bucket that has another number of chunks than usual
+
+	goProbePrice  = 4.0
+	goBucketPrice = 8.0
+	goRulePrice   = 2.0
+)
+
+// usualLimit is used where nothing is counted.
+const usualLimit = 16
+
+var limits = []int{8, 12, 16, 24, 32}
+
+// price returns what a key costs, on average over keys.
+func (c *Classifier) price(keys []flow.Key) float64 {
+	var columns [kernel.Words]kernel.Column
+	var best [kernel.Lanes]int32
+	var found kernel.Found
+	var probes, buckets, chunks, many, rules int
+	for at := 0; at < len(keys); at += kernel.Lanes {
+		batch := keys[at:min(at+kernel.Lanes, len(keys))]
+		kernel.SpreadGo(batch, c.words, columns[:], &best, int32(c.table.Len()))
+		for i := range c.tables {
+			t := &c.tables[i].Table
+			n := kernel.ProbeGo(t, columns[:], &best, len(batch), &found)
+			if n < 0 {
+				break
+			}
+			probes += len(batch)
+			buckets += n
+			for _, head := range found.Head[:n] {
+				size := t.Size(head)
+				rules += size
+				chunks += (size - 1) / kernel.Chunk
+				if size > kernel.Chunk {
+					many++
+				}
+			}
+			kernel.ScanGo(t, batch, &best, &found, n)
+		}
+	}
+	var sum float64
+	if c.lane == PureGo {
+		sum = goProbePrice*float64(probes) + goBucketPrice*float64(buckets) + goRulePrice*float64(rules)
+	} else {
+		sum = probePrice*float64(probes) + bucketPrice*float64(buckets) + chunkPrice*float64(chunks) +
+			branchPrice*float64(min(many, buckets-many))
+	}
+	return sum / float64(len(keys))
+}
+
+// likelyKeys returns keys that rules match, each rule being as likely as another.
+func likelyKeys(t *flow.Table, n int) []flow.Key {
+	rng := rand.New(rand.NewPCG(1, 2))
+	keys := make([]flow.Key, n)
+	for i := range keys {
+		m := &t.Rule(rng.IntN(t.Len())).Match
+		for w := range keys[i] {
+			keys[i][w] = m.Value[w] | rng.Uint64()&^m.Mask[w]
+		}
+		if r := m.SrcPort; !r.Any() {
+			keys[i].Set(flow.SrcPort, uint64(r.Lo)+rng.Uint64N(uint64(r.Hi-r.Lo)+1))
+		}
+		if r := m.DstPort; !r.Any() {
+			keys[i].Set(flow.DstPort, uint64(r.Lo)+rng.Uint64N(uint64(r.Hi-r.Lo)+1))
+		}
+	}
+	return keys
+}
