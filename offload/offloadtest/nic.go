@@ -157,12 +157,14 @@ func (n *NIC) add(e *flow.Entry) offload.Outcome {
 		r := err.(*device.Refusal)
 		return refuse(r.Code, r.Error())
 	}
-	masks, priorities := map[device.Mask]bool{device.MaskOf(&e.Match): true}, map[uint64]bool{e.Priority: true}
-	for i := range n.entries {
-		masks[device.MaskOf(&n.entries[i].Match)] = true
-		priorities[n.entries[i].Priority] = true
-	}
 	m := &n.model
+	masks, priorities := map[device.Mask]bool{device.MaskOf(&e.Match): true}, map[uint64]bool{e.Priority: true}
+	if m.Masks > 0 || m.Priorities > 0 { // counting them takes most of the time of a large device
+		for i := range n.entries {
+			masks[device.MaskOf(&n.entries[i].Match)] = true
+			priorities[n.entries[i].Priority] = true
+		}
+	}
 	switch {
 	case m.Entries > 0 && len(n.entries) >= m.Entries:
 		return refuse(offload.CodeFull, fmt.Sprintf("all %d entries are in use", m.Entries))
