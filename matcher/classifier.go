@@ -15,7 +15,6 @@ type Classifier struct {
 	words   []uint8    // words of a key that tables hash or guard
 	offsets []uint32   // their offsets in a key, in bytes
 	small   *vectors   // the same table once more, or nil
-	columns int        // number of words that a batch is spread into
 	compact bool       // never have small
 }
 
@@ -40,10 +39,6 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 		c.small = newVectors(t)
 	}
 	c.build()
-	c.columns = len(c.words)
-	if c.small != nil {
-		c.columns = len(c.small.words)
-	}
 	return c
 }
 
@@ -91,10 +86,13 @@ func (c *Classifier) Lookup(b *Batch) {
 	default:
 		for at := 0; at < len(answers); at += kernel.Lanes {
 			end := min(at+kernel.Lanes, len(answers))
-			if c.columns <= fewColumns {
-				c.lookupFew(b.Keys[at:end], answers[at:end])
-			} else {
-				c.lookupMany(b.Keys[at:end], answers[at:end])
+			switch keys, answers := b.Keys[at:end], answers[at:end]; {
+			case c.small != nil:
+				c.lookupSmall(keys, answers)
+			case len(c.words) <= fewColumns:
+				c.lookupFew(keys, answers)
+			default:
+				c.lookupMany(keys, answers)
 			}
 		}
 	}
@@ -103,6 +101,16 @@ func (c *Classifier) Lookup(b *Batch) {
 // fewColumns is as many as IPv4 rules need. Go clears arrays before use, so it pays
 // to have no more than needed.
 const fewColumns = 5
+
+func (c *Classifier) lookupSmall(keys []flow.Key, answers []int32) {
+	if len(answers) == kernel.Lanes { // the usual batch needs no copy
+		c.small.lookup(keys, (*[kernel.Lanes]int32)(answers))
+		return
+	}
+	var best [kernel.Lanes]int32
+	c.small.lookup(keys, &best)
+	copy(answers, best[:])
+}
 
 func (c *Classifier) lookupFew(keys []flow.Key, answers []int32) {
 	var columns [fewColumns]kernel.Column
@@ -117,12 +125,6 @@ func (c *Classifier) lookupMany(keys []flow.Key, answers []int32) {
 // lookupBatch answers at most kernel.Lanes keys, table by table.
 func (c *Classifier) lookupBatch(keys []flow.Key, answers []int32, columns []kernel.Column) {
 	var best [kernel.Lanes]int32
-	if c.small != nil {
-		var chosen kernel.Chosen
-		c.small.lookup(keys, columns, &best, &chosen)
-		copy(answers, best[:])
-		return
-	}
 	var found kernel.Found
 	c.spread(keys, columns, &best)
 	for i := range c.tables {

@@ -48,8 +48,8 @@ func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]
 // hasVectors reports whether a lane can look up bit vectors.
 func hasVectors(l Lane) bool { return l == AVX512 }
 
-func (v *vectors) lookup(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32, chosen *kernel.Chosen) {
-	kernel.Spread512(keys, v.offsets, columns, best, 0)
-	kernel.Classes512(&v.Vectors, columns, len(keys), chosen)
-	kernel.And512(&v.Vectors, chosen, len(keys), best)
+func (v *vectors) lookup(keys []flow.Key, best *[kernel.Lanes]int32) {
+	var chosen kernel.Chosen
+	kernel.Classes512(&v.Vectors, keys, &chosen)
+	kernel.And512(&v.Vectors, &chosen, len(keys), best)
 }

@@ -25,8 +25,8 @@ func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]
 // hasVectors reports whether a lane can look up bit vectors.
 func hasVectors(Lane) bool { return false }
 
-func (v *vectors) lookup(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32, chosen *kernel.Chosen) {
-	kernel.SpreadGo(keys, v.words, columns, best, 0)
-	kernel.ClassesGo(&v.Vectors, columns, len(keys), chosen)
-	kernel.AndGo(&v.Vectors, chosen, len(keys), best)
+func (v *vectors) lookup(keys []flow.Key, best *[kernel.Lanes]int32) {
+	var chosen kernel.Chosen
+	kernel.ClassesGo(&v.Vectors, keys, &chosen)
+	kernel.AndGo(&v.Vectors, &chosen, len(keys), best)
 }

@@ -43,12 +43,8 @@ const (
 	maxRanges      = 64      // that one mask may fall into
 )
 
-// vectors is a small table as bit vectors, and the words of a key they look at.
-type vectors struct {
-	kernel.Vectors
-	words   []uint8
-	offsets []uint32
-}
+// vectors is a small table as bit vectors.
+type vectors struct{ kernel.Vectors }
 
 // row is a set of rules.
 type row [16]uint64
@@ -80,9 +76,9 @@ func newVectors(t *flow.Table) *vectors {
 		if used == 0 {
 			continue
 		}
-		column := uint32(len(v.words) * 4 * kernel.Lanes)
-		v.words = append(v.words, uint8(w))
-		v.offsets = append(v.offsets, uint32(4*w))
+		column := 64 * v.Used
+		v.Offset[v.Used] = uint32(4 * w)
+		v.Used++
 		if same && v.Guards < kernel.MaxGuards {
 			m := &t.Rule(0).Match
 			v.GuardColumn[v.Guards], v.GuardMask[v.Guards], v.GuardValue[v.Guards] = column, word(&m.Mask, w), word(&m.Value, w)

@@ -17,7 +17,9 @@ const (
 	vGuards      = 56
 	vNone        = 60
 	vRowShift    = 64
-	vGroup       = 68
+	vWords       = 68
+	vOffset      = 72
+	vGroup       = vOffset + 4*16
 	vChunk       = vGroup + 4*groupSize
 	vGuardColumn = vChunk + 12*chunkSize
 	vGuardMask   = vGuardColumn + 16
@@ -27,14 +29,20 @@ const (
 	chunkSize = 28 // column, upper shift and mask, lower shift and mask, table, factor
 )
 
-// classes512 finds the rows of 16 keys at a time: gather the class of every chunk,
-// multiply it in, gather the class of the group.
-func classes512() {
-	function("classes512", "func(v *byte, columns *uint32, groups int, rows *uint32)")
+// classes512 finds the rows of 16 keys at a time: gather the words of the keys into
+// columns, gather the class of every part, multiply it in, gather the class of the
+// group. Gathers of the lanes that have no key are masked, so nothing behind the last
+// key is read.
+func classes512(lanes Mem) {
+	function("classes512", "func(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)")
 	v := Load(Param("v"), GP64())
+	keys := Load(Param("keys"), GP64())
+	left := Load(Param("n"), GP64())
 	columns := Load(Param("columns"), GP64())
-	left := Load(Param("groups"), GP64())
 	rows := Load(Param("rows"), GP64())
+	lane := ZMM()
+	VMOVDQU32(lanes, lane)
+	VPSLLD(Imm(6), lane, lane)
 	classes := GP64()
 	MOVQ(Mem{Base: v, Disp: vClasses}, classes)
 	low16, none, rowShift, all := broadcast512(0xffff), ZMM(), XMM(), K()
@@ -52,7 +60,30 @@ func classes512() {
 
 	Label("keys")
 	TESTQ(left, left)
-	JZ(LabelRef("done"))
+	JLE(LabelRef("done"))
+	live, ones, w, words, key := K(), GP64(), GP64(), GP64(), GP64()
+	MOVQ(U32(16), w)
+	CMPQ(left, w)
+	CMOVQLT(left, w)
+	MOVQ(I32(-1), ones)
+	BZHIQ(w, ones, ones)
+	KMOVW(ones.As32(), live)
+	MOVL(Mem{Base: v, Disp: vWords}, words.As32())
+	MOVQ(columns, ones)
+	XORQ(w, w)
+	Label("word")
+	MOVL(Mem{Base: v, Index: w, Scale: 4, Disp: vOffset}, key.As32())
+	ADDQ(keys, key)
+	take, column := K(), ZMM()
+	KMOVW(live, take)
+	VPXORD(column, column, column)
+	VPGATHERDD(Mem{Base: key, Index: lane, Scale: 1}, take, column)
+	VMOVDQU32(column, Mem{Base: ones})
+	ADDQ(Imm(64), ones)
+	INCQ(w)
+	CMPQ(w, words)
+	JLT(LabelRef("word"))
+
 	chunk, group, end, out := GP64(), GP64(), GP64(), GP64()
 	LEAQ(Mem{Base: v, Disp: vChunk}, chunk)
 	LEAQ(Mem{Base: v, Disp: vGroup}, group)
@@ -112,9 +143,9 @@ func classes512() {
 	KNOTW(pass, pass)
 	VMOVDQU32(none, pass, Mem{Base: rows})
 	Label("guarded")
-	ADDQ(U32(64), columns)
-	ADDQ(U32(64), rows)
-	DECQ(left)
+	ADDQ(U32(16*keySize), keys)
+	ADDQ(Imm(64), rows)
+	SUBQ(Imm(16), left)
 	JMP(LabelRef("keys"))
 	Label("done")
 	VZEROUPPER()

@@ -45,8 +45,9 @@ func Scan512(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int)
 func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsafe.SliceData(columns))) }
 
 // Classes512 is [ClassesGo].
-func Classes512(v *Vectors, columns []Column, n int, chosen *Chosen) {
-	classes512((*byte)(unsafe.Pointer(v)), firstWord(columns), (n+15)/16, &chosen[0][0])
+func Classes512(v *Vectors, keys []flow.Key, chosen *Chosen) {
+	var columns [Words][16]uint32
+	classes512((*byte)(unsafe.Pointer(v)), &keys[0][0], len(keys), &columns[0][0], &chosen[0][0])
 }
 
 // And512 is [AndGo]; it works on up to three lanes more.

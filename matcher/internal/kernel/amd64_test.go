@@ -117,9 +117,10 @@ func TestLayout(t *testing.T) {
 		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
 		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 24}, "Groups": {unsafe.Offsetof(v.Groups), 48}, "Lines": {unsafe.Offsetof(v.Lines), 52},
 		"Vectors.Guards": {unsafe.Offsetof(v.Guards), 56}, "None": {unsafe.Offsetof(v.None), 60}, "RowShift": {unsafe.Offsetof(v.RowShift), 64},
-		"Group": {unsafe.Offsetof(v.Group), 68}, "Part": {unsafe.Offsetof(v.Part), 68 + MaxGroups*12},
-		"Vectors.GuardColumn": {unsafe.Offsetof(v.GuardColumn), 68 + MaxGroups*12 + MaxParts*28},
-		"Vectors.GuardValue":  {unsafe.Offsetof(v.GuardValue), 68 + MaxGroups*12 + MaxParts*28 + 32},
+		"Used": {unsafe.Offsetof(v.Used), 68}, "Offset": {unsafe.Offsetof(v.Offset), 72},
+		"Group": {unsafe.Offsetof(v.Group), 136}, "Part": {unsafe.Offsetof(v.Part), 136 + MaxGroups*12},
+		"Vectors.GuardColumn": {unsafe.Offsetof(v.GuardColumn), 136 + MaxGroups*12 + MaxParts*28},
+		"Vectors.GuardValue":  {unsafe.Offsetof(v.GuardValue), 136 + MaxGroups*12 + MaxParts*28 + 32},
 		"sizes":               {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 28},
 		"Found.Head":          {unsafe.Offsetof(Found{}.Head), 1088},
 	} {

@@ -14,7 +14,7 @@ func probe512(t *byte, columns *uint32, best *int32, groups int, found *byte) in
 func scan512(t *byte, keys *uint64, best *int32, found *byte, n int)
 
 //go:noescape
-func classes512(v *byte, columns *uint32, groups int, rows *uint32)
+func classes512(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)
 
 //go:noescape
 func and512(v *byte, rows *uint32, n int, best *int32)

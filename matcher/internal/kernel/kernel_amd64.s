@@ -908,91 +908,115 @@ rangedManyDone:
 	VZEROUPPER
 	RET
 
-// func classes512(v *byte, columns *uint32, groups int, rows *uint32)
-// Requires: AVX, AVX512F
-TEXT ·classes512(SB), NOSPLIT, $0-32
+// func classes512(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·classes512(SB), NOSPLIT, $0-40
 	MOVQ         v+0(FP), AX
-	MOVQ         columns+8(FP), CX
-	MOVQ         groups+16(FP), DX
-	MOVQ         rows+24(FP), BX
-	MOVQ         (AX), SI
-	MOVL         $0x0000ffff, DI
-	VPBROADCASTD DI, Z0
-	VPBROADCASTD 60(AX), Z1
-	VMOVD        64(AX), X2
+	MOVQ         keys+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         columns+24(FP), BX
+	MOVQ         rows+32(FP), SI
+	VMOVDQU32    lanes<>+0(SB), Z0
+	VPSLLD       $0x06, Z0, Z0
+	MOVQ         (AX), DI
+	MOVL         $0x0000ffff, R8
+	VPBROADCASTD R8, Z1
+	VPBROADCASTD 60(AX), Z2
+	VMOVD        64(AX), X3
 	KXNORW       K1, K1, K1
 
 keys:
-	TESTQ DX, DX
-	JZ    done
-	LEAQ  116(AX), DI
-	LEAQ  68(AX), R8
-	MOVL  48(AX), R9
-	MOVQ  BX, R10
+	TESTQ   DX, DX
+	JLE     done
+	MOVQ    $0x00000010, R9
+	CMPQ    DX, R9
+	CMOVQLT DX, R9
+	MOVQ    $-1, R8
+	BZHIQ   R9, R8, R8
+	KMOVW   R8, K2
+	MOVL    68(AX), R10
+	MOVQ    BX, R8
+	XORQ    R9, R9
+
+word:
+	MOVL       72(AX)(R9*4), R11
+	ADDQ       CX, R11
+	KMOVW      K2, K3
+	VPXORD     Z4, Z4, Z4
+	VPGATHERDD (R11)(Z0*1), K3, Z4
+	VMOVDQU32  Z4, (R8)
+	ADDQ       $0x40, R8
+	INCQ       R9
+	CMPQ       R9, R10
+	JLT        word
+	LEAQ       184(AX), R8
+	LEAQ       136(AX), R9
+	MOVL       48(AX), R10
+	MOVQ       SI, R11
 
 group:
-	MOVL   (R8), R11
-	VPXORD Z3, Z3, Z3
+	MOVL   (R9), R12
+	VPXORD Z5, Z5, Z5
 
 chunk:
-	MOVL         (DI), R12
-	VMOVDQU32    (CX)(R12*1), Z4
-	VMOVD        4(DI), X7
-	VPSRLD       X7, Z4, Z8
-	VPANDD.BCST  8(DI), Z8, Z8
-	VMOVD        12(DI), X7
-	VPSRLD       X7, Z4, Z4
-	VPANDD.BCST  16(DI), Z4, Z4
-	VPORD        Z4, Z8, Z8
-	VPADDD.BCST  20(DI), Z8, Z8
-	VPXORD       Z5, Z5, Z5
+	MOVL         (R8), R13
+	VMOVDQU32    (BX)(R13*1), Z6
+	VMOVD        4(R8), X9
+	VPSRLD       X9, Z6, Z10
+	VPANDD.BCST  8(R8), Z10, Z10
+	VMOVD        12(R8), X9
+	VPSRLD       X9, Z6, Z6
+	VPANDD.BCST  16(R8), Z6, Z6
+	VPORD        Z6, Z10, Z10
+	VPADDD.BCST  20(R8), Z10, Z10
+	VPXORD       Z7, Z7, Z7
 	KMOVW        K1, K2
-	VPGATHERDD   (SI)(Z8*2), K2, Z5
-	VPANDD       Z0, Z5, Z5
-	VMOVDQA64    Z5, Z4
-	VPMULLD.BCST 24(DI), Z5, Z5
-	VPADDD       Z5, Z3, Z3
-	ADDQ         $0x1c, DI
-	DECQ         R11
+	VPGATHERDD   (DI)(Z10*2), K2, Z7
+	VPANDD       Z1, Z7, Z7
+	VMOVDQA64    Z7, Z6
+	VPMULLD.BCST 24(R8), Z7, Z7
+	VPADDD       Z7, Z5, Z5
+	ADDQ         $0x1c, R8
+	DECQ         R12
 	JNZ          chunk
-	CMPL         (R8), $0x01
+	CMPL         (R9), $0x01
 	JE           single
-	VPADDD.BCST  4(R8), Z3, Z3
-	VPXORD       Z6, Z6, Z6
+	VPADDD.BCST  4(R9), Z5, Z5
+	VPXORD       Z8, Z8, Z8
 	KMOVW        K1, K2
-	VPGATHERDD   (SI)(Z3*2), K2, Z6
-	VPANDD       Z0, Z6, Z6
-	VMOVDQA64    Z6, Z4
+	VPGATHERDD   (DI)(Z5*2), K2, Z8
+	VPANDD       Z1, Z8, Z8
+	VMOVDQA64    Z8, Z6
 
 single:
-	VPSLLD      X2, Z4, Z4
-	VPADDD.BCST 8(R8), Z4, Z4
-	VMOVDQU32   Z4, (R10)
-	ADDQ        $0x00000400, R10
-	ADDQ        $0x0c, R8
-	DECQ        R9
+	VPSLLD      X3, Z6, Z6
+	VPADDD.BCST 8(R9), Z6, Z6
+	VMOVDQU32   Z6, (R11)
+	ADDQ        $0x00000400, R11
+	ADDQ        $0x0c, R9
+	DECQ        R10
 	JNZ         group
-	MOVL        56(AX), R8
-	TESTQ       R8, R8
+	MOVL        56(AX), R9
+	TESTQ       R9, R9
 	JZ          guarded
 	KMOVW       K1, K2
-	XORQ        DI, DI
+	XORQ        R8, R8
 
 guard:
-	MOVL          452(AX)(DI*4), R12
-	VPBROADCASTD  468(AX)(DI*4), Z4
-	VPANDD        (CX)(R12*1), Z4, Z4
-	VPCMPEQD.BCST 484(AX)(DI*4), Z4, K2, K2
-	INCQ          DI
-	CMPQ          DI, R8
+	MOVL          520(AX)(R8*4), R13
+	VPBROADCASTD  536(AX)(R8*4), Z6
+	VPANDD        (BX)(R13*1), Z6, Z6
+	VPCMPEQD.BCST 552(AX)(R8*4), Z6, K2, K2
+	INCQ          R8
+	CMPQ          R8, R9
 	JLT           guard
 	KNOTW         K2, K2
-	VMOVDQU32     Z1, K2, (BX)
+	VMOVDQU32     Z2, K2, (SI)
 
 guarded:
-	ADDQ $0x00000040, CX
-	ADDQ $0x00000040, BX
-	DECQ DX
+	ADDQ $0x00000400, CX
+	ADDQ $0x40, SI
+	SUBQ $0x10, DX
 	JMP  keys
 
 done:

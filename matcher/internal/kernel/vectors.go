@@ -3,6 +3,8 @@ package kernel
 import (
 	"math/bits"
 	"unsafe"
+
+	"github.com/bladeflow/bladeflow/flow"
 )
 
 // Vectors is a small table as bit vectors: see package matcher for the idea. The
@@ -20,6 +22,11 @@ type Vectors struct {
 	Guards   uint32 // number of words that are the same in all rules
 	None     uint32 // where in Rows, in bytes, the row of no rule starts
 	RowShift uint32 // a row has 1 << RowShift bytes
+
+	// Used is the number of words of a key that are looked at, Offset where they are
+	// in it, in bytes. Others name such a word by 64 times its place here.
+	Used   uint32
+	Offset [Words]uint32
 
 	Group                              [MaxGroups]Group
 	Part                               [MaxParts]Part // those of the first group first
@@ -43,7 +50,7 @@ type Group struct {
 // Part is at most 16 bits of one word of a key: two runs, each shifted to its place
 // and masked.
 type Part struct {
-	Column              uint32 // byte offset of the word's column
+	Column              uint32 // the word
 	HighShift, HighMask uint32
 	LowShift, LowMask   uint32
 	Table               uint32 // where in Classes its values start
@@ -58,15 +65,20 @@ func (c *Part) Value(word uint32) uint32 {
 // Chosen is, for each group, where the row of each lane starts.
 type Chosen [MaxGroups]Column
 
-// ClassesGo chooses the rows of the first n lanes.
-func ClassesGo(v *Vectors, columns []Column, n int, chosen *Chosen) {
-	for i := range n {
+// word returns the word of a key that has the given name.
+func (v *Vectors) word(k *flow.Key, name uint32) uint32 {
+	return Word(k, uint8(v.Offset[name/64]/4))
+}
+
+// ClassesGo chooses the rows of at most Lanes keys.
+func ClassesGo(v *Vectors, keys []flow.Key, chosen *Chosen) {
+	for i := range keys {
 		parts := v.Part[:]
 		for g, group := range v.Group[:v.Groups] {
 			index, class := group.Cross, uint32(0)
-			for _, c := range parts[:group.Parts] {
-				class = uint32(v.Classes[c.Table+c.Value(columns[c.Column/columnBytes][i])])
-				index += class * c.Factor
+			for _, p := range parts[:group.Parts] {
+				class = uint32(v.Classes[p.Table+p.Value(v.word(&keys[i], p.Column))])
+				index += class * p.Factor
 			}
 			parts = parts[group.Parts:]
 			if group.Parts > 1 {
@@ -75,7 +87,7 @@ func ClassesGo(v *Vectors, columns []Column, n int, chosen *Chosen) {
 			chosen[g][i] = group.Base + class<<v.RowShift
 		}
 		for g := range v.Guards {
-			if columns[v.GuardColumn[g]/columnBytes][i]&v.GuardMask[g] != v.GuardValue[g] {
+			if v.word(&keys[i], v.GuardColumn[g])&v.GuardMask[g] != v.GuardValue[g] {
 				chosen[0][i] = v.None
 			}
 		}
