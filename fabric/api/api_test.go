@@ -31,7 +31,7 @@ func sample() map[string]any {
 	return map[string]any{
 		"generation": &Generation{Head: named(KindGeneration, "b1"), Spec: GenerationSpec{Number: 3, Digest: "ab12", Revision: 7, Made: at,
 			Uplink: "nic0/pf0", Default: "drop", Stations: []Station{{10, "02:00:00:00:00:01", "nic0/pf0/vf1"}},
-			VNICs:  []Order{{Profile: "web", VNIC: "eth0", Port: "nic0/pf0/vf1", VFID: vf, Setting: set, Connect: true}}, Leaving: []Answer{{vf, "02:00:00:00:00:02", 10}},
+			VNICs: []Order{{Profile: "web", VNIC: "eth0", Port: "nic0/pf0/vf1", VFID: vf, Setting: set, Connect: true}}, Leaving: []Answer{{vf, "02:00:00:00:00:02", 10}},
 			Shards: []string{"cd34"}, Rules: 1}},
 		"shard": &Shard{Rules: []TableRule{{ID: "00000000000000ff", Name: "web/allow@web", Tier: "tenant", Priority: 100, Match: "ip_proto=tcp,dst_port=80", Actions: "normal"}}},
 		"bladestatus": &BladeStatus{Head: NewHead(KindBladeStatus, "b1"), Status: GenerationStatus{Record: 41, Generation: 3, Digest: "ab12", Since: at, Proved: true,

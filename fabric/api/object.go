@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // What users want. Spec is theirs; Status is the manager's and ignored when it is
 // sent.
@@ -362,4 +365,27 @@ type Revert struct {
 	Revision int64  `json:"revision,omitempty"`
 	Snapshot string `json:"snapshot,omitempty"` // instead of a revision
 	Profile  string `json:"profile,omitempty"`  // only this profile and its place
+}
+
+// Candidate is a blade where a profile may live.
+type Candidate struct {
+	Blade  string        `json:"blade"`
+	Fits   bool          `json:"fits"`
+	WhyNot *Error        `json:"whyNot,omitempty"`
+	PFs    []PFCandidate `json:"pfs"`
+}
+
+// PFCandidate is a PF of a candidate.
+type PFCandidate struct {
+	Name          string `json:"name"`
+	FreeVFs       int    `json:"freeVFs"`
+	Guaranteeable string `json:"guaranteeable"` // what may still be promised; - if the link's speed is not known
+	WhyNot        *Error `json:"whyNot,omitempty"`
+}
+
+// Difference is one object that is not as it was; null for what is or was not there.
+type Difference struct {
+	Touched
+	Was json.RawMessage `json:"was"`
+	Is  json.RawMessage `json:"is"`
 }

@@ -1,0 +1,519 @@
+package manager
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Changes of what is wanted are numbered: change n is the record at History(n), written
+// in the same transaction as the objects it changes, on the condition that it does not
+// exist yet. So each change was decided on exactly the state that the change before it
+// left: that a spec is valid as a whole, that a VF is given to one vNIC only, needs no
+// locks. Whoever loses decides again on the new state.
+//
+// A record keeps what was there before, so the wanted state of any earlier revision is
+// found by undoing changes, and a revert is a change like others.
+
+// actor is who changes something.
+type actor struct {
+	Name string
+	Role string
+	From string // address
+}
+
+// self is the manager as an actor.
+var self = actor{Name: "manager", Role: "manager"}
+
+// edit is one object to be put, or deleted if next is nil.
+type edit struct {
+	docID
+	next *doc
+}
+
+// request is a change that somebody wants.
+type request struct {
+	who    actor
+	verb   string
+	dryRun bool
+	fence  []store.Compare // conditions besides the change's own
+
+	// build decides on a view what to change. It may be called again on a later one.
+	build func(v *view) ([]edit, error)
+}
+
+// tries is how often a change that others overtook is decided anew.
+const tries = 20
+
+// change carries a request out, and returns what it did, or would do.
+func (m *Manager) change(ctx context.Context, r request) (api.Preview, error) {
+	v, err := m.view(ctx, 0)
+	if err != nil {
+		return api.Preview{}, err
+	}
+	for try := 0; ; try++ {
+		if v.trouble != nil {
+			return api.Preview{}, v.trouble
+		}
+		edits, err := r.build(v)
+		if err != nil {
+			return api.Preview{}, err
+		}
+		p, err := m.prepare(v, r, edits)
+		if err != nil || r.dryRun || len(p.edits) == 0 {
+			return p.preview, err
+		}
+		cursor, err := m.store.Txn(ctx, append(p.compares, r.fence...), p.ops)
+		if err == nil {
+			m.log.Info("change", "revision", v.revision+1, "who", r.who.Name, "role", r.who.Role, "from", r.who.From, "verb", r.verb, "objects", len(p.edits))
+			_, err = m.view(ctx, cursor)
+			return p.preview, err
+		}
+		if !errors.Is(err, store.ErrConflict) || try == tries || m.fenced(ctx, r.fence) {
+			return api.Preview{}, err
+		}
+		kv, err := m.store.Read(ctx, p.history)
+		if err != nil {
+			return api.Preview{}, err
+		}
+		if v, err = m.view(ctx, kv.Modified); err != nil {
+			return api.Preview{}, err
+		}
+	}
+}
+
+// fenced reports whether one of the conditions cannot hold any more.
+func (m *Manager) fenced(ctx context.Context, fence []store.Compare) bool {
+	if len(fence) == 0 {
+		return false
+	}
+	_, err := m.store.Txn(ctx, fence, nil)
+	return err != nil
+}
+
+// prepared is a change ready to be written.
+type prepared struct {
+	edits    []edit
+	history  store.Key
+	compares []store.Compare
+	ops      []store.Op
+	preview  api.Preview
+}
+
+func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
+	p := prepared{preview: api.Preview{Revision: v.revision, DryRun: r.dryRun, Changes: []api.Touched{}, Steps: []api.Step{}, Held: []api.Held{}, Capacity: []api.CapacityOf{}}}
+	number := v.revision + 1
+	docs := make(map[docID]*doc, len(v.docs)+len(edits))
+	for id, d := range v.docs {
+		docs[id] = d
+	}
+	event := api.EventSpec{At: m.now().UTC(), Who: r.who.Name, Role: r.who.Role, From: r.who.From, Verb: r.verb}
+	var before [][]byte
+	for _, e := range edits {
+		was := docs[e.docID]
+		t := api.Touched{Kind: e.Kind, Name: e.Name}
+		switch {
+		case was == nil && e.next == nil:
+			continue
+		case e.next == nil:
+			t.Tenant, t.How = was.head.Metadata.Tenant, "deleted"
+			delete(docs, e.docID)
+			p.ops = append(p.ops, store.Delete(store.Wanted(e.Kind, t.Tenant, e.Name)))
+		default:
+			t.Tenant, t.How = e.next.head.Metadata.Tenant, "created"
+			if was != nil {
+				if t.How = "changed"; t.Tenant != was.head.Metadata.Tenant {
+					return p, &flow.Fault{Code: "E_TENANT", What: e.docID.String(), Why: "it is tenant " + was.head.Metadata.Tenant + "'s", Remedy: "use another name, or delete it first"}
+				}
+			}
+			next, same, err := e.next.after(was, number)
+			if err != nil {
+				return p, err
+			}
+			if same {
+				continue
+			}
+			docs[e.docID] = next
+			p.ops = append(p.ops, store.Put(store.Wanted(e.Kind, t.Tenant, e.Name), next.raw))
+		}
+		if err := permitted(r.who, was, e.next); err != nil {
+			return p, err
+		}
+		p.edits = append(p.edits, e)
+		event.Changes = append(event.Changes, t)
+		if was == nil {
+			before = append(before, nil)
+		} else {
+			before = append(before, was.raw)
+		}
+	}
+	if len(p.edits) == 0 {
+		return p, nil
+	}
+	if err := m.check(v, docs, &p); err != nil {
+		return p, err
+	}
+	p.preview.Changes = event.Changes
+	if !r.dryRun {
+		p.preview.Revision = number
+	}
+	h := api.History{Head: api.NewHead("History", fmt.Sprint(number)), Spec: api.HistorySpec{EventSpec: event, Before: before}}
+	h.Metadata.Revision = number
+	text, err := json.Marshal(h)
+	p.history = store.History(uint64(number))
+	p.compares = []store.Compare{store.Absent(p.history)}
+	p.ops = append(p.ops, store.Put(p.history, text))
+	return p, err
+}
+
+// check refuses what cannot be wanted, and says what a change that can be means.
+func (m *Manager) check(v *view, docs map[docID]*doc, p *prepared) error {
+	spec, err := buildSpec(docs)
+	if err != nil {
+		return err
+	}
+	if err := spec.Valid(); err != nil {
+		return err
+	}
+	for id := range spec.Blades {
+		if id == store.ManagerUser || id == store.RootUser {
+			return &flow.Fault{Code: "E_NAME", What: "blade " + string(id), Why: "the name is reserved", Remedy: "use another"}
+		}
+	}
+	seen := v.snapshot(m.now())
+	before, after := fabric.CompileAll(v.spec, seen), fabric.CompileAll(spec, seen)
+	var concerned []fabric.BladeID
+	for id, c := range after {
+		was, had := before[id]
+		if c.Err != nil && (!had || was.Err == nil || was.Err.Error() != c.Err.Error()) {
+			return c.Err
+		}
+		if !had || was.Digest != c.Digest {
+			concerned = append(concerned, id)
+		}
+	}
+	slices.Sort(concerned)
+	plan := fabric.NewPlan(spec, seen)
+	for _, s := range plan.Steps {
+		p.preview.Steps = append(p.preview.Steps, api.Step{Blade: string(s.Blade), Kind: s.Kind.String(), Text: s.String()})
+	}
+	for _, h := range plan.Held {
+		held := api.Held{Blade: string(h.Blade), Error: *api.NewError(h.Why)}
+		if h.VNIC != (fabric.VNICName{}) {
+			held.VNIC = h.VNIC.String()
+		}
+		p.preview.Held = append(p.preview.Held, held)
+	}
+	for _, id := range concerned {
+		p.preview.Capacity = append(p.preview.Capacity, api.CapacityOf{Blade: string(id),
+			Before: free(v.spec, seen, before[id], id), After: free(spec, seen, after[id], id)})
+	}
+	return nil
+}
+
+// free returns what a spec leaves of a blade.
+func free(s fabric.Spec, seen fabric.Snapshot, c fabric.Compiled, id fabric.BladeID) api.Free {
+	f := api.Free{Rules: len(c.Table.Rules)}
+	for _, n := range seen.Blades[id].Inventory.NICs {
+		for _, p := range n.PFs {
+			f.VFs += len(p.VFs)
+		}
+	}
+	var sum fabric.BitsPerSecond
+	for _, b := range c.VNICs {
+		f.VFs--
+		sum += b.Setting.QoS.Guaranteed
+	}
+	f.Guaranteed = sum.String()
+	return f
+}
+
+// permitted says whether an actor may do this: the tiers above all others, and what
+// the fabric is made of, are the administrators'.
+func permitted(who actor, was, next *doc) error {
+	for _, d := range []*doc{was, next} {
+		if d == nil || who.Role == "admin" || who == self {
+			continue
+		}
+		above := d.rules != nil && d.rules.Tier <= flow.TierAdmin
+		if above || d.Kind == api.KindBlade || d.Kind == api.KindChassis {
+			return &flow.Fault{Code: "E_DENIED", What: d.docID.String(), Why: fmt.Sprintf("%s is %s, and this is for admin", who.Name, who.Role),
+				Remedy: "ask an administrator", Err: store.ErrDenied}
+		}
+	}
+	return nil
+}
+
+// after returns d as it is stored in the place of was, by change number; same if that
+// changes nothing.
+func (d *doc) after(was *doc, number int64) (*doc, bool, error) {
+	var old []byte
+	if was != nil {
+		old = was.raw
+	}
+	encode := func(revision int64) ([]byte, error) {
+		switch v := d.value.(type) {
+		case *api.Chassis:
+			return edited(old, v, func(v *api.Chassis) { v.Status, v.Metadata = nil, d.metadata(revision) })
+		case *api.Blade:
+			return edited(old, v, func(v *api.Blade) { v.Status, v.Metadata = nil, d.metadata(revision) })
+		case *api.Profile:
+			return edited(old, v, func(v *api.Profile) { v.Status, v.Metadata = nil, d.metadata(revision) })
+		case *api.Network:
+			return edited(old, v, func(v *api.Network) { v.Metadata = d.metadata(revision) })
+		case *api.RuleSet:
+			return edited(old, v, func(v *api.RuleSet) { v.Metadata = d.metadata(revision) })
+		case *api.Assignment:
+			return edited(old, v, func(v *api.Assignment) { v.Metadata = d.metadata(revision) })
+		case *api.Snapshot:
+			return edited(old, v, func(v *api.Snapshot) { v.Metadata = d.metadata(revision) })
+		}
+		return nil, fmt.Errorf("%s: a document of type %T", d.docID, d.value)
+	}
+	if was != nil {
+		text, err := encode(was.head.Metadata.Revision)
+		if err != nil || sameJSON(text, was.raw) {
+			return was, err == nil, err
+		}
+	}
+	text, err := encode(number)
+	if err != nil {
+		return nil, false, err
+	}
+	next, err := decodeDoc(d.Kind, text, lenient)
+	return next, false, err
+}
+
+func (d *doc) metadata(revision int64) api.Metadata {
+	m := d.head.Metadata
+	m.Revision = revision
+	return m
+}
+
+// edited returns v as it is stored in the place of old, see [store.Edit].
+func edited[T any](old []byte, v *T, finish func(*T)) ([]byte, error) {
+	return store.Edit(old, func(stored *T) error {
+		*stored = *v
+		finish(stored)
+		return nil
+	})
+}
+
+// sameJSON reports whether two documents say the same.
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return bytes.Equal(a, b) || json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+// applyDocs returns the edits that put documents, and the places that profiles get or
+// lose by that.
+func applyDocs(v *view, now time.Time, docs ...*doc) ([]edit, error) {
+	var edits []edit
+	after := make(map[docID]*doc, len(v.docs)+len(docs))
+	for id, d := range v.docs {
+		after[id] = d
+	}
+	var profiles []*doc
+	for _, d := range docs {
+		if was := v.docs[d.docID]; d.head.Metadata.Revision != 0 && (was == nil || was.head.Metadata.Revision != d.head.Metadata.Revision) {
+			return nil, stale(d.docID, was, d.head.Metadata.Revision)
+		}
+		if d.Kind == api.KindAssignment {
+			return nil, &flow.Fault{Code: "E_KIND", What: d.docID.String(), Why: "where a profile is, is decided by placing and moving it", Remedy: "move the profile"}
+		}
+		edits = append(edits, edit{d.docID, d})
+		after[d.docID] = d
+		if d.Kind == api.KindProfile {
+			profiles = append(profiles, d)
+		}
+	}
+	spec, err := buildSpec(after)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range profiles {
+		more, err := settle(&spec, v.snapshot(now), d)
+		if err != nil {
+			return nil, err
+		}
+		edits = append(edits, more...)
+	}
+	return edits, nil
+}
+
+func stale(id docID, was *doc, revision int64) error {
+	why := "it was deleted"
+	if was != nil {
+		why = fmt.Sprintf("it was changed by revision %d, after revision %d was read", was.head.Metadata.Revision, revision)
+	}
+	return &flow.Fault{Code: "E_CONFLICT", What: id.String(), Why: why, Remedy: "read it again and repeat the change", Err: store.ErrConflict}
+}
+
+// settle gives a profile of the spec a place, keeps the one it has if it still fits,
+// or takes it away if it is off. A profile that fits nowhere now waits.
+func settle(spec *fabric.Spec, seen fabric.Snapshot, d *doc) ([]edit, error) {
+	p := spec.Profiles[d.Name]
+	id := docID{api.KindAssignment, d.Name}
+	if d.value.(*api.Profile).Spec.Off {
+		*spec = spec.Moved(p.Name, nil)
+		return []edit{{id, nil}}, nil
+	}
+	if at := spec.Place(p.Name); len(at) == len(p.VNICs) && spec.Valid() == nil && spec.Fits(seen) == nil {
+		return nil, nil
+	}
+	*spec = spec.Moved(p.Name, nil)
+	if err := spec.Valid(); err != nil {
+		return nil, err
+	}
+	at, _, err := fabric.Place(*spec, seen, p, policyOf(d))
+	if err != nil {
+		return []edit{{id, nil}}, nil
+	}
+	*spec = spec.Moved(p.Name, at)
+	return []edit{placed(p, at)}, nil
+}
+
+func policyOf(profile *doc) fabric.Policy {
+	return cmp.Or(fabric.Policy(profile.value.(*api.Profile).Spec.Policy), fabric.Spread)
+}
+
+// placed is the edit that puts a profile's place.
+func placed(p fabric.Profile, at fabric.Placement) edit {
+	a := wireAssignment(p, at)
+	return edit{docID{api.KindAssignment, p.Name}, &doc{docID: docID{api.KindAssignment, p.Name}, head: a.Head, value: a}}
+}
+
+// deleteDoc returns the edits that delete an object, with its place if it is a profile.
+// What others need cannot be deleted: the spec without it would not be valid.
+func deleteDoc(v *view, id docID) ([]edit, error) {
+	if v.docs[id] == nil {
+		return nil, notFound(id)
+	}
+	edits := []edit{{id, nil}}
+	if id.Kind == api.KindProfile {
+		edits = append(edits, edit{docID{api.KindAssignment, id.Name}, nil})
+	}
+	return edits, nil
+}
+
+func notFound(id docID) error {
+	return &flow.Fault{Code: "E_NOT_FOUND", What: id.String(), Why: "there is none", Remedy: "see the list of its kind", Err: store.ErrNotFound}
+}
+
+// moveProfile returns the edits that bring a profile elsewhere.
+func moveProfile(v *view, now time.Time, name string, to api.Move) ([]edit, error) {
+	d := v.doc(api.KindProfile, name)
+	if d == nil {
+		return nil, notFound(docID{api.KindProfile, name})
+	}
+	p := v.spec.Profiles[name]
+	target := p
+	if to.Blade != "" {
+		b, known := v.spec.Blades[fabric.BladeID(to.Blade)]
+		if !known {
+			return nil, notFound(docID{api.KindBlade, to.Blade})
+		}
+		if !p.Where.Holds(b) {
+			return nil, &flow.Fault{Code: "E_POOL", What: "profile " + name, Why: "it may not live on blade " + to.Blade, Remedy: "widen its pool"}
+		}
+		target.Where = fabric.Pool{Blades: []fabric.BladeID{b.ID}, PF: cmp.Or(to.PF, p.Where.PF)}
+	} else {
+		target.Where = fabric.Pool{PF: cmp.Or(to.PF, p.Where.PF)}
+		for _, b := range v.spec.Blades {
+			if here := v.spec.Assignments[fabric.VNICName{Profile: name, VNIC: p.VNICs[0].Name}].Blade; p.Where.Holds(b) && b.ID != here {
+				target.Where.Blades = append(target.Where.Blades, b.ID)
+			}
+		}
+		if len(target.Where.Blades) == 0 {
+			return nil, &flow.Fault{Code: "E_POOL", What: "profile " + name, Why: "there is no other blade where it may live", Remedy: "widen its pool, or add a blade"}
+		}
+	}
+	if here := v.spec.Place(name); len(here) > 0 && to.Blade != "" && to.PF == "" {
+		for _, vf := range here {
+			if vf.Blade == fabric.BladeID(to.Blade) {
+				return nil, nil // it is there
+			}
+		}
+	}
+	at, _, err := fabric.Place(v.spec, v.snapshot(now), target, policyOf(d))
+	if err != nil {
+		return nil, err
+	}
+	return []edit{placed(p, at)}, nil
+}
+
+// wantedAt returns the documents as they were after change revision, by undoing what
+// came later.
+func (m *Manager) wantedAt(ctx context.Context, v *view, revision int64) (map[docID]*doc, error) {
+	if revision < 0 || revision > v.revision {
+		return nil, &flow.Fault{Code: "E_NOT_FOUND", What: fmt.Sprintf("revision %d", revision), Why: fmt.Sprintf("the last is %d", v.revision), Remedy: "see the events", Err: store.ErrNotFound}
+	}
+	docs := make(map[docID]*doc, len(v.docs))
+	for id, d := range v.docs {
+		docs[id] = d
+	}
+	for n := v.revision; n > revision; n-- {
+		kv, err := m.store.Read(ctx, store.History(uint64(n)))
+		if err != nil {
+			return nil, err
+		}
+		var h api.History
+		if err := json.Unmarshal(kv.Value, &h); err != nil {
+			return nil, fmt.Errorf("change %d: %w", n, err)
+		}
+		for i, t := range h.Spec.Changes {
+			id := docID{t.Kind, t.Name}
+			if h.Spec.Before[i] == nil {
+				delete(docs, id)
+				continue
+			}
+			d, err := decodeDoc(t.Kind, h.Spec.Before[i], lenient)
+			if err != nil {
+				return nil, fmt.Errorf("change %d: %s: %w", n, id, err)
+			}
+			docs[id] = d
+		}
+	}
+	return docs, nil
+}
+
+// revertTo returns the edits that bring back an earlier state, of everything or of one
+// profile. Snapshots stay.
+func revertTo(v *view, then map[docID]*doc, profile string) []edit {
+	var edits []edit
+	concerns := func(id docID) bool {
+		if id.Kind == api.KindSnapshot {
+			return false
+		}
+		return profile == "" || id.Name == profile && (id.Kind == api.KindProfile || id.Kind == api.KindAssignment)
+	}
+	for id, d := range then {
+		if concerns(id) && (v.docs[id] == nil || !d.equal(v.docs[id])) {
+			edits = append(edits, edit{id, d})
+		}
+	}
+	for id := range v.docs {
+		if concerns(id) && then[id] == nil {
+			edits = append(edits, edit{id, nil})
+		}
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return a.compare(b.docID) })
+	return edits
+}
+
+// equal reports whether two documents say the same, whenever they came to say it.
+func (d *doc) equal(o *doc) bool {
+	_, same, err := d.after(o, o.head.Metadata.Revision)
+	return err == nil && same
+}
