@@ -3,6 +3,8 @@ package matcher_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -52,6 +54,88 @@ func BenchmarkAdversarial(b *testing.B) {
 		c.Lookup(&bt)
 	}
 	b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "lookups/s")
+}
+
+// widen turns IPv4 rules into IPv6 ones that look at twelve fields in all.
+func widen(rules []flow.Rule) []flow.Rule {
+	out := slices.Clone(rules)
+	for i := range out {
+		m := &out[i].Match
+		m.Pin(flow.EthType, flow.EthIPv6, 0xffff)
+		for _, hi := range []int{3, 5} { // the IPv4 prefix moves to the bits behind 2001:db8::/32
+			value, mask := m.Value[hi+1], m.Mask[hi+1]
+			m.Value[hi+1], m.Mask[hi+1] = 0, 0
+			if mask == 0 {
+				continue
+			}
+			m.Value[hi], m.Mask[hi] = 0x20010db8<<32|value, 0xffffffff<<32|mask
+			if mask == 0xffffffff {
+				m.Value[hi+1], m.Mask[hi+1] = value*0x9e3779b97f4a7c15, ^uint64(0)
+			}
+		}
+		for _, extra := range []struct {
+			field flow.Field
+			every int
+		}{{flow.InPort, 4}, {flow.VLAN, 7}, {flow.SrcMAC, 11}, {flow.DstMAC, 10}, {flow.TOS, 9}, {flow.TCPFlags, 5}} {
+			if i%extra.every == 1 && i < len(out)-1 {
+				m.Pin(extra.field, uint64(i%60), extra.field.Max())
+			}
+		}
+	}
+	return out
+}
+
+// within returns keys that random rules match.
+func within(rules []flow.Rule, n int) []flow.Key {
+	rng := rand.New(rand.NewPCG(5, 6))
+	keys := make([]flow.Key, n)
+	for i := range keys {
+		m := &rules[rng.IntN(len(rules))].Match
+		for w := range keys[i] {
+			keys[i][w] = m.Value[w] | rng.Uint64()&^m.Mask[w]
+		}
+		if r := m.SrcPort; !r.Any() {
+			keys[i].Set(flow.SrcPort, uint64(r.Lo)+rng.Uint64N(uint64(r.Hi-r.Lo)+1))
+		}
+		if r := m.DstPort; !r.Any() {
+			keys[i].Set(flow.DstPort, uint64(r.Lo)+rng.Uint64N(uint64(r.Hi-r.Lo)+1))
+		}
+	}
+	return keys
+}
+
+// BenchmarkWide looks up IPv6 rules over twelve fields.
+func BenchmarkWide(b *testing.B) {
+	for _, n := range []int{1000, 10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			rules := widen(flowtest.Generate(flowtest.ACL, n, 1))
+			report(b, flowtest.NewTable(rules, nil), within(rules, 64*batch))
+		})
+	}
+}
+
+// BenchmarkMillion looks up a million rules between hosts.
+func BenchmarkMillion(b *testing.B) {
+	if testing.Short() {
+		b.Skip("a million rules take seconds and a gigabyte")
+	}
+	rules := flowtest.Generate(flowtest.Segment, 1_000_000, 1)
+	report(b, flowtest.NewTable(rules, nil), within(rules, 256*batch))
+}
+
+// report reports the rate of the fastest lane in CPU time.
+func report(b *testing.B, tab *flow.Table, keys []flow.Key) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	start := threadTime()
+	c := matcher.Compile(tab)
+	build := threadTime() - start
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(perSecond(c, keys, batch, 5, 0)/1e6, "M/s")
+	b.ReportMetric(float64(c.Bytes())/float64(tab.Len()), "B/rule")
+	b.ReportMetric(build.Seconds()*1e3, "build-ms")
+	for range b.N {
+	}
 }
 
 func BenchmarkExplain(b *testing.B) {

@@ -21,9 +21,9 @@ import (
 // bits the table does not look at, and the rest is compared after the hash. Comparing
 // 16 rules at once costs hardly more than comparing one, so buckets may be wide and
 // tables few. Tables are made one by one. Each gets the mask that places most of the
-// rules that are left, counting no more than a limit for each bucket (cost.go chooses it); rules that
-// do not fit are left for the next table. Port ranges are no mask and are always
-// compared after the hash.
+// rules that are left, counting no more than a limit for each bucket (cost.go chooses it);
+// rules that do not fit are left for the next table. Port ranges are no mask and are
+// always compared after the hash.
 //
 // The mask is found by climbing (survey.best): from no mask at all, change the
 // choice for one field at a time to the one that places most rules, until no change
@@ -45,6 +45,9 @@ import (
 
 const (
 	maxTables = 64
+	// tableRules is the most rules a table with a mask has, so that the 24 bits of an
+	// offset reach every bucket however many columns there are.
+	tableRules = 1 << 20
 	// guardFloor is the number of rules from which on a table's guards are worth a
 	// column that no hash needs.
 	guardFloor = 32
@@ -148,7 +151,7 @@ func fill(t *flow.Table, mask flow.Key, left []int32, limit int) (d drawer, rest
 		for counts[at] != 0 && keys[at] != h {
 			at = (at + 1) & uint64(size-1)
 		}
-		if int(counts[at]) == limit {
+		if int(counts[at]) == limit || len(d.rules) == tableRules {
 			rest = append(rest, i)
 			continue
 		}
@@ -229,10 +232,10 @@ func (d *drawer) pack(t *flow.Table, words []uint8) subtable {
 			values++
 		}
 	}
-	lg := max(4, bits.Len(uint(2*values-1)))
+	lg := max(4, bits.Len(uint(3*values/2))) // 1.5 to 3 heads for each value
 	s.Shift = uint32(32 - lg)
 	s.Heads = make([]uint32, 1<<lg)
-	s.Arena = make([]uint32, kernel.Unit, kernel.Unit+len(order)*s.RuleWords()+values*(kernel.Unit/2+1)+kernel.Pad)
+	s.Arena = make([]uint32, kernel.Unit, kernel.Unit+len(order)*s.RuleWords()+values*(kernel.Unit/2+1)+kernel.Pad+kernel.Unit)
 	for len(order) > 0 {
 		slot := order[0] >> (32 + s.Shift)
 		n := 1

@@ -32,7 +32,7 @@ func scanner(bits int) {
 	JGE(LabelRef("prefetched"))
 	MOVL(Mem{Base: at, Disp: foundHead}, p.As32())
 	ANDL(U32(offsetMask), p.As32())
-	SHLQ(Imm(5), p)
+	SHLQ(Imm(4), p)
 	ADDQ(Mem{Base: t, Disp: tArena}, p)
 	for line := range 3 {
 		PREFETCHT0(Mem{Base: p, Disp: 64 * line})
@@ -79,7 +79,7 @@ func (s scan) loop(name string, columns int, ranges bool) {
 	MOVL(Mem{Base: s.found, Disp: foundHead}, p.As32())
 	ADDQ(Imm(4), s.found)
 	ANDL(U32(offsetMask), p.As32())
-	SHLQ(Imm(5), p)
+	SHLQ(Imm(4), p)
 	ADDQ(Mem{Base: s.t, Disp: tArena}, p)
 	MOVQ(NewParamAddr("best", 16), at)
 	LEAQ(Mem{Base: at, Index: key, Scale: 4}, at)

@@ -129,3 +129,24 @@ func TestLayout(t *testing.T) {
 		}
 	}
 }
+
+// TestSameVectors compares the assembly for bit vectors with its definition, keys,
+// classes and rows ending before a page that must not be touched.
+func TestSameVectors(t *testing.T) {
+	var err error
+	if !HasAVX512() {
+		err = errors.New("the processor has no avx512")
+	}
+	must.Have(t, "avx512", err)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for n := 1; n <= Lanes; n++ {
+		keys := guarded[flow.Key](t, n)
+		randomKeys(rng, keys)
+		v := newVectors(rng)
+		classes, rows := guarded[uint16](t, len(v.Classes)), guarded[uint64](t, len(v.Rows))
+		copy(classes, v.Classes)
+		copy(rows, v.Rows)
+		v.Classes, v.Rows = classes, rows
+		checkVectors(t, v, keys, Classes512, And512)
+	}
+}

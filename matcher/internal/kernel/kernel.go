@@ -28,7 +28,7 @@ const (
 	// Chunk is the most rules that are compared in one step.
 	Chunk = 16
 	// Unit is the number of words that offsets of buckets count in.
-	Unit = 8
+	Unit = 4
 	// Pad is the number of words that must follow the last bucket of an arena.
 	Pad = 48
 

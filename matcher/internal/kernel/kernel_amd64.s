@@ -185,7 +185,7 @@ prefetch:
 	JGE        prefetched
 	MOVL       1088(BX), SI
 	ANDL       $0x00ffffff, SI
-	SHLQ       $0x05, SI
+	SHLQ       $0x04, SI
 	ADDQ       24(AX), SI
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
@@ -209,7 +209,7 @@ plain1:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -268,7 +268,7 @@ ranged1:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -337,7 +337,7 @@ plain2:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -401,7 +401,7 @@ ranged2:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -475,7 +475,7 @@ plain3:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -544,7 +544,7 @@ ranged3:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -623,7 +623,7 @@ plain4:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -697,7 +697,7 @@ ranged4:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -779,7 +779,7 @@ plainMany:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -845,7 +845,7 @@ rangedMany:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -1880,7 +1880,7 @@ prefetch:
 	JGE        prefetched
 	MOVL       1088(BX), SI
 	ANDL       $0x00ffffff, SI
-	SHLQ       $0x05, SI
+	SHLQ       $0x04, SI
 	ADDQ       24(AX), SI
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
@@ -1904,7 +1904,7 @@ plain1:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -1974,7 +1974,7 @@ ranged1:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2060,7 +2060,7 @@ plain2:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2140,7 +2140,7 @@ ranged2:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2236,7 +2236,7 @@ plain3:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2326,7 +2326,7 @@ ranged3:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2432,7 +2432,7 @@ plain4:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2532,7 +2532,7 @@ ranged4:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2646,7 +2646,7 @@ plainMany:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
@@ -2723,7 +2723,7 @@ rangedMany:
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
 	ANDL $0x00ffffff, BX
-	SHLQ $0x05, BX
+	SHLQ $0x04, BX
 	ADDQ 24(AX), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX

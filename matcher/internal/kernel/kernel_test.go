@@ -97,3 +97,83 @@ func check(t *testing.T, l lane, tab *Table, keys []flow.Key, none int32) {
 		t.Fatalf("scan of %d keys with %d columns and %d ranges: %v, the definition says %v", len(keys), tab.Ternary, tab.Ranges, got.best, want.best)
 	}
 }
+
+// newVectors returns random vectors of a random shape.
+func newVectors(rng *rand.Rand) *Vectors {
+	v := &Vectors{Lines: uint32(1 + rng.IntN(2)), Guards: uint32(rng.IntN(3)), Used: uint32(2 + rng.IntN(5)), Groups: uint32(1 + rng.IntN(MaxGroups))}
+	v.RowShift = 5 + v.Lines
+	for i := range v.Used {
+		v.Offset[i] = 4 * uint32(rng.IntN(Words))
+	}
+	rows := uint32(1)
+	parts := v.Part[:]
+	for g := range v.Group[:v.Groups] {
+		group := &v.Group[g]
+		group.Parts = uint32(1 + rng.IntN(3))
+		group.Base = rows << v.RowShift
+		combinations := uint32(1)
+		for i := range parts[:group.Parts] {
+			n := uint32(1 + rng.IntN(6)) // classes
+			parts[i] = Part{Column: 64 * uint32(rng.IntN(int(v.Used))), HighShift: 24, HighMask: 0xf0, LowShift: uint32(rng.IntN(3)), LowMask: 0xf,
+				Table: uint32(len(v.Classes)), Factor: combinations}
+			combinations *= n
+			for range 256 {
+				v.Classes = append(v.Classes, uint16(rng.Uint32N(n)))
+			}
+			if group.Parts == 1 {
+				rows += n
+			}
+		}
+		parts = parts[group.Parts:]
+		if group.Parts > 1 {
+			group.Cross = uint32(len(v.Classes))
+			for range combinations {
+				v.Classes = append(v.Classes, uint16(rng.Uint32N(combinations)))
+			}
+			rows += combinations
+		}
+	}
+	v.Classes = append(v.Classes, 0)
+	for i := range v.Guards {
+		v.GuardColumn[i], v.GuardMask[i], v.GuardValue[i] = 64*uint32(rng.IntN(int(v.Used))), 1, 1
+	}
+	v.Rows = AlignedWords(int(rows << v.RowShift / 8))
+	last := uint32(8*v.Lines - 1)
+	for i := range v.Rows {
+		v.Rows[i] = rng.Uint64() & rng.Uint64() & rng.Uint64() & rng.Uint64()
+		if uint32(i)%(last+1) == last {
+			v.Rows[i] |= 1 << 63
+		}
+	}
+	return v
+}
+
+// checkVectors runs one batch through vectors and through the definition.
+func checkVectors(t *testing.T, v *Vectors, keys []flow.Key, classes func(*Vectors, []flow.Key, *Chosen), and func(*Vectors, *Chosen, int, *[Lanes]int32)) {
+	t.Helper()
+	var want, got struct {
+		chosen Chosen
+		best   [Lanes]int32
+	}
+	classes(v, keys, &got.chosen)
+	ClassesGo(v, keys, &want.chosen)
+	for g := range v.Groups {
+		if a, b := got.chosen[g][:len(keys)], want.chosen[g][:len(keys)]; !slices.Equal(a, b) {
+			t.Fatalf("group %d of %d chooses %v, the definition %v", g, v.Groups, a, b)
+		}
+	}
+	and(v, &got.chosen, len(keys), &got.best)
+	AndGo(v, &want.chosen, len(keys), &want.best)
+	if a, b := got.best[:len(keys)], want.best[:len(keys)]; !slices.Equal(a, b) {
+		t.Fatalf("%d groups of %d lines give %v, the definition %v", v.Groups, v.Lines, a, b)
+	}
+}
+
+// TestAlignedWords checks what vectors rely on to be fast.
+func TestAlignedWords(t *testing.T) {
+	for n := range 100 {
+		if words := AlignedWords(n); len(words) != n || cap(words) != n {
+			t.Errorf("%d words, wants %d", len(words), n)
+		}
+	}
+}
