@@ -283,7 +283,7 @@ func TestHull(t *testing.T) {
 	rng := rand.New(rand.NewPCG(25, 26))
 	for range 500 {
 		m := randomMatch(rng)
-		h, ok := hull(&m)
+		h, ok := Hull(&m)
 		for i := range universe {
 			if k := &universe[i]; m.Matches(k) && (!ok || !h.Matches(k)) {
 				t.Fatalf("the hull %s of %s loses %s", FormatMatch(&h, nil), FormatMatch(&m, nil), FormatKey(*k, nil))

@@ -148,11 +148,11 @@ func (s *shape) avoid(k *Key, ms []*Match) bool {
 	}
 }
 
-// hull returns the smallest match that holds every key of m that a packet can have,
+// Hull returns the smallest match that holds every key of m that a packet can have,
 // up to the values a shape excludes; ok is false if no packet is in m. It says
 // explicitly what follows from m: that a packet with ports has the l4 flag, that
-// ICMP has it not.
-func hull(m *Match) (h Match, ok bool) {
+// ICMP has it not. m may have a range and a mask on one port; the hull may then be wider.
+func Hull(m *Match) (h Match, ok bool) {
 	var lo, hi [2]uint16
 	for i := range possible {
 		s := &possible[i]

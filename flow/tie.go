@@ -116,7 +116,7 @@ func tieAmongEquals(rules []Rule) *Tie {
 	for i := range s.all {
 		c := &s.all[i]
 		var possible bool
-		if c.hull, possible = hull(&rules[c.rule].Match); !possible {
+		if c.hull, possible = Hull(&rules[c.rule].Match); !possible {
 			continue
 		}
 		for j, f := range []Field{SrcPort, DstPort} {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
 
 // small returns a random box over the lowest 4 bits of both ports and 2 bits of an
@@ -178,5 +179,43 @@ func TestPorts(t *testing.T) {
 		if meets != (shared > 0) || meets != a.meets(&b) || b.covers(&a) != (outside == 0) {
 			t.Fatalf("%+v and %+v share %d, meets %v, covers %v", a, b, shared, meets, b.covers(&a))
 		}
+	}
+}
+
+// TestTight checks that what is left of a box has all of its packets.
+func TestTight(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	smaller := 0
+	for range 20_000 {
+		frame := flowtest.Frame(rng)
+		k, err := flow.Parse(frame, flow.Port(rng.IntN(3)))
+		if err != nil {
+			continue
+		}
+		m := flow.Match{}
+		for f := range flow.NumFields {
+			if rng.IntN(4) == 0 {
+				m.Pin(f, k.Get(f), rng.Uint64()&rng.Uint64()&f.Max())
+			}
+		}
+		for _, f := range portFields {
+			if v := int(k.Get(f)); rng.IntN(3) == 0 { // beside the mask
+				*(*box)(&m).ports(f) = flow.PortRange{Lo: uint16(v - rng.IntN(v+1)), Hi: uint16(v + 1 + rng.IntN(65535-v+1)/2)}
+			}
+		}
+		b, some := newBox(&m)
+		if !some || !b.holds(&k) {
+			continue
+		}
+		c := tight(&b)
+		if !c.holds(&k) {
+			t.Fatalf("%+v of %+v loses %x", *c, b, k)
+		}
+		if *c != b {
+			smaller++
+		}
+	}
+	if smaller < 1000 {
+		t.Errorf("only %d boxes became smaller", smaller)
 	}
 }

@@ -240,6 +240,51 @@ func TestUnprovable(t *testing.T) {
 	}
 }
 
+// TestFewBoxes proves an entry for a station below rules on different fields. Its
+// packets are what none of them holds; to see that every address above 32 bits belongs
+// to IPv6, which the first rule has, took 4,420 boxes for each of the classes that a
+// switch makes, and so the cap did not suffice.
+func TestFewBoxes(t *testing.T) {
+	const mac = 2<<40 | 3
+	ports := flow.NewPorts("uplink", "vf0", "vf1")
+	sw, err := flow.NewSwitch(1, flow.Station{MAC: mac, Port: 3}, flow.Station{MAC: mac, VLAN: 1, Port: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := flow.TableSpec{Switch: sw, Ports: ports, Default: flow.Actions{{Op: flow.Normal}}}
+	var entries []flow.Entry
+	for i, text := range []string{
+		"name=v6,priority=4,eth_type=ipv6 actions=drop",
+		"name=nobody,priority=3,bare,src_ip=::/::ffff:ffff:ffff:ffff actions=output:uplink",
+		"name=web,priority=2,bare,src_ip=::a00:2/::ffff:ffff:ffff:ffff,flags=0x05/0x1d actions=pass",
+		"name=tcp,priority=1,bare,ip_proto=tcp actions=pass",
+	} {
+		r, err := flow.ParseRule(text, ports)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ID = flow.RuleID(i + 1)
+		spec.Rules = append(spec.Rules, r)
+		e := flow.Entry{ID: flow.EntryID(i + 1), Rule: r.ID, Priority: uint64(10 + r.Priority), Match: r.Match, Actions: r.Actions}
+		if r.Actions.Terminal().Op == flow.Pass {
+			e.Kind, e.Actions = flow.GuardEntry, nil
+		}
+		entries = append(entries, e)
+	}
+	to := flow.Entry{ID: 5, Actions: flow.Actions{{Op: flow.Output, Ports: []flow.Port{3}}}}
+	to.Match.Pin(flow.DstMAC, mac, flow.DstMAC.Max())
+	to.Match.Pin(flow.VLAN, 0, flow.TagPresent)
+	back := flow.Entry{ID: 6, Kind: flow.GuardEntry, Priority: 20, Match: to.Match}
+	back.Match.Pin(flow.InPort, 3, flow.InPort.Max())
+	table, err := flow.NewTable(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Prove(table, append(entries, to, back), plainDevice); err != nil || p.Boxes > 1000 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // TestPrefersDifference has two faults, of which the later one changes emissions.
 func TestPrefersDifference(t *testing.T) {
 	table, entries := read(t, []string{"name=a,priority=2,ip_proto=tcp actions=output:vf0", "name=b,priority=1,ip_proto=udp actions=output:vf0"},
