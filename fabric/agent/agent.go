@@ -212,7 +212,9 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	if err != nil {
 		want = &Wanted{Table: a.running, Digest: a.digest, Record: a.record}
 	}
-	a.record = want.Record
+	if a.record = want.Record; err == nil && len(vfs.Before) > 0 {
+		a.reportVFs()
+	}
 	if want.Table != nil {
 		err = errors.Join(err, a.change(ctx, want, heat, drifts))
 	}

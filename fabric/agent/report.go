@@ -54,6 +54,17 @@ func (a *Agent) report(err error) {
 	}
 }
 
+// reportVFs tells in the middle of a round that VFs have left their place: somebody may
+// wait for it with another blade's link. The rest is as it was.
+func (a *Agent) reportVFs() {
+	if a.Report == nil {
+		return
+	}
+	s := *a.status.Load()
+	s.Record, s.VFs = a.record, a.vfStatus()
+	a.Report(&s)
+}
+
 // vfStatus lists the VFs that are not clean.
 func (a *Agent) vfStatus() []VFStatus {
 	out := []VFStatus{}
