@@ -42,8 +42,8 @@ var policy = map[string][]string{
 	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/discover", "fabric/api", "fabric/provision", "fabric/store", "fabric/pki"},
 	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic",
-		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "hwtests/lab",
-		"hwtests/netns", "hwtests/observe", "hwtests/traffic"},
+		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/discover", "fabric/provision", "fabric/store",
+		"hwtests/lab", "hwtests/netns", "hwtests/observe", "hwtests/traffic"},
 
 	"fabric/provision/provisiontest": {"flow", "fabric", "fabric/provision"},
 
@@ -67,7 +67,7 @@ var inTests = map[string][]string{
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},
 	"fabric/store":    {"fabric/pki"},
-	"hwtests":         {"matcher"},
+	"hwtests":         {"matcher", "fabric/api", "fabric/manager", "fabric/pki"},
 	"hwtests/lab":     {"fabric", "fabric/discover"},
 	"hwtests/traffic": {"hwtests/observe"},
 

@@ -25,6 +25,7 @@ type Config struct {
 	Source   string        // where software gets its frames: "afxdp" (if empty) or "afpacket"
 	Interval time.Duration // between the agents' rounds; 1 s if zero
 	Log      *slog.Logger  // of the agents
+	Member   *Membership   // of a fabric; nil leaves the blades on their own
 }
 
 // Chassis is a lab whose blades are alive: each has a software datapath and an agent.
@@ -41,6 +42,7 @@ type Blade struct {
 	*lab.Blade
 	Datapath *fallback.Datapath
 	Agent    *agent.Agent
+	Member   *agent.Fabric // nil if the blade is on its own
 
 	wanted  agent.Handed
 	closers []func() error
@@ -74,6 +76,12 @@ func Start(ctx context.Context, c Config) (*Chassis, error) {
 			return nil, errors.Join(fmt.Errorf("%s: %w", b.Name, err), ch.Stop())
 		}
 		ch.run(blade, func() error { return blade.Datapath.Run(ctx) })
+		if c.Member != nil {
+			if err := blade.join(c.Member, c); err != nil {
+				return nil, errors.Join(fmt.Errorf("%s: %w", b.Name, err), ch.Stop())
+			}
+			ch.run(blade, func() error { return blade.Member.Run(ctx) })
+		}
 		ch.run(blade, func() error { return blade.Agent.Run(ctx) })
 	}
 	return ch, nil
