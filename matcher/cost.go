@@ -21,9 +21,9 @@ const (
 	pricedKeys  = 2 * kernel.Lanes
 
 	probePrice  = 0.8 // of a table, per key
-	bucketPrice = 5.0
-	chunkPrice  = 3.0  // of each chunk after the first
-	branchPrice = 12.0 // of a bucket that has another number of chunks than usual
+	bucketPrice = 4.0
+	chunkPrice  = 2.5  // of each chunk after the first
+	branchPrice = 18.0 // of a bucket that has another number of chunks than usual
 
 	goProbePrice  = 4.0
 	goBucketPrice = 8.0
