@@ -51,5 +51,5 @@ func ExampleClassifier_Explain() {
 	k.Set(flow.DstPort, 80)
 	rule, mask := matcher.Compile(table).Explain(k)
 	fmt.Printf("%s, dst_port under mask %#04x\n", table.Rule(rule).Name, mask.Get(flow.DstPort))
-	// Output: -, dst_port under mask 0xfc00
+	// Output: -, dst_port under mask 0xff00
 }

@@ -8,7 +8,8 @@ import (
 
 // Explain returns the rule that wins for k, as [Classifier.LookupOne] does, and
 // the bits of k that decided it: every key that equals k under mask has the same
-// winner. (OVS calls the pair a megaflow.) Not every bit of mask need be necessary.
+// winner. (OVS calls the pair a megaflow.) Masks are of whole bytes; not every bit need
+// be necessary.
 //
 // Idea: collect whatever the search looked at. A table that was asked contributes
 // its mask, whether or not it had a bucket. A better rule in a bucket that does not
@@ -26,7 +27,7 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 		for i := range rule {
 			e.refute(&c.table.Rule(i).Match)
 		}
-		return rule, e.mask
+		return rule, wholeBytes(e.mask)
 	}
 	best := int32(c.table.Len())
 	for i := range c.tables {
@@ -55,7 +56,19 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 			return true
 		})
 	}
-	return int(best), e.mask
+	return int(best), wholeBytes(e.mask)
+}
+
+// wholeBytes makes every byte of a mask that has a bit have all: looking at more is
+// always right, and few different masks arise, so that whoever keeps answers by mask
+// needs few tables.
+func wholeBytes(mask flow.Key) flow.Key {
+	const low7, high = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080
+	for w, m := range mask {
+		some := (m&low7 + low7 | m) & high
+		mask[w] = some >> 7 * 0xff
+	}
+	return mask
 }
 
 // explanation grows the mask under which a key stays what it is.

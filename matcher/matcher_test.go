@@ -241,6 +241,23 @@ func TestGeneratedSets(t *testing.T) {
 	}
 }
 
+// TestFewMasks checks that explanations of many packets have few masks.
+func TestFewMasks(t *testing.T) {
+	for _, family := range flowtest.Families() {
+		rules := flowtest.Generate(family, 1000, 5)
+		c := matcher.Compile(flowtest.NewTable(rules, nil))
+		masks := map[flow.Key]bool{}
+		for _, k := range flowtest.Trace(rules, flowtest.Traffic{Packets: 5000}) {
+			_, mask := c.Explain(k)
+			masks[mask] = true
+		}
+		t.Logf("%s: %d masks", family, len(masks))
+		if len(masks) > 100 {
+			t.Errorf("%s: 5000 packets have %d masks", family, len(masks))
+		}
+	}
+}
+
 // TestReaders has several goroutines use one classifier; it means something under
 // the race detector.
 func TestReaders(t *testing.T) {
