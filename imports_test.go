@@ -53,7 +53,7 @@ var policy = map[string][]string{
 	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
 	"hwtests/traffic": {"hwtests/netns"},
 	"cmd/bladeflow": {"flow", "flow/ruleset", "flow/flowtest", "matcher", "offload", "offload/device", "offload/verify",
-		"fabric", "fabric/agent", "fabric/capacity", "fabric/capacity/history", "fabric/discover", "fabric/pki", "hwtests", "hwtests/lab"},
+		"fabric", "fabric/agent", "fabric/capacity", "fabric/capacity/history", "fabric/discover", "fabric/manager", "fabric/pki", "hwtests", "hwtests/lab"},
 }
 
 // inTests lists what tests of a package may import on top of that. Every test may

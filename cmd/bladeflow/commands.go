@@ -13,6 +13,7 @@ func commands() []*cobra.Command {
 	return []*cobra.Command{
 		demoCommand(),
 		agentCommand(),
+		managerCommand(),
 		inventoryCommand(),
 		rulesCommand(),
 		classifyCommand(),
