@@ -48,7 +48,7 @@ type Config struct {
 
 	Blade  fabric.BladeID  // whose VFs they are; valid iff VFs is not nil
 	VFs    provision.VFs   // set up as Wanted.VNICs says; nil leaves all VFs alone
-	Wake   <-chan struct{} // Run makes a round at once when something comes; may be nil
+	Wake   <-chan struct{} // Run asks Source at once when something comes; may be nil
 	Report func(*Status)   // told the status at the end of each round, if not nil; must not block
 }
 
@@ -146,7 +146,6 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		case <-a.Wake:
-			due = time.Time{}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"reflect"
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
@@ -36,7 +37,8 @@ type reporter struct {
 	looked    time.Time // at the inventory
 	inventory []byte
 	rulesDue  time.Time
-	rulesOf   *Status // whose rules were looked at last
+	rulesOf   *Status         // whose rules were looked at last
+	rulesTold api.RulesStatus // and written last
 }
 
 // part is one part as it was written last.
@@ -73,7 +75,7 @@ func (r *reporter) round(ctx context.Context) error {
 	status, identity, heard := r.status, r.Fabric.identity, r.heard
 	r.mu.Unlock()
 	if identity != r.identity { // another store, or the same from a backup
-		r.identity, r.told, r.lease, r.rulesOf = identity, map[string]part{}, nil, nil
+		r.identity, r.told, r.lease, r.rulesOf, r.rulesTold = identity, map[string]part{}, nil, nil, api.RulesStatus{}
 	}
 	now := time.Now()
 	if err := r.alive(ctx, now); err != nil {
@@ -172,21 +174,17 @@ func (r *reporter) rules(ctx context.Context, now time.Time, s *Status) error {
 		return nil
 	}
 	report := rulesReport(r.config.Blade, s)
-	at := report.Status.At
-	report.Status.At = time.Time{}
-	same, err := json.Marshal(report)
-	if err != nil {
-		return err
-	}
-	if string(same) != r.told[api.PartRules].urgent {
-		report.Status.At = at
+	last := r.rulesTold
+	last.At = report.Status.At
+	if !reflect.DeepEqual(report.Status, last) {
 		value, err := json.Marshal(report)
 		if err != nil {
 			return err
 		}
-		if err := r.write(ctx, api.PartRules, part{value, now, string(same)}); err != nil {
+		if err := r.write(ctx, api.PartRules, part{value: value, at: now}); err != nil {
 			return err
 		}
+		r.rulesTold = report.Status
 		r.rulesDue = now.Add(r.config.Interval)
 	}
 	r.rulesOf = s
