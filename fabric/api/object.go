@@ -321,8 +321,8 @@ type Preview struct {
 	Revision int64        `json:"revision"` // of the wanted state it was made on, or that it made
 	DryRun   bool         `json:"dryRun"`
 	Changes  []Touched    `json:"changes"`
-	Steps    []Step       `json:"steps"`    // in order
-	Held     []Held       `json:"held"`     // wanted, and not possible now
+	Steps    []Step       `json:"steps"`    // in order; of a dry run
+	Held     []Held       `json:"held"`     // wanted, and not possible now; of a dry run
 	Capacity []CapacityOf `json:"capacity"` // of the blades it concerns
 }
 

@@ -76,6 +76,7 @@ func (m *Manager) change(ctx context.Context, r request) (api.Preview, error) {
 		}
 		cursor, err := m.store.Txn(ctx, append(p.compares, r.fence...), p.ops)
 		if err == nil {
+			m.cache.put(v, cursor, p.after)
 			m.log.Info("change", "revision", v.revision+1, "who", r.who.Name, "role", r.who.Role, "from", r.who.From, "verb", r.verb, "objects", len(p.edits))
 			_, err = m.view(ctx, cursor)
 			return p.preview, err
@@ -109,6 +110,7 @@ type prepared struct {
 	compares []store.Compare
 	ops      []store.Op
 	preview  api.Preview
+	after    map[fabric.BladeID]fabric.Compiled
 }
 
 func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
@@ -192,7 +194,8 @@ func (m *Manager) check(v *view, docs map[docID]*doc, p *prepared) error {
 		}
 	}
 	seen := v.snapshot(m.now())
-	before, after := fabric.CompileAll(v.spec, seen), fabric.CompileAll(spec, seen)
+	before, after := m.cache.of(v), fabric.CompileAll(spec, seen)
+	p.after = after
 	var concerned []fabric.BladeID
 	for id, c := range after {
 		was, had := before[id]
@@ -204,6 +207,13 @@ func (m *Manager) check(v *view, docs map[docID]*doc, p *prepared) error {
 		}
 	}
 	slices.Sort(concerned)
+	for _, id := range concerned {
+		p.preview.Capacity = append(p.preview.Capacity, api.CapacityOf{Blade: string(id),
+			Before: free(seen, before[id], id), After: free(seen, after[id], id)})
+	}
+	if !p.preview.DryRun {
+		return nil
+	}
 	plan := fabric.NewPlan(spec, seen)
 	for _, s := range plan.Steps {
 		p.preview.Steps = append(p.preview.Steps, api.Step{Blade: string(s.Blade), Kind: s.Kind.String(), Text: s.String()})
@@ -215,15 +225,11 @@ func (m *Manager) check(v *view, docs map[docID]*doc, p *prepared) error {
 		}
 		p.preview.Held = append(p.preview.Held, held)
 	}
-	for _, id := range concerned {
-		p.preview.Capacity = append(p.preview.Capacity, api.CapacityOf{Blade: string(id),
-			Before: free(v.spec, seen, before[id], id), After: free(spec, seen, after[id], id)})
-	}
 	return nil
 }
 
-// free returns what a spec leaves of a blade.
-func free(s fabric.Spec, seen fabric.Snapshot, c fabric.Compiled, id fabric.BladeID) api.Free {
+// free returns what a content leaves of its blade.
+func free(seen fabric.Snapshot, c fabric.Compiled, id fabric.BladeID) api.Free {
 	f := api.Free{Rules: len(c.Table.Rules)}
 	for _, n := range seen.Blades[id].Inventory.NICs {
 		for _, p := range n.PFs {

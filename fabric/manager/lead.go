@@ -22,7 +22,6 @@ import (
 type leader struct {
 	*Manager
 	fence    store.Compare
-	cache    contents
 	admitted map[fabric.BladeID]bool
 	waiting  map[string]string // why each profile without a place has none, as logged
 }
@@ -283,29 +282,21 @@ func (l *leader) forget(ctx context.Context, v *view) error {
 	return nil
 }
 
-// contents keeps what was compiled for as long as nothing it depends on changed.
+// contents keeps what was compiled for as long as nothing it depends on changed. It is
+// shared: what a change was checked with is what the leader publishes.
 type contents struct {
-	wanted int64 // of the view it is for
-	seen   map[fabric.BladeID]int64
-	made   map[fabric.BladeID]fabric.Compiled
 	mu     sync.Mutex
-	writes map[fabric.BladeID]int // guarded by mu
-}
-
-// wrote counts a record written and returns how many there were.
-func (c *contents) wrote(id fabric.BladeID) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.writes == nil {
-		c.writes = map[fabric.BladeID]int{}
-	}
-	c.writes[id]++
-	return c.writes[id]
+	wanted int64                              // of the view it is for
+	seen   map[fabric.BladeID]int64           // revision of the inventory it is for
+	made   map[fabric.BladeID]fabric.Compiled // replaced, never changed
+	writes map[fabric.BladeID]int             // records written
 }
 
 // of returns the contents of all blades of a view. When what is wanted changed, all are
 // made anew; when an inventory changed, that blade's.
 func (c *contents) of(v *view) map[fabric.BladeID]fabric.Compiled {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.made == nil || c.wanted != v.wanted {
 		c.wanted, c.seen, c.made = v.wanted, map[fabric.BladeID]int64{}, map[fabric.BladeID]fabric.Compiled{}
 	}
@@ -317,9 +308,37 @@ func (c *contents) of(v *view) map[fabric.BladeID]fabric.Compiled {
 		}
 	}
 	if len(missing.Blades) > 0 {
-		maps.Copy(c.made, fabric.CompileAll(v.spec, missing))
+		made := maps.Clone(c.made)
+		maps.Copy(made, fabric.CompileAll(v.spec, missing))
+		c.made = made
 	}
 	return c.made
+}
+
+// put takes over what was compiled from the blades of v for what is wanted since then.
+func (c *contents) put(v *view, wanted int64, made map[fabric.BladeID]fabric.Compiled) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if wanted < c.wanted {
+		return
+	}
+	c.wanted, c.made, c.seen = wanted, made, map[fabric.BladeID]int64{}
+	for id, r := range v.blades {
+		if r.inventory != nil && r.err == nil {
+			c.seen[id] = r.devices
+		}
+	}
+}
+
+// wrote counts a record written and returns how many there were.
+func (c *contents) wrote(id fabric.BladeID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writes == nil {
+		c.writes = map[fabric.BladeID]int{}
+	}
+	c.writes[id]++
+	return c.writes[id]
 }
 
 // why returns why a blade is held, nil if it is not. Only a leader knows.

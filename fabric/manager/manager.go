@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -42,12 +41,13 @@ type Manager struct {
 	log      *slog.Logger
 	now      func() time.Time
 	listener net.Listener
+	cache    contents
 
 	mu      sync.Mutex
-	current *view         // guarded by mu; nil before the store was read
-	changed chan struct{} // guarded by mu; closed when current is replaced
-	leading bool          // guarded by mu
-	held    map[fabric.BladeID]*flow.Fault
+	current *view                          // guarded by mu; nil before the store was read
+	changed chan struct{}                  // guarded by mu; closed when current is replaced
+	leading bool                           // guarded by mu
+	held    map[fabric.BladeID]*flow.Fault // guarded by mu; replaced, never changed
 }
 
 // New makes a manager and opens its listener. Without TLS only loopback is allowed.
@@ -176,6 +176,3 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
-
-// String names the manager in logs.
-func (m *Manager) String() string { return fmt.Sprintf("manager %s", m.config.Name) }
