@@ -52,7 +52,9 @@ func (n *NIC) Model(context.Context) (device.Model, error) {
 }
 
 // Installed returns the entries in the order the card asks them, read from its maps
-// by system calls and decoded. It waits for an Apply that is under way.
+// by system calls and decoded. What no driver wrote is an entry for every packet that
+// has no actions: nobody takes that for right, and it can be removed like any other.
+// It waits for an Apply that is under way.
 func (n *NIC) Installed(context.Context) ([]flow.Entry, error) {
 	var out []flow.Entry
 	err := n.locked(func() error {
@@ -66,12 +68,12 @@ func (n *NIC) Installed(context.Context) ([]flow.Entry, error) {
 		for i := range t.Entry[:t.N] {
 			line := &t.Entry[i]
 			var s xdp.CardSlot
-			if err := n.maps.Slots.Lookup(line.Slot, &s); err != nil {
-				return fmt.Errorf("entry %x: slot %d: %w", line.Id, line.Slot, err)
-			}
-			e, err := decode(line, &s)
-			if err != nil {
-				return err
+			err := n.maps.Slots.Lookup(line.Slot, &s)
+			e := unreadable(line)
+			if err == nil {
+				if read, err := decode(line, &s); err == nil {
+					e = read
+				}
 			}
 			out = append(out, e)
 		}
@@ -229,7 +231,9 @@ func (n *NIC) free() (uint32, error) {
 func (n *NIC) sweep() {
 	used := make([]bool, len(n.mem.Slots))
 	for i := range n.mem.Table.Entry[:n.mem.Table.N] {
-		used[n.mem.Table.Entry[i].Slot] = true
+		if slot := int(n.mem.Table.Entry[i].Slot); slot < len(used) {
+			used[slot] = true
+		}
 	}
 	for i := range n.mem.Slots {
 		if !used[i] {
@@ -296,7 +300,11 @@ func (n *NIC) Counters(context.Context) ([]offload.Count, error) {
 	err := n.locked(func() error {
 		t := n.mem.Table
 		for i := range t.Entry[:t.N] {
-			s := &n.mem.Slots[t.Entry[i].Slot]
+			slot := int(t.Entry[i].Slot)
+			if slot >= len(n.mem.Slots) {
+				continue // unreadable
+			}
+			s := &n.mem.Slots[slot]
 			if t.Faults.Stale == 0 {
 				c := n.count(t.Entry[i].Slot)
 				s.ReadPackets, s.ReadBytes = c.Packets, c.Bytes
@@ -308,7 +316,11 @@ func (n *NIC) Counters(context.Context) ([]offload.Count, error) {
 	return out, err
 }
 
+// count returns what a slot has counted, nothing if there is no such slot.
 func (n *NIC) count(slot uint32) flow.Counter {
+	if int(slot) >= len(n.mem.Slots) {
+		return flow.Counter{}
+	}
 	s := &n.mem.Slots[slot]
 	return flow.Counter{Packets: atomic.LoadUint64(&s.Packets), Bytes: atomic.LoadUint64(&s.Bytes)}
 }

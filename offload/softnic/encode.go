@@ -121,6 +121,12 @@ func (n *NIC) has(p flow.Port) bool {
 	return false
 }
 
+// unreadable stands for a line whose meaning is not known: it may answer any packet,
+// and does nothing that an entry can do.
+func unreadable(line *xdp.CardEntry) flow.Entry {
+	return flow.Entry{ID: flow.EntryID(line.Id), Kind: flow.RuleEntry, Rule: flow.RuleID(line.Rule), Priority: line.Priority}
+}
+
 // decode is the inverse of encode. An error means that the card's memory holds what
 // no driver wrote.
 func decode(line *xdp.CardEntry, s *xdp.CardSlot) (flow.Entry, error) {
