@@ -10,7 +10,7 @@ import (
 // BenchmarkChange is a change of ten rules of a thousand, from the table to the proof,
 // without the store.
 func BenchmarkChange(b *testing.B) {
-	f := &fleet{TB: b, dir: b.TempDir()}
+	f := &fleet{TB: b, kept: b.TempDir()}
 	s := f.simulate("b1", 0)
 	wanted := &Handed{}
 	s.agent.Source = wanted

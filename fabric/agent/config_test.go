@@ -92,7 +92,39 @@ func TestParseFileRefuses(t *testing.T) {
 	check("6:36: spec.ports[1]", "same name or netdev", smallest+"  ports: [{name: a, netdev: rep0}, {name: b, netdev: rep0}]\n")
 	check("6:11: spec.device", "not a mapping", smallest+"  device: /run/x\n")
 	check("6:12: spec.device.gpu", "no such field", smallest+"  device: {gpu: 1}\n")
+	check("5:3: spec", "come from the store", smallest+"  store: {endpoints: ['https://h:1'], keep: k}\n")
+	member := strings.Replace(smallest, "rules: [r.yaml]", "store: {endpoints: ['https://h:1'], keep: k}", 1)
+	check("5:3: spec", "come from the store", member+"  uplink: pf0\n")
+	check("5:10: spec.store.keep", "missing", strings.Replace(member, ", keep: k", "", 1))
+	check("5:23: spec.store.endpoints[0]", "not the URL", strings.Replace(member, "https://h:1", "h:1", 1))
+	check("5:22: spec.store.endpoints", "empty", strings.Replace(member, "'https://h:1'", "", 1))
+	check("5:48: spec.store.token", "no such field", strings.Replace(member, "keep: k", "keep: k, token: t", 1))
+	check("5:3: spec", "neither rules nor a store", strings.Replace(smallest, "rules: [r.yaml]", "interval: 2s", 1))
 	check("6:17: spec.rule_metrics", "not known", smallest+"  rule_metrics: maybe\n")
+}
+
+// TestStoreSection takes the store's section of the documented configuration out of its
+// comments, in the place of what it stands for.
+func TestStoreSection(t *testing.T) {
+	var text []string
+	for _, line := range strings.Split(Example, "\n") {
+		field, _, _ := strings.Cut(strings.TrimLeft(line, " "), ":")
+		switch {
+		case strings.HasPrefix(line, "  # "):
+			text = append(text, "  "+line[len("  # "):])
+		case strings.HasPrefix(line, "    - {port:") || field == "rules" || field == "uplink" || field == "stations":
+		default:
+			text = append(text, line)
+		}
+	}
+	f, err := ParseFile("/etc/bladeflow/agent.yaml", []byte(strings.Join(text, "\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &StoreSpec{Endpoints: []string{"https://10.0.0.1:2379"}, Certificates: "/etc/bladeflow/pki", Name: "blade1", Keep: "/var/lib/bladeflow/generation.json"}
+	if diff := cmp.Diff(want, f.Store); diff != "" || len(f.Rules) > 0 {
+		t.Errorf("rules %v, (-want +got):\n%s", f.Rules, diff)
+	}
 }
 
 func TestReadFileAbsent(t *testing.T) {

@@ -19,6 +19,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
@@ -183,6 +185,51 @@ func TestDaemon(t *testing.T) {
 			t.Error(err)
 		}
 		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDaemonJoins runs a daemon whose rules come from a store.
+func TestDaemonJoins(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "store.sock")
+	server, err := store.Start(t.Context(), store.ServerConfig{Dir: t.TempDir(), Listen: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	local := server.Local()
+	defer local.Close()
+	g, shards := published(5, content(t, "b1", nil, "name=a,priority=1,in_port=vf0 actions=drop"), 16)
+	if err := write(t.Context(), local, "b1", g, shards); err != nil {
+		t.Fatal(err)
+	}
+	inNamespace(t, func(t *testing.T) {
+		f := configuration(t, "  datapath: afpacket\n  root: "+sysTree(t)+"\n")
+		f.Rules, f.Store = nil, &StoreSpec{Endpoints: []string{"unix://" + socket}, Name: "b1", Keep: filepath.Join(t.TempDir(), "kept.json")}
+		d, err := Open(f, quiet)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			kv, err := local.Read(ctx, store.Status("b1", api.PartGeneration))
+			if err == nil && strings.Contains(string(kv.Value), `"generation":5`) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("reported is %s, %v; the status is %+v", kv.Value, err, d.Agent().Status())
+				break
+			}
+		}
+		if kv, err := local.Read(ctx, store.Status("b1", api.PartInventory)); err != nil || !strings.Contains(string(kv.Value), `"nic0/pf0/vf0"`) {
+			t.Errorf("%s, %v", kv.Value, err)
+		}
+		cancel()
+		if err := errors.Join(<-ended, d.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -31,6 +31,7 @@ import (
 type fleet struct {
 	testing.TB
 	dir    string // of certificates
+	kept   string // of the last generations, in memory if there is a place: blades have disks of their own
 	store  store.ServerConfig
 	server *store.Server
 	blades []*simulated
@@ -59,7 +60,7 @@ type simulated struct {
 // newFleet starts a store and says who may do what. No agent runs.
 func newFleet(t testing.TB, blades int) *fleet {
 	t.Helper()
-	f := &fleet{TB: t, dir: t.TempDir(), news: make(chan struct{}), reports: map[string]report{}}
+	f := &fleet{TB: t, dir: t.TempDir(), kept: inMemory(t), news: make(chan struct{}), reports: map[string]report{}}
 	var names []string
 	for i := range blades {
 		names = append(names, fmt.Sprintf("b%d", i+1))
@@ -78,6 +79,16 @@ func newFleet(t testing.TB, blades int) *fleet {
 		f.blades = append(f.blades, f.simulate(name, i))
 	}
 	return f
+}
+
+// inMemory returns a directory that needs no disk, or another one.
+func inMemory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "bladeflow-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // serve starts the store, again at the same address.
@@ -106,7 +117,7 @@ func (f *fleet) simulate(name string, number int) *simulated {
 	}
 	m.Entries, m.Masks, m.Priorities = 4096, 0, 0 // the fake counts the others at every entry, which is not the agent's time
 	b := &simulated{name: name, shards: map[[32]byte]bool{}}
-	b.fabric, err = NewFabric(FabricConfig{Blade: name, Ports: testPorts, Keep: f.dir + "/" + name + ".kept",
+	b.fabric, err = NewFabric(FabricConfig{Blade: name, Ports: testPorts, Keep: f.kept + "/" + name,
 		Dial:      func(ctx context.Context) (store.Store, error) { return f.dial(ctx, name) },
 		Inventory: func() (fabric.Inventory, []fabric.Finding, error) { return fabric.Inventory{}, nil, nil }})
 	if err != nil {
