@@ -66,6 +66,7 @@ var inTests = map[string][]string{
 	"offload/softnic": {"offload/offloadtest"},
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},
+	"fabric/manager":  {"fabric/discover"},
 	"fabric/store":    {"fabric/pki"},
 	"hwtests":         {"matcher", "fabric/api", "fabric/manager", "fabric/pki"},
 	"hwtests/lab":     {"fabric", "fabric/discover"},

@@ -143,7 +143,10 @@ func TestCutOff(t *testing.T) {
 	r.want(200, "PUT", "profiles/web", webProfile("web", 1))
 	r.profile("web", "active", "b1")
 	r.blade("b2", 4, 0)
-	close(b1.cut)
+	b1.cut.Store(true)
+	if _, err := r.store.Txn(t.Context(), nil, []store.Op{store.Delete(store.Status("b1", api.PartAlive))}); err != nil { // as its lease runs out
+		t.Fatal(err)
+	}
 	r.want(200, "POST", "profiles/web/move", `{"blade":"b2"}`)
 	time.Sleep(300 * time.Millisecond)
 	var p api.Profile
@@ -151,8 +154,14 @@ func TestCutOff(t *testing.T) {
 	if p.Status.State != "moving" || p.Status.VNICs[0].Link {
 		t.Errorf("%+v", p.Status)
 	}
-	b1.cut = make(chan struct{}) // it is back
-	r.run("blade b1 again", func(ctx context.Context) error { return b1.run(ctx, 4) })
+	if text := r.want(200, "GET", "blades/b1", ""); !strings.Contains(text, `"state":"silent"`) {
+		t.Error(text)
+	}
+	// It is back, as a new process that finds what it had set up.
+	r.run("blade b1 again", func(ctx context.Context) error {
+		again := &puppet{blade: "b1", store: r.store, air: r.air, vfs: b1.vfs, status: b1.status}
+		return again.run(ctx, 4)
+	})
 	r.profile("web", "active", "b2")
 	waitSettled(r, "b1", "b2")
 }

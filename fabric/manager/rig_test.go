@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,8 +70,8 @@ type puppet struct {
 	delay  time.Duration // at most, between steps
 	vfs    map[api.VFID]api.VFState
 	status api.GenerationStatus
-	faults []string // what a record did wrong
-	cut    chan struct{}
+	faults []string    // what a record did wrong
+	cut    atomic.Bool // it does not act any more
 }
 
 func (p *puppet) run(ctx context.Context, vfs int) error {
@@ -106,10 +107,8 @@ func (p *puppet) run(ctx context.Context, vfs int) error {
 			return b.Err
 		}
 		for _, e := range b.Events {
-			select {
-			case <-p.cut: // the store is out of reach: go on as told last
+			if p.cut.Load() { // the store is out of reach: go on as told last
 				return nil
-			default:
 			}
 			if e.Deleted {
 				continue
@@ -376,7 +375,7 @@ func (r *rig) run(what string, do func(context.Context) error) {
 }
 
 func (r *rig) blade(name string, vfs int, delay time.Duration) *puppet {
-	p := &puppet{blade: name, store: r.store, air: r.air, delay: delay, vfs: map[api.VFID]api.VFState{}, cut: make(chan struct{})}
+	p := &puppet{blade: name, store: r.store, air: r.air, delay: delay, vfs: map[api.VFID]api.VFState{}}
 	r.puppets[name] = p
 	r.run("blade "+name, func(ctx context.Context) error { return p.run(ctx, vfs) })
 	r.t.Cleanup(func() {
