@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -120,14 +121,18 @@ func (m *Manager) routes(mux *http.ServeMux) {
 		})
 	register(h, "diff", http.MethodGet, "diff", "What differs between the wanted state now and at a revision or snapshot", nil,
 		func(ctx context.Context, in *struct {
-			Revision int64  `query:"revision"`
+			Revision string `query:"revision"`
 			Snapshot string `query:"snapshot"`
 		}) (*output[api.List[api.Difference]], error) {
 			v, err := m.view(ctx, 0)
 			if err != nil {
 				return nil, err
 			}
-			revision, err := v.revisionOf(in.Snapshot, in.Revision)
+			given, err := number("revision", in.Revision)
+			if err != nil {
+				return nil, err
+			}
+			revision, err := v.revisionOf(in.Snapshot, given)
 			if err != nil {
 				return nil, err
 			}
@@ -167,10 +172,19 @@ func (m *Manager) answer(ctx context.Context, verb, dryRun string, build func(*v
 	return &output[api.Preview]{Body: p, ETag: etag(p.Revision)}, nil
 }
 
+// number reads a query's number; absent is 0. Huma would refuse others without a code.
+func number(name, text string) (int64, error) {
+	n, err := strconv.ParseInt(cmp.Or(text, "0"), 10, 64)
+	if err != nil || n < 0 {
+		return 0, &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("%s %q", name, text), Why: "not a number", Remedy: "use a whole number"}
+	}
+	return n, nil
+}
+
 func etag(revision int64) string { return strconv.Quote(strconv.FormatInt(revision, 10)) }
 
 type listInput struct {
-	Limit  int    `query:"limit" doc:"at most so many; 0 for all"`
+	Limit  string `query:"limit" doc:"at most so many; 0 for all"`
 	After  string `query:"after" doc:"name after which to begin: the continue of the page before"`
 	Blade  string `query:"blade" doc:"only what is on this blade"`
 	Tenant string `query:"tenant" doc:"only this tenant's"`
@@ -184,6 +198,10 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 		if err != nil {
 			return nil, err
 		}
+		limit, err := number("limit", in.Limit)
+		if err != nil {
+			return nil, err
+		}
 		page := listOf(v, all(v, filter{blade: in.Blade, tenant: in.Tenant}))
 		if in.After != "" {
 			i := slices.IndexFunc(page.Items, func(o T) bool { return headOf(&o).Metadata.Name == in.After })
@@ -192,10 +210,10 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 			}
 			page.Items = page.Items[i+1:]
 		}
-		if in.Limit > 0 && len(page.Items) > in.Limit {
-			page.Metadata.Remaining = len(page.Items) - in.Limit
-			page.Items = page.Items[:in.Limit]
-			page.Metadata.Continue = headOf(&page.Items[in.Limit-1]).Metadata.Name
+		if n := int(limit); n > 0 && len(page.Items) > n {
+			page.Metadata.Remaining = len(page.Items) - n
+			page.Items = page.Items[:n]
+			page.Metadata.Continue = headOf(&page.Items[n-1]).Metadata.Name
 		}
 		return &output[api.List[T]]{Body: page, ETag: etag(v.revision)}, nil
 	})

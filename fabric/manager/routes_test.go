@@ -91,6 +91,9 @@ func TestRefusals(t *testing.T) {
 		{"POST", "profiles/web/move", `{"blade":"b1","pf":"nic9/pf9"}`, "E_POOL", 422},
 		{"POST", "profiles/web/move", `{"blad":"b1"}`, "E_FIELD_UNKNOWN", 422},
 		{"GET", "vfs?after=zz", "", "E_COMPACTED", 410},
+		{"GET", "vfs?limit=few", "", "E_VALUE", 422},
+		{"GET", "diff?revision=-1", "", "E_VALUE", 422},
+		{"GET", "diff?snapshot=none", "", "E_NOT_FOUND", 404},
 		{"PUT", "networks/x?dryRun=maybe", object("Network", "x", `{"vlan":3}`), "E_VALUE", 422},
 	} {
 		var p problem

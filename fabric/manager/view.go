@@ -160,6 +160,9 @@ func (f *follower) reported(e store.Event) {
 		r.devices = e.Modified
 	case api.PartGeneration:
 		r.status = decodePart[api.BladeStatus](e, &r.err)
+		if r.status != nil && r.status.Status.Record > e.Modified {
+			r.status.Status.Record = 0 // of the store that this one was restored from
+		}
 	case api.PartRules:
 		r.rules = decodePart[api.Rules](e, &r.err)
 	}
