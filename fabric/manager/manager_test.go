@@ -143,6 +143,7 @@ func TestCutOff(t *testing.T) {
 	r.want(200, "PUT", "profiles/web", webProfile("web", 1))
 	r.profile("web", "active", "b1")
 	r.blade("b2", 4, 0)
+	waitSettled(r, "b1", "b2")
 	b1.cut.Store(true)
 	if _, err := r.store.Txn(t.Context(), nil, []store.Op{store.Delete(store.Status("b1", api.PartAlive))}); err != nil { // as its lease runs out
 		t.Fatal(err)
