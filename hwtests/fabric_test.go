@@ -25,7 +25,9 @@ import (
 type fabricLab struct {
 	*testing.T
 	*Chassis
-	url string
+	url    string
+	store  store.ServerConfig
+	server *store.Server
 }
 
 func newFabricLab(t *testing.T) *fabricLab {
@@ -37,12 +39,15 @@ func newFabricLab(t *testing.T) *fabricLab {
 		t.Fatal(err)
 	}
 	f := pki.FilesOf(dir, pki.ServerName)
-	server, err := store.Start(t.Context(), store.ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0",
-		TLS: &store.ServerTLS{CA: f.CA, Cert: f.Cert, Key: f.Key, PeerName: pki.ServerName}})
-	if err != nil {
+	l := &fabricLab{T: t, store: store.ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0",
+		TLS: &store.ServerTLS{CA: f.CA, Cert: f.Cert, Key: f.Key, PeerName: pki.ServerName}}}
+	var err error
+	if l.server, err = store.Start(t.Context(), l.store); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(server.Stop)
+	server := l.server
+	l.store.Listen = strings.TrimPrefix(server.Endpoint(), "https://")
+	t.Cleanup(func() { l.server.Stop() })
 	if err := server.Local().Enforce(t.Context(), names...); err != nil {
 		t.Fatal(err)
 	}
@@ -71,16 +76,17 @@ func newFabricLab(t *testing.T) *fabricLab {
 			t.Error(err)
 		}
 	})
-	ch, err := Start(ctx, Config{Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}, Log: log, Member: &Membership{Dial: dial, Keep: t.TempDir()}})
+	l.Chassis, err = Start(ctx, Config{Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}, Log: log, Member: &Membership{Dial: dial, Keep: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := ch.Stop(); err != nil {
+		if err := l.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &fabricLab{T: t, Chassis: ch, url: m.URL() + "/api/v1/"}
+	l.url = m.URL() + "/api/v1/"
+	return l
 }
 
 // call calls the API and decodes what it answers.
@@ -149,29 +155,38 @@ func (f *fabricLab) at(blade, port string) *lab.Attachment {
 	return nil
 }
 
-// TestFabric creates a profile, moves it to the other blade while packets are sent to
-// it, and takes that back.
-func TestFabric(t *testing.T) {
-	f := newFabricLab(t)
-	const mac, goal = 0x02_00_00_00_aa_01, 2 * time.Second
+// webMAC is where the web profile's vNIC is reached.
+const webMAC = 0x02_00_00_00_aa_01
+
+// create describes the chassis and creates the profile web somewhere.
+func (f *fabricLab) create() (api.ProfileStatus, time.Duration) {
+	f.Helper()
 	items := []string{wire("Chassis", "c1", `{"slots":2}`), wire("Blade", "b1", `{"chassis":"c1","slot":1}`), wire("Blade", "b2", `{"chassis":"c1","slot":2}`),
 		wire("Network", "front", `{"vlan":0}`),
 		wire("RuleSet", "web", `{"tier":"tenant","default":"drop","rules":[{"name":"web","priority":10,"match":{"ip_proto":"udp","dst_port":"80"},"actions":["normal"]}]}`)}
 	f.call("POST", "apply", `{"apiVersion":"bladeflow/v1","kind":"List","metadata":{"revision":0,"cursor":0},"items":[`+strings.Join(items, ",")+`]}`, nil)
 
-	f.call("PUT", "profiles/web", wire("Profile", "web", `{"vnics":[{"name":"eth0","mac":"`+flow.FormatMAC(mac)+`","network":"front"}],"ruleSets":["web"]}`), nil)
-	here, created := f.active("web", "")
+	f.call("PUT", "profiles/web", wire("Profile", "web", `{"vnics":[{"name":"eth0","mac":"`+flow.FormatMAC(webMAC)+`","network":"front"}],"ruleSets":["web"]}`), nil)
+	return f.active("web", "")
+}
+
+// TestFabric creates a profile, moves it to the other blade while packets are sent to
+// it, and takes that back.
+func TestFabric(t *testing.T) {
+	f := newFabricLab(t)
+	const goal = 2 * time.Second
+	here, created := f.create()
 	f.call("PUT", "snapshots/before", wire("Snapshot", "before", `{"note":"before the move"}`), nil)
 	other := map[string]string{"b1": "b2", "b2": "b1"}[here.Blade]
 	old := f.at(here.Blade, here.VNICs[0].Port)
-	if is := hardwareAddress(t, old); is != flow.FormatMAC(mac) {
+	if is := hardwareAddress(t, old); is != flow.FormatMAC(webMAC) {
 		t.Errorf("the workload has %s", is)
 	}
 
 	// Packets come in by both blades' uplinks at once, as from a switch that floods.
 	stopped, stop := context.WithCancel(t.Context())
 	sent := make(chan traffic.Report, 1)
-	go func() { sent <- f.flood(stopped, mac) }()
+	go func() { sent <- f.flood(stopped, webMAC) }()
 	time.Sleep(300 * time.Millisecond)
 	begin := time.Now()
 	f.call("POST", "profiles/web/move", `{"blade":"`+other+`"}`, nil)
@@ -183,10 +198,10 @@ func TestFabric(t *testing.T) {
 	next := f.at(other, there.VNICs[0].Port)
 	gap, lost, twice := interruption(old, next, report)
 
-	if is := hardwareAddress(t, old); is == flow.FormatMAC(mac) || linkUp(t, old) {
+	if is := hardwareAddress(t, old); is == flow.FormatMAC(webMAC) || linkUp(t, old) {
 		t.Errorf("the old workload has %s, its link is up: %t", is, linkUp(t, old))
 	}
-	if is := hardwareAddress(t, next); is != flow.FormatMAC(mac) {
+	if is := hardwareAddress(t, next); is != flow.FormatMAC(webMAC) {
 		t.Errorf("the new workload has %s", is)
 	}
 	begin = time.Now()
@@ -207,6 +222,69 @@ func TestFabric(t *testing.T) {
 	if twice > 0 || lost == report.Sent {
 		t.Errorf("%d of %d packets were delivered on both blades, %d on none", twice, report.Sent, lost)
 	}
+}
+
+// TestFabricCutOff takes the store away under traffic: every packet is delivered all the
+// same, the agents say that nobody talks to them, and afterwards a move works.
+func TestFabricCutOff(t *testing.T) {
+	f := newFabricLab(t)
+	here, _ := f.create()
+	at := f.at(here.Blade, here.VNICs[0].Port)
+	stopped, stop := context.WithCancel(t.Context())
+	sent := make(chan traffic.Report, 1)
+	go func() { sent <- f.flood(stopped, webMAC) }()
+	time.Sleep(200 * time.Millisecond)
+	f.server.Stop()
+	away := time.Now()
+	for _, b := range f.Blades {
+		for s := b.Agent.Status(); s.Error == nil || s.Error.Code != "E_UNREACHABLE" || !s.Proved; s = b.Agent.Status() {
+			if time.Since(away) > 20*time.Second {
+				t.Fatalf("%s without its store says %+v", b.Name, s.Error)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	stop()
+	report := <-sent
+	lost := 0
+	for n := range uint64(report.Sent) {
+		if at.Leaves.Cell(n).Copies != 1 {
+			lost++
+		}
+	}
+	show(t, map[string]any{"away_seconds": time.Since(away).Seconds(), "sent": report.Sent, "not_once": lost})
+	if lost > 0 || report.Sent < 1000 {
+		t.Errorf("%d of %d packets were not delivered once while the store was away", lost, report.Sent)
+	}
+	var err error
+	if f.server, err = store.Start(t.Context(), f.store); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	other := map[string]string{"b1": "b2", "b2": "b1"}[here.Blade]
+	for f.try("POST", "profiles/web/move", `{"blade":"`+other+`"}`) != http.StatusOK {
+		if time.Since(back) > 20*time.Second {
+			t.Fatal("no move is taken after the store came back")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	f.active("web", other)
+	t.Logf("moved %s after the store came back", time.Since(back))
+}
+
+// try calls the API and returns the answer's status.
+func (f *fabricLab) try(method, path, body string) int {
+	f.Helper()
+	req, err := http.NewRequestWithContext(f.Context(), method, f.url+path, strings.NewReader(body))
+	if err != nil {
+		f.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		f.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
 }
 
 // flood sends web packets for a MAC into the wire that joins the blades, until ctx ends.

@@ -30,8 +30,9 @@ import (
 // and software are in memory.
 type fleet struct {
 	testing.TB
-	dir    string // of certificates
-	kept   string // of the last generations, in memory if there is a place: blades have disks of their own
+	dir    string        // of certificates
+	pace   time.Duration // between reports
+	kept   string        // of the last generations, in memory if there is a place: blades have disks of their own
 	store  store.ServerConfig
 	server *store.Server
 	blades []*simulated
@@ -58,9 +59,9 @@ type simulated struct {
 }
 
 // newFleet starts a store and says who may do what. No agent runs.
-func newFleet(t testing.TB, blades int) *fleet {
+func newFleet(t testing.TB, blades int, pace time.Duration) *fleet {
 	t.Helper()
-	f := &fleet{TB: t, dir: t.TempDir(), kept: inMemory(t), news: make(chan struct{}), reports: map[string]report{}}
+	f := &fleet{TB: t, dir: t.TempDir(), pace: pace, kept: inMemory(t), news: make(chan struct{}), reports: map[string]report{}}
 	var names []string
 	for i := range blades {
 		names = append(names, fmt.Sprintf("b%d", i+1))
@@ -117,7 +118,7 @@ func (f *fleet) simulate(name string, number int) *simulated {
 	}
 	m.Entries, m.Masks, m.Priorities = 4096, 0, 0 // the fake counts the others at every entry, which is not the agent's time
 	b := &simulated{name: name, shards: map[[32]byte]bool{}}
-	b.fabric, err = NewFabric(FabricConfig{Blade: name, Ports: testPorts, Keep: f.kept + "/" + name,
+	b.fabric, err = NewFabric(FabricConfig{Blade: name, Ports: testPorts, Keep: f.kept + "/" + name, Interval: f.pace,
 		Dial:      func(ctx context.Context) (store.Store, error) { return f.dial(ctx, name) },
 		Inventory: func() (fabric.Inventory, []fabric.Finding, error) { return fabric.Inventory{}, nil, nil }})
 	if err != nil {
@@ -260,14 +261,14 @@ type fleetResult struct {
 // rules proved everywhere in 3 s (p99), all blades back within 20 s of a store that
 // was away.
 func TestFleet(t *testing.T) {
-	agents, rules := 20, 200
+	agents, rules, pace := 20, 200, 200*time.Millisecond
 	change, reconnect := 10*time.Second, 20*time.Second
 	if n, err := strconv.Atoi(os.Getenv("BLADEFLOW_FLEET")); err == nil {
-		agents, rules, change = n, 1000, 3*time.Second
+		agents, rules, pace, change = n, 1000, time.Second, 3*time.Second
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	f := newFleet(t, agents)
+	f := newFleet(t, agents, pace)
 	out := fleetResult{Agents: agents, Rules: rules}
 	ctx, cancel := context.WithCancel(t.Context())
 	manager, err := f.dial(ctx, pki.ManagerName)
@@ -290,7 +291,7 @@ func TestFleet(t *testing.T) {
 	defer wait()
 	defer cancel()
 	out.First = last(f.settled(1, start, 3*time.Minute))
-	time.Sleep(8 * time.Second) // rules are reported
+	time.Sleep(8 * pace) // rules are reported
 
 	ten := func(number int) {
 		for i, b := range f.blades {
@@ -390,7 +391,7 @@ func last(sorted []time.Duration) float64 { return at(sorted, 100) }
 // TestRights has a real agent in a real store, and tries what its certificate must not
 // be able to do.
 func TestRights(t *testing.T) {
-	f := newFleet(t, 2)
+	f := newFleet(t, 2, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	manager, err := f.dial(ctx, pki.ManagerName)
 	if err != nil {
