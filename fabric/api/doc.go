@@ -22,6 +22,9 @@ type Head struct {
 	Metadata   Metadata `json:"metadata"`
 }
 
+// Header returns the head, of whatever object it is part of.
+func (h *Head) Header() *Head { return h }
+
 // Metadata names an object.
 type Metadata struct {
 	Name   string            `json:"name"`

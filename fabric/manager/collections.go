@@ -19,38 +19,11 @@ func (f filter) passes(name, blade, tenant string) bool {
 	return (f.name == "" || f.name == name) && (f.blade == "" || f.blade == blade) && (f.tenant == "" || f.tenant == cmp.Or(tenant, fabric.DefaultTenant))
 }
 
-// headOf returns the head of an object of any kind.
-func headOf(v any) *api.Head {
-	switch v := v.(type) {
-	case *api.Chassis:
-		return &v.Head
-	case *api.Blade:
-		return &v.Head
-	case *api.Network:
-		return &v.Head
-	case *api.RuleSet:
-		return &v.Head
-	case *api.Profile:
-		return &v.Head
-	case *api.Snapshot:
-		return &v.Head
-	case *api.NICView:
-		return &v.Head
-	case *api.PFView:
-		return &v.Head
-	case *api.VFView:
-		return &v.Head
-	case *api.VNICView:
-		return &v.Head
-	case *api.RuleView:
-		return &v.Head
-	case *api.GenerationView:
-		return &v.Head
-	case *api.Event:
-		return &v.Head
-	}
-	return &api.Head{}
-}
+// headed is an object of any kind.
+type headed interface{ Header() *api.Head }
+
+// headOf returns the head of an object, to which v points.
+func headOf(v any) *api.Head { return v.(headed).Header() }
 
 func listOf[T any](v *view, items []T) api.List[T] {
 	if items == nil {

@@ -165,7 +165,7 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 		if err := root.Enforce(ctx); err != nil {
 			return err
 		}
-		c.Admit = root.Admit
+		c.Admit, c.Expel = root.Admit, root.Expel
 	case dir != "" && (d.server != nil || !errors.Is(err, fs.ErrNotExist)):
 		return err // nobody else gives rights in our own store
 	}

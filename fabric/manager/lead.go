@@ -267,17 +267,22 @@ func (l *leader) sweep(ctx context.Context, id fabric.BladeID, keep ...[]string)
 }
 
 // forget deletes what was published for blades that are wanted no more, and what they
-// reported.
+// reported, and takes their rights.
 func (l *leader) forget(ctx context.Context, v *view) error {
 	for id := range v.orders {
 		if _, wanted := v.spec.Blades[id]; wanted {
 			continue
 		}
+		if l.config.Expel != nil {
+			if err := l.config.Expel(ctx, string(id)); err != nil {
+				return err
+			}
+		}
+		delete(l.admitted, id)
 		_, err := l.store.Txn(ctx, []store.Compare{l.fence}, []store.Op{store.DeleteAll(store.BladeWanted(string(id))), store.DeleteAll(store.BladeStatus(string(id)))})
 		if err != nil {
 			return err
 		}
-		delete(l.admitted, id)
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ type Config struct {
 	// Admit gives a new blade its rights in the store; nil if somebody else does.
 	Admit func(ctx context.Context, blade string) error
 
+	// Expel takes them away from a blade that was deleted; nil if somebody else does.
+	Expel func(ctx context.Context, blade string) error
+
 	// Lease is how long others wait before they lead in the place of a leader that has
 	// gone; 5 s if zero.
 	Lease time.Duration

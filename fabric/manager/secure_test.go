@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -71,6 +72,18 @@ func TestSecure(t *testing.T) {
 	r.want(403, "PUT", "blades/b3", object("Blade", "b3", `{}`))
 	r.want(403, "PUT", "rulesets/sys", object("RuleSet", "sys", `{"tier":"system","rules":[]}`))
 	r.want(403, "DELETE", "chassis/c1", "")
+
+	// A blade that is deleted may read nothing any more, whatever certificate it has.
+	r.client = clientOf(t, dir, "ann")
+	left := dialAs(t, d, dir, p.Status.Blade)
+	r.want(200, "DELETE", "blades/"+p.Status.Blade, "")
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := left.Read(t.Context(), store.Generation(p.Status.Blade)); errors.Is(err, store.ErrDenied) {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("a deleted blade reads: %v", err)
+		}
+	}
 
 	r.client = clientOf(t, dir, "vic")
 	r.want(200, "GET", "profiles/web", "")

@@ -17,8 +17,8 @@ import (
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 )
 
-// This file is where wire types become the model's and back; no other file of the
-// package knows both.
+// This file is where wire types become the model's, and contents become records.
+// collections.go shapes what is shown; nothing else converts.
 
 // docID names a wanted object. Names are unique in the fabric whatever the tenant.
 type docID struct{ Kind, Name string }
@@ -40,17 +40,17 @@ func decodeDoc(kind string, raw []byte, decode func([]byte, any) error) (*doc, e
 	var err error
 	switch kind {
 	case api.KindChassis:
-		err = read(d, raw, decode, func(v *api.Chassis) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Chassis{})
 	case api.KindBlade:
-		err = read(d, raw, decode, func(v *api.Blade) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Blade{})
 	case api.KindNetwork:
-		err = read(d, raw, decode, func(v *api.Network) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Network{})
 	case api.KindProfile:
-		err = read(d, raw, decode, func(v *api.Profile) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Profile{})
 	case api.KindAssignment:
-		err = read(d, raw, decode, func(v *api.Assignment) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Assignment{})
 	case api.KindSnapshot:
-		err = read(d, raw, decode, func(v *api.Snapshot) *api.Head { return &v.Head })
+		err = d.read(raw, decode, &api.Snapshot{})
 	case api.KindRuleSet:
 		err = d.readRules(raw)
 	default:
@@ -72,14 +72,14 @@ func decodeDoc(kind string, raw []byte, decode func([]byte, any) error) (*doc, e
 	return d, err
 }
 
-func read[T any](d *doc, raw []byte, decode func([]byte, any) error, head func(*T) *api.Head) error {
-	var v T
-	if err := decode(raw, &v); err != nil {
+// read decodes raw into v.
+func (d *doc) read(raw []byte, decode func([]byte, any) error, v headed) error {
+	if err := decode(raw, v); err != nil {
 		return err
 	}
-	h := head(&v)
+	h := v.Header()
 	h.Metadata.Tenant = cmp.Or(h.Metadata.Tenant, fabric.DefaultTenant)
-	d.head, d.value = *h, &v
+	d.head, d.value = *h, v
 	return nil
 }
 
