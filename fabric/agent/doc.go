@@ -14,5 +14,9 @@
 // representors and, as no rule is asked any more, whatever the blade's kernel does
 // with it, which without a bridge or routes is nothing.
 //
-// Start reading with [Agent.Reconcile] and its round.
+// A blade stands alone, with rules in files ([Files]), or is one of a fabric, told and
+// heard through a store ([Fabric]): it calls the store and listens nowhere for it, and
+// while nobody answers it goes on as it was told last.
+//
+// Start reading with [Agent.Reconcile] and its round, then [Fabric].
 package agent
