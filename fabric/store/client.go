@@ -232,7 +232,12 @@ func (c *Client) watch(ctx context.Context, prefix Prefix, after int64, out chan
 			return after, c.fault(ctx, string(prefix), err)
 		}
 		if (a.Created || a.IsProgressNotify()) && a.Header.Revision < after {
-			return after, compacted(prefix, after, storeIsOlder)
+			switch older, err := c.olderThan(ctx, after); {
+			case err != nil:
+				return after, c.fault(ctx, string(prefix), err)
+			case older:
+				return after, compacted(prefix, after, storeIsOlder)
+			}
 		}
 		var b Batch
 		for _, e := range a.Events {
@@ -256,6 +261,17 @@ func (c *Client) watch(ctx context.Context, prefix Prefix, after int64, out chan
 		return after, err
 	}
 	return after, closed(string(prefix))
+}
+
+// olderThan reports whether the store as a whole has not come to a revision. A member
+// may lag behind the others, so what one member says of itself is no answer: a
+// linearizable read is the leader's.
+func (c *Client) olderThan(ctx context.Context, revision int64) (bool, error) {
+	r, err := c.etcd.Get(ctx, string(SchemaKey), clientv3.WithCountOnly())
+	if err != nil {
+		return false, err
+	}
+	return r.Header.Revision < revision, nil
 }
 
 // Lease implements Store.
