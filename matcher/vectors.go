@@ -215,17 +215,17 @@ func (p *piece) classify(t *flow.Table) bool {
 	slices.Sort(flips)
 	p.table = make([]uint16, p.size)
 	c := newClasses()
-	at, class := 0, uint16(c.of(&set))
+	at := 0
 	for _, f := range flips {
 		if to := int(f >> 10); to > at {
-			class = uint16(c.of(&set))
+			class := uint16(c.of(&set))
 			for ; at < to; at++ {
 				p.table[at] = class
 			}
 		}
 		set.flip(int(f & 1023))
 	}
-	class = uint16(c.of(&set))
+	class := uint16(c.of(&set))
 	for ; at < p.size; at++ {
 		p.table[at] = class
 	}
