@@ -43,7 +43,8 @@ generate: ## rebuild the generated files (clang-14, llvm-14, libbpf-dev) and fai
 	@for p in clang-14 llvm-strip-14; do command -v $$p >/dev/null || { echo "make: installing clang-14 llvm-14 libbpf-dev"; apt-get update -qq && apt-get install -y -qq clang-14 llvm-14 libbpf-dev; break; }; done
 	@mkdir -p bin && $(GO) -C tools build -o ../bin/bpf2go github.com/cilium/ebpf/cmd/bpf2go
 	PATH=$(CURDIR)/bin:$$PATH $(GO) generate ./...
-	git diff --exit-code -- '*.go' '*.o'
+	git diff --exit-code -- '*.go' '*.o' '*.s'
+	cd matcher/internal/gen && $(GO) vet ./... && $(GO) test ./...
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for T each (make fuzz T=5m)
@@ -54,6 +55,17 @@ fuzz: ## run every fuzz target for T each (make fuzz T=5m)
 .PHONY: bench
 bench: ## run every benchmark once and print it
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: bench-peers
+bench-peers: ## compare the matcher with DPDK's rte_acl (installs libdpdk-dev and gcc); BLADEFLOW_CLASSBENCH=DIR adds sets
+	@pkg-config --exists libdpdk 2>/dev/null || { echo "make: installing libdpdk-dev gcc pkg-config"; apt-get update -qq && apt-get install -y -qq libdpdk-dev gcc pkg-config; }
+	@mkdir -p bin
+	gcc -O3 $$(pkg-config --cflags libdpdk) matcher/internal/peers/rteacl/rteacl.c -o bin/rteacl $$(pkg-config --libs libdpdk)
+	BLADEFLOW_RTEACL=$(CURDIR)/bin/rteacl $(GO) test -run '^$$' -bench Peers -benchtime 1x -timeout 60m ./matcher/internal/peers
+
+.PHONY: long-fleet
+long-fleet: ## 200 simulated agents on one embedded store: a change on all of them, and all of them coming back
+	BLADEFLOW_FLEET=200 $(GO) test -count=1 -timeout 10m -v -run '^TestFleet$$' ./fabric/agent
 
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
