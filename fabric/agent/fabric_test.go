@@ -116,11 +116,13 @@ func inWorld(t *testing.T, f func(*testing.T, *world)) {
 			t.Fatal(err)
 		}
 		w := &world{T: t, rig: newRig(t, 64), store: m, line: &line{Memory: m}, vfs: provisiontest.New(vf(blade, 0), vf(blade, 1), vf(blade, 2)), keep: keep}
+		defer func() { // also when f fails: the test's words are what should be seen
+			if w.stop != nil {
+				w.stop()
+			}
+			m.Close()
+		}()
 		f(t, w)
-		if w.stop != nil {
-			w.stop()
-		}
-		m.Close()
 	})
 }
 
@@ -240,6 +242,8 @@ func TestFollows(t *testing.T) {
 		if got := w.reported(); len(got.VFs) != 0 {
 			t.Fatalf("%+v", got.VFs)
 		}
+		w.rest() // rules are reported once in an interval, which may have begun just before
+		w.rest()
 		var rules api.Rules
 		kv, err := w.store.Read(w.Context(), store.Status(blade, api.PartRules))
 		if err = errors.Join(err, json.Unmarshal(kv.Value, &rules)); err != nil || rules.Status.Generation != 2 || len(rules.Status.Rules) != 4 {
