@@ -65,17 +65,17 @@ func (d *dice) match() flow.Match {
 	if d.oneIn(4) {
 		m.Pin(flow.DstMAC, d.workload().MAC, flow.DstMAC.Max())
 	}
-	if !d.oneIn(4) {
-		m.Pin(flow.Proto, []uint64{flow.ProtoUDP, flow.ProtoTCP}[d.IntN(2)], 0xff)
-		m.Pin(flow.Flags, flow.FlagL4, flow.FlagL4)
-		switch lo := uint16(d.IntN(64)); d.IntN(3) {
-		case 0:
-			m.SetPorts(flow.DstPort, lo, lo)
-		case 1:
-			m.SetPorts(flow.DstPort, lo, lo+uint16(d.IntN(32)))
-		default:
-			m.SetPortMask(flow.DstPort, lo, uint16(d.IntN(64))|0xffc0)
-		}
+	// Every rule looks at protocol and ports: one that matches all, in front of all others
+	// and for software only, would leave the card nothing to do.
+	m.Pin(flow.Proto, []uint64{flow.ProtoUDP, flow.ProtoTCP}[d.IntN(2)], 0xff)
+	m.Pin(flow.Flags, flow.FlagL4, flow.FlagL4)
+	switch lo := uint16(d.IntN(64)); d.IntN(3) {
+	case 0:
+		m.SetPorts(flow.DstPort, lo, lo)
+	case 1:
+		m.SetPorts(flow.DstPort, lo, lo+uint16(d.IntN(32)))
+	default:
+		m.SetPortMask(flow.DstPort, lo, uint16(d.IntN(64))|0xffc0)
 	}
 	return m
 }
