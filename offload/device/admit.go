@@ -109,7 +109,11 @@ func (m *Model) admitActions(actions flow.Actions) error {
 			return &Refusal{"E_PORT_ELSEWHERE", fmt.Sprintf("port %d is not one of %s", p, m.Name), "send to a port of the same device"}
 		}
 		if m.Copies > 0 && i >= m.Copies && to[i-m.Copies] == p {
-			return &Refusal{"E_COPIES", fmt.Sprintf("more than %d copies to port %d", m.Copies, p), "send fewer copies to one port"}
+			many := "more than one copy"
+			if m.Copies > 1 {
+				many = fmt.Sprintf("more than %d copies", m.Copies)
+			}
+			return &Refusal{"E_COPIES", fmt.Sprintf("%s to port #%d", many, p), "send fewer copies to one port"}
 		}
 	}
 	return nil

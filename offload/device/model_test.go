@@ -137,7 +137,7 @@ func TestAdmit(t *testing.T) {
 	check(soft, "", flow.Actions{{Op: flow.Normal}}, flow.RuleEntry, "E_ACTION_NORMAL", "switch")
 	check(soft, "", out(1, 2), flow.RuleEntry, "", "")
 	check(soft, "", out(3), flow.RuleEntry, "E_PORT_ELSEWHERE", "3")
-	check(soft, "", out(1, 1), flow.RuleEntry, "E_COPIES", "port 1")
+	check(soft, "", out(1, 1), flow.RuleEntry, "E_COPIES", "more than one copy to port #1")
 	check(hash, "", out(1, 2), flow.RuleEntry, "E_OUTPUTS", "2 copies")
 	check(hash, "", flow.Actions{{Op: flow.VLANPop}, {Op: flow.Drop}}, flow.RuleEntry, "E_ACTION_UNSUPPORTED", "vlan_pop")
 	check(soft, "", flow.Actions{{Op: flow.VLANPop}, {Op: flow.VLANPop}, {Op: flow.VLANPop}, {Op: flow.Drop}}, flow.RuleEntry, "E_VLAN_OPS", "3")
