@@ -54,7 +54,7 @@ func encodeOVS(w io.Writer, sets []*Set) error {
 // ovsMatches writes the lines' matches, each with a comma in front of every field.
 func ovsMatches(m *flow.Match) ([]string, error) {
 	unsayable := func(field, why string) error {
-		return &flow.Fault{Code: "E_FORMAT_FIELD", What: "field " + field, Why: why, Remedy: "use the format yaml or flows"}
+		return &flow.Fault{Code: "E_FORMAT_FIELD", What: "field " + field, Why: why, Remedy: "change the rule, or use the format yaml or flows"}
 	}
 	var head string
 	var ranges [2][]string
@@ -70,7 +70,7 @@ func ovsMatches(m *flow.Match) ([]string, error) {
 	six := m.Value.Get(flow.EthType) == flow.EthIPv6
 	ethType := m.Mask.Get(flow.EthType) == flow.EthType.Max()
 	if (named["ip_proto"] != "" || named["ip_tos"] != "" || named["ip_ttl"] != "" || named["ip_frag"] != "") && !ethType {
-		return nil, unsayable("eth_type", "Open vSwitch needs it beside fields of IP")
+		return nil, unsayable("eth_type", "Open vSwitch needs ipv4 or ipv6 here beside fields of IP")
 	}
 	if (named["src_port"] != "" || named["dst_port"] != "") && named["ip_proto"] == "" {
 		return nil, unsayable("ip_proto", "Open vSwitch needs it beside ports")
