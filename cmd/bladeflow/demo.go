@@ -34,7 +34,8 @@ is gone afterwards, also after Ctrl-C.`,
 	f.IntVar(&c.Rate, "rate", 20_000, "packets per second, all ports together")
 	choiceFlag(cmd, &c.Source, "datapath", "", "afxdp", "where software gets its frames", "afxdp", "afpacket")
 	f.StringVar(&blind, "blind", "", "a lie for the cards to tell: FIELD/BIT, a bit that their matches ignore")
-	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; a new one each time")
+	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; another one each time if not given")
+	f.Lookup("seed").DefValue = "0" // which help does not print: the clock is no default to show
 	output := outputFlag(cmd, "text", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
