@@ -26,7 +26,7 @@ type ChangesConfig struct {
 
 // edits is how many rules one change touches, so that enough packets can tell the old
 // table from the new.
-const edits = 4
+const edits = 6
 
 // Changed is what [Changes] found.
 type Changed struct {

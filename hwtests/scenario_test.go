@@ -117,7 +117,7 @@ func TestChanges(t *testing.T) {
 	if testing.Short() {
 		changes = 10
 	}
-	r, err := Changes(t.Context(), ChangesConfig{Changes: changes, Every: 50 * time.Millisecond, Rate: 20_000, Rules: 40, Entries: 64, Seed: seed(t), Say: t.Logf})
+	r, err := Changes(t.Context(), ChangesConfig{Changes: changes, Every: 250 * time.Millisecond, Rate: 30_000, Rules: 40, Entries: 64, Seed: seed(t), Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
