@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -152,7 +153,7 @@ func (t *tracer) trace(frame []byte, in flow.Port) *traceDoc {
 	if won == t.Len() {
 		doc.step("lookup: none of %d rules matches: the default", t.Len())
 	} else {
-		doc.step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), flow.FormatMatch(&r.Match, t.Ports()))
+		doc.step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), cmp.Or(flow.FormatMatch(&r.Match, t.Ports()), "every packet"))
 	}
 	for _, c := range t.lanes {
 		if got := c.LookupOne(&k); got != won {
