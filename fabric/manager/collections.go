@@ -107,6 +107,7 @@ func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *a
 		}
 	}
 	why := m.why(id)
+	current := told != nil && told.digest == m.cache.of(v)[id].Digest // or the leader has yet to tell it
 	connected := told != nil && r.status != nil && r.status.Status.Record >= told.kv.Modified &&
 		!slices.ContainsFunc(told.record.Spec.VNICs, func(o api.Order) bool { return !o.Connect || !linkOn(r.status, o.VFID) })
 	switch {
@@ -116,7 +117,7 @@ func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *a
 		b.State = "silent"
 	case why != nil && why.Code != "E_MOVING":
 		b.State, b.Reason = "held", api.NewError(why)
-	case b.Proved && connected && why == nil:
+	case b.Proved && current && connected && why == nil:
 		b.State = "settled"
 	default:
 		b.State = "moving"
@@ -169,7 +170,8 @@ func (m *Manager) profileStatus(v *view, p *api.Profile) *api.ProfileStatus {
 	if why := m.why(fabric.BladeID(s.Blade)); why != nil {
 		s.Reason = api.NewError(why)
 	}
-	if told != nil && r != nil && r.status != nil && r.status.Status.Proved && r.status.Status.Digest == told.record.Spec.Digest && links == len(p.Spec.VNICs) &&
+	current := told != nil && told.digest == m.cache.of(v)[fabric.BladeID(s.Blade)].Digest
+	if current && r != nil && r.status != nil && r.status.Status.Proved && r.status.Status.Digest == told.record.Spec.Digest && links == len(p.Spec.VNICs) &&
 		names(told.record.Spec.VNICs, p.Metadata.Name) == links {
 		s.State = "active"
 	}
