@@ -31,7 +31,7 @@ var policy = map[string][]string{
 	"fallback/afxdp":          {"flow"},
 	"fallback/afpacket":       {"flow"},
 	"fabric":                  {"flow"},
-	"fabric/discover":         {"flow", "fabric"},
+	"fabric/discover":         {"flow", "fabric", "fabric/api"},
 	"fabric/pki":              {"flow"},
 	"fabric/store":            {"flow"},
 	"fabric/api":              {"flow"},

@@ -3,10 +3,14 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestDamagedBackups: a backup that is cut or changed anywhere writes nothing.
@@ -73,5 +77,63 @@ func TestSchema(t *testing.T) {
 	must(t)(s.Txn(t.Context(), nil, []Op{Put(SchemaKey, []byte(`x`))}))
 	if _, err := Init(t.Context(), s); err == nil {
 		t.Error("a damaged record was taken")
+	}
+}
+
+func backupRestore(t *testing.T, s compactable) {
+	ctx := ctxOf(t)
+	before, err := Init(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, key := space(t)
+	lease, err := s.Lease(ctx, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t)(s.Txn(ctx, nil, []Op{PutLeased(Status("b1", "agent"), []byte("seen"), lease)}))
+	for i := range 300 {
+		must(t)(s.Txn(ctx, nil, []Op{Put(key(fmt.Sprint(i)), fmt.Append(nil, "value\n", i, "\x00\xff"))}))
+	}
+	must(t)(s.Txn(ctx, nil, []Op{Put(key("big"), make([]byte, 900_000))}))
+	must(t)(s.Txn(ctx, nil, []Op{Put(key("big2"), make([]byte, 900_000))}))
+
+	var file strings.Builder
+	info, err := Backup(ctx, s, &file)
+	if err != nil || info.Keys < 303 {
+		t.Fatal(info, err)
+	}
+	want, _, err := s.List(ctx, Everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Restore(ctx, s, strings.NewReader(file.String()))
+	wantFault(t, err, "E_STORE_NOT_EMPTY", "")
+
+	must(t)(s.Txn(ctx, nil, []Op{DeleteAll(Everything)}))
+	if err := lease.Revoke(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore(ctx, s, strings.NewReader(file.String())); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := s.List(ctx, Everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted, found := values(want), values(got)
+	for _, kv := range want {
+		if kv.Lease != 0 {
+			delete(wanted, kv.Key)
+		}
+	}
+	delete(wanted, SchemaKey)
+	delete(found, SchemaKey)
+	if diff := cmp.Diff(wanted, found); diff != "" {
+		t.Error(diff)
+	}
+	after, err := ReadSchema(ctx, s)
+	if err != nil || after.Version != before.Version || after.Store == before.Store {
+		t.Errorf("schema %+v, then %+v, %v", before, after, err)
 	}
 }
