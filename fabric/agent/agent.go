@@ -84,8 +84,8 @@ type Agent struct {
 type card struct {
 	Device
 	ledger     *ledger
-	left       map[flow.EntryID]flow.Entry // what we left there; nil before the first look
-	installed  []flow.Entry                // as read last
+	left       []flow.Entry // what we left there; nil before the first look
+	installed  []flow.Entry // as read last
 	model      device.Model
 	full       int // entries that went in when it said it was full; 0 if it never did
 	placements map[flow.RuleID]offload.Placement
@@ -96,7 +96,7 @@ type card struct {
 // the answer holds until the dump or the table changes.
 type proof struct {
 	table   *flow.Table // nil if there is no answer
-	entries map[flow.EntryID]flow.Entry
+	entries []flow.Entry
 	err     error
 }
 
@@ -224,13 +224,16 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	return err
 }
 
-// change brings table and devices to want, and reads back.
+// change brings table and devices to want, and reads back: what [offload.Run] read last
+// if all went well, else once more.
 func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat, drifts []drift) error {
 	a.planned, a.retry = heat, time.Time{}
 	err := a.apply(ctx, want, a.plan(want.Table, heat))
 	a.healed(drifts)
-	if e := a.read(ctx); e != nil {
-		return errors.Join(err, e)
+	if err != nil || slices.ContainsFunc(a.devices, func(c *card) bool { return c.left == nil }) {
+		if e := a.read(ctx); e != nil {
+			return errors.Join(err, e)
+		}
 	}
 	if a.running != nil {
 		for _, c := range a.devices {
@@ -281,8 +284,10 @@ func (a *Agent) read(ctx context.Context) error {
 		a.vfs = vfs
 	}
 	packets := map[flow.RuleID]uint64{}
-	for id, n := range a.hardware() {
-		packets[id] += n.Packets
+	for _, c := range a.devices {
+		for id, n := range c.ledger.rules {
+			packets[id] += n.Packets
+		}
 	}
 	for id, n := range a.Datapath.Counters() {
 		packets[id] += n.Packets
@@ -309,13 +314,10 @@ func (c *card) read(ctx context.Context, t *flow.Table) error {
 	return nil
 }
 
-// hardware returns what the devices' entries have answered for each rule.
-func (a *Agent) hardware() map[flow.RuleID]flow.Counter {
-	sum := map[flow.RuleID]flow.Counter{}
+// hardware returns what the devices' entries have answered for a rule.
+func (a *Agent) hardware(id flow.RuleID) (sum flow.Counter) {
 	for _, c := range a.devices {
-		for id, n := range c.ledger.rules {
-			sum[id] = plus(sum[id], n)
-		}
+		sum = plus(sum, c.ledger.rules[id])
 	}
 	return sum
 }
@@ -359,7 +361,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		c.left = nil
 		if d.Installed != nil {
-			c.left = byID(d.Installed)
+			c.installed, c.left = d.Installed, ours(d.Installed)
 		}
 		c.full = cmp.Or(d.Full, c.full)
 		if report.Swapped || swap == nil {
@@ -419,12 +421,7 @@ func (a *Agent) healed(drifts []drift) {
 // Where those alone are to blame the fault says so: they are not ours to remove, but
 // nobody shall believe that all is well.
 func (a *Agent) prove(c *card) error {
-	all := make(map[flow.EntryID]flow.Entry, len(c.installed))
-	for _, e := range c.installed {
-		all[e.ID] = e
-	}
-	same := func(x, y flow.Entry) bool { return x.Equal(&y) }
-	if c.proof.table == a.running && maps.EqualFunc(all, c.proof.entries, same) {
+	if c.proof.table == a.running && sameEntries(c.installed, c.proof.entries) {
 		return c.proof.err
 	}
 	err := a.proofs.ask(a.running, c.installed, c.model)
@@ -435,13 +432,40 @@ func (a *Agent) prove(c *card) error {
 		a.mismatches++
 		a.Log.Error("what a device holds is not right", "device", c.Name, "error", err)
 	}
-	c.proof = proof{a.running, all, err}
+	c.proof = proof{a.running, c.installed, err}
 	return err
 }
 
-// ours returns the entries with our mark.
+// sameEntries reports whether two dumps are the same, in the same order: another order
+// is read as another dump.
+func sameEntries(a, b []flow.Entry) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !a[i].Equal(&b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// ours returns the entries with our mark, as they are if all have it.
 func ours(entries []flow.Entry) []flow.Entry {
+	if entries != nil && foreign(entries) == 0 {
+		return entries
+	}
 	return slices.DeleteFunc(slices.Clone(entries), func(e flow.Entry) bool { return !offload.Ours(e.ID) })
+}
+
+// foreign counts the entries without our mark.
+func foreign(entries []flow.Entry) (n int) {
+	for i := range entries {
+		if !offload.Ours(entries[i].ID) {
+			n++
+		}
+	}
+	return n
 }
 
 func ids(entries []flow.Entry) []string {

@@ -1,9 +1,6 @@
 package agent
 
-import (
-	"github.com/bladeflow/bladeflow/flow"
-	"github.com/bladeflow/bladeflow/offload"
-)
+import "github.com/bladeflow/bladeflow/flow"
 
 // drift is what changed in one device since we last left it, behind our back.
 // It is only counted and reported: what to do about it is decided from the dump
@@ -17,27 +14,25 @@ type drift struct {
 
 // findDrift compares what was left with what is found. left is nil before the
 // first look, when everything with our mark is an earlier run's and welcome.
-func findDrift(left map[flow.EntryID]flow.Entry, found []flow.Entry) drift {
-	var d drift
-	there := make(map[flow.EntryID]bool, len(found))
-	for _, e := range found {
-		if !offload.Ours(e.ID) {
-			d.foreign++
-			continue
-		}
-		there[e.ID] = true
-		was, known := left[e.ID]
-		switch {
-		case left == nil:
+func findDrift(left, found []flow.Entry) drift {
+	mine := ours(found)
+	d := drift{foreign: len(found) - len(mine)}
+	if left == nil || sameEntries(left, mine) {
+		return d
+	}
+	was, there := byID(left), byID(mine)
+	for i := range mine {
+		e := &mine[i]
+		switch old, known := was[e.ID]; {
 		case !known:
-			d.added = append(d.added, e)
-		case !was.Equal(&e):
-			d.altered = append(d.altered, was)
+			d.added = append(d.added, *e)
+		case !old.Equal(e):
+			d.altered = append(d.altered, *old)
 		}
 	}
-	for id, was := range left {
-		if !there[id] {
-			d.missing = append(d.missing, was)
+	for i := range left {
+		if there[left[i].ID] == nil {
+			d.missing = append(d.missing, left[i])
 		}
 	}
 	return d
@@ -48,33 +43,31 @@ func (d *drift) size() int { return len(d.missing) + len(d.altered) + len(d.adde
 
 // remaining returns how many of them are still as they were found: altered or added
 // entries that are there unchanged, and missing ones that are wanted and not there.
-func (d *drift) remaining(wanted func(flow.EntryID) bool, now map[flow.EntryID]flow.Entry) int {
-	n := 0
+func (d *drift) remaining(wanted func(flow.EntryID) bool, now []flow.Entry) int {
+	n, there := 0, byID(now)
 	for _, was := range d.missing {
-		if _, there := now[was.ID]; !there && wanted(was.ID) {
+		if there[was.ID] == nil && wanted(was.ID) {
 			n++
 		}
 	}
 	for _, was := range d.altered {
-		if e, there := now[was.ID]; there && !e.Equal(&was) {
+		if e := there[was.ID]; e != nil && !e.Equal(&was) {
 			n++
 		}
 	}
 	for _, e := range d.added {
-		if is, there := now[e.ID]; there && is.Equal(&e) && !wanted(e.ID) {
+		if is := there[e.ID]; is != nil && is.Equal(&e) && !wanted(e.ID) {
 			n++
 		}
 	}
 	return n
 }
 
-// byID returns the entries with our mark by ID.
-func byID(entries []flow.Entry) map[flow.EntryID]flow.Entry {
-	m := make(map[flow.EntryID]flow.Entry, len(entries))
-	for _, e := range entries {
-		if offload.Ours(e.ID) {
-			m[e.ID] = e
-		}
+// byID finds entries by their ID.
+func byID(entries []flow.Entry) map[flow.EntryID]*flow.Entry {
+	m := make(map[flow.EntryID]*flow.Entry, len(entries))
+	for i := range entries {
+		m[entries[i].ID] = &entries[i]
 	}
 	return m
 }

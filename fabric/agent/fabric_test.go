@@ -242,8 +242,8 @@ func TestFollows(t *testing.T) {
 		if got := w.reported(); len(got.VFs) != 0 {
 			t.Fatalf("%+v", got.VFs)
 		}
-		w.rest() // rules are reported once in an interval, which may have begun just before
-		w.rest()
+		time.Sleep(time.Second + time.Millisecond) // with rest: six intervals, which is what rules wait at most
+		synctest.Wait()
 		var rules api.Rules
 		kv, err := w.store.Read(w.Context(), store.Status(blade, api.PartRules))
 		if err = errors.Join(err, json.Unmarshal(kv.Value, &rules)); err != nil || rules.Status.Generation != 2 || len(rules.Status.Rules) != 4 {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
 )
@@ -22,21 +24,44 @@ func newLedger() *ledger {
 	return &ledger{live: map[flow.EntryID]flow.Counter{}, rules: map[flow.RuleID]flow.Counter{}, verdicts: map[string]uint64{}}
 }
 
-// read books the counters of what is installed.
+// read books the counters of what is installed. Cost: nothing for an entry that counted
+// nothing, if the device lists counters in the order of its entries.
 func (l *ledger) read(installed []flow.Entry, counts []offload.Count, t *flow.Table) {
-	now := make(map[flow.EntryID]flow.Counter, len(counts))
-	for _, c := range counts {
-		now[c.Entry] = c.Counter
+	var places map[flow.EntryID]int // of counts, once one is not where its entry is
+	find := func(i int, id flow.EntryID) (flow.Counter, bool) {
+		if i < len(counts) && counts[i].Entry == id {
+			return counts[i].Counter, true
+		}
+		if places == nil {
+			places = make(map[flow.EntryID]int, len(counts))
+			for at := range counts {
+				places[counts[at].Entry] = at
+			}
+		}
+		at, counted := places[id]
+		if !counted {
+			return flow.Counter{}, false
+		}
+		return counts[at].Counter, true
 	}
-	live := make(map[flow.EntryID]flow.Counter, len(installed))
+	counted := 0
 	for i := range installed {
 		e := &installed[i]
-		if c, counted := now[e.ID]; counted && offload.Ours(e.ID) {
-			l.book(e, c, t)
-			live[e.ID] = c
+		if !offload.Ours(e.ID) {
+			continue
+		}
+		if c, ok := find(i, e.ID); ok {
+			counted++
+			if last, known := l.live[e.ID]; !known || c != last {
+				l.book(e, c, t)
+				l.live[e.ID] = c
+			}
 		}
 	}
-	l.live = live
+	if counted < len(l.live) { // some went, and nobody told their last count
+		there := byID(installed)
+		maps.DeleteFunc(l.live, func(id flow.EntryID, _ flow.Counter) bool { return there[id] == nil })
+	}
 }
 
 // close books the final count of an entry that was removed.

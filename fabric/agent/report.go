@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -29,7 +28,7 @@ func (a *Agent) report(err error) {
 			limit = c.full
 		}
 		s.Devices = append(s.Devices, DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: limit,
-			Foreign: len(c.installed) - len(ours(c.installed)), PFs: c.PFs})
+			Foreign: foreign(c.installed), PFs: c.PFs})
 	}
 	switch {
 	case err != nil:
@@ -93,27 +92,37 @@ func (a *Agent) proved() bool {
 // rules says of every rule where it lives. Where that is comes from what the devices
 // hold; why it is not hardware, from the last plan.
 func (a *Agent) rules() []RuleStatus {
-	entries := map[flow.RuleID]int{}
+	t := a.running
+	entries := make([]int, t.Len()+1)
 	for _, c := range a.devices {
-		for _, e := range c.installed {
-			if offload.Ours(e.ID) && !e.Punt() {
-				entries[e.Rule]++
+		for i := range c.installed {
+			e := &c.installed[i]
+			if place, known := t.Index(e.Rule); known && offload.Ours(e.ID) && !e.Punt() {
+				entries[place]++
 			}
 		}
 	}
-	hardware, software := a.hardware(), a.Datapath.Counters()
-	var out []RuleStatus
-	for i := range a.running.Len() + 1 {
-		r := a.running.Rule(i)
-		s := RuleStatus{Name: r.Name, ID: fmt.Sprintf("%016x", uint64(r.ID)), Place: "software", Entries: entries[r.ID],
-			Hardware: Count(hardware[r.ID]), Software: Count(software[r.ID])}
+	software := a.Datapath.Counters()
+	out := make([]RuleStatus, t.Len()+1)
+	for i := range out {
+		r, s := t.Rule(i), &out[i]
+		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.hardware(r.ID)), Software: Count(software[r.ID])}
 		if s.Entries > 0 {
 			s.Place = "hardware"
 		}
 		s.Whole, s.Code, s.Reason, s.Fix = a.why(r.ID, s.Entries)
-		out = append(out, s)
 	}
 	return out
+}
+
+// ruleID writes an ID with 16 hexadecimal digits.
+func ruleID(id flow.RuleID) string {
+	const digits = "0123456789abcdef"
+	var b [16]byte
+	for i := range b {
+		b[i] = digits[id>>(60-4*i)&15]
+	}
+	return string(b[:])
 }
 
 // why returns whether devices answer all of a rule, and if not, why.
