@@ -35,6 +35,7 @@ var policy = map[string][]string{
 	"fabric/pki":              {"flow"},
 	"fabric/store":            {"flow"},
 	"fabric/api":              {"flow"},
+	"fabric/client":           {"flow", "fabric/api"},
 	"fabric/manager":          {"flow", "flow/ruleset", "fabric", "fabric/api", "fabric/pki", "fabric/store"},
 	"fabric/provision":        {"flow", "fabric"},
 	"fabric/capacity":         {"flow", "fabric"},
@@ -53,7 +54,7 @@ var policy = map[string][]string{
 	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
 	"hwtests/traffic": {"hwtests/netns"},
 	"cmd/bladeflow": {"flow", "flow/ruleset", "flow/flowtest", "matcher", "offload", "offload/device", "offload/verify",
-		"fabric", "fabric/agent", "fabric/capacity", "fabric/capacity/history", "fabric/discover", "fabric/manager", "fabric/pki", "hwtests", "hwtests/lab"},
+		"fabric", "fabric/agent", "fabric/api", "fabric/capacity", "fabric/capacity/history", "fabric/client", "fabric/discover", "fabric/manager", "fabric/pki", "fabric/store", "hwtests", "hwtests/lab"},
 }
 
 // inTests lists what tests of a package may import on top of that. Every test may
@@ -66,6 +67,7 @@ var inTests = map[string][]string{
 	"offload/softnic": {"offload/offloadtest"},
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},
+	"fabric/client":   {"fabric/manager", "fabric/pki", "fabric/store"},
 	"fabric/manager":  {"fabric/discover"},
 	"fabric/store":    {"fabric/pki"},
 	"hwtests":         {"matcher", "fabric/api", "fabric/manager", "fabric/pki"},
