@@ -58,13 +58,17 @@ func ParseDigest(s string) (d Digest, err error) {
 // their number, and ports by name: how a blade numbers its ports is its own affair. The
 // order of rules, stations and vNICs in c does not matter; the generation is not in it.
 func (c *Content) Sum() Digest {
-	f := form{ports: c.Table.Ports}
+	f := form{ports: c.Table.Ports, bytes: make([]byte, 0, 1024+320*len(c.Table.Rules))}
 	f.text("bladeflow content 1")
 	f.text(string(c.Blade))
 	f.actions(c.Table.Default)
 	f.number(uint64(len(c.Table.Rules)))
-	for _, r := range slices.SortedFunc(slices.Values(c.Table.Rules), func(a, b flow.Rule) int { return a.Before(&b) }) {
-		f.rule(&r)
+	rules, asked := c.Table.Rules, func(a, b flow.Rule) int { return a.Before(&b) }
+	if !slices.IsSortedFunc(rules, asked) { // who got a change of many rules has them in order
+		rules = slices.SortedFunc(slices.Values(rules), asked)
+	}
+	for i := range rules {
+		f.rule(&rules[i])
 	}
 	sw := cmp.Or(c.Table.Switch, &flow.Switch{})
 	f.port(sw.Uplink())

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -278,7 +279,7 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 	if err != nil {
 		return taken{}, err
 	}
-	var rules []flow.Rule
+	var fresh []flow.Rule
 	for _, sum := range sums {
 		some, known := f.taken.shards[sum]
 		if !known {
@@ -289,10 +290,11 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 			if some, err = readShard(value, f.config.Ports); err != nil {
 				return taken{}, err
 			}
+			fresh = append(fresh, some...)
 		}
 		next.shards[sum] = some
-		rules = append(rules, some...)
 	}
+	rules := f.taken.with(next.shards, fresh)
 	if next.content, err = r.content(fabric.BladeID(f.config.Blade), f.config.Ports, rules); err != nil {
 		return taken{}, err
 	}
@@ -302,6 +304,32 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 	}
 	next.table, err = flow.NewTable(next.content.Table)
 	return next, err
+}
+
+// with returns the rules of shards, of which those in fresh are new, in the order they
+// are asked: what is sorted already is sorted fast.
+func (t *taken) with(shards map[[32]byte][]flow.Rule, fresh []flow.Rule) []flow.Rule {
+	gone := map[flow.RuleID]bool{}
+	for sum, some := range t.shards {
+		if _, stays := shards[sum]; !stays {
+			for i := range some {
+				gone[some[i].ID] = true
+			}
+		}
+	}
+	slices.SortFunc(fresh, func(a, b flow.Rule) int { return a.Before(&b) })
+	was := t.content.Table.Rules
+	rules := make([]flow.Rule, 0, len(was)-len(gone)+len(fresh))
+	for i := range was {
+		if gone[was[i].ID] {
+			continue
+		}
+		for len(fresh) > 0 && fresh[0].Before(&was[i]) < 0 {
+			rules, fresh = append(rules, fresh[0]), fresh[1:]
+		}
+		rules = append(rules, was[i])
+	}
+	return append(rules, fresh...)
 }
 
 func (f *Fabric) fault(code, what, why, remedy string) error {
@@ -331,17 +359,9 @@ func (f *Fabric) keep(text []byte, shard func([32]byte) []byte) error {
 	if f.config.Keep == "" {
 		return nil
 	}
-	k := kept{Store: f.taken.store, Revision: f.taken.revision, Generation: text, Shards: map[string]json.RawMessage{}}
 	sums, err := f.taken.record.sums()
-	for _, sum := range sums {
-		k.Shards[fmt.Sprintf("%x", sum)] = shard(sum)
-	}
-	var data []byte
 	if err == nil {
-		data, err = json.Marshal(k)
-	}
-	if err == nil {
-		err = replace(f.config.Keep, data, 0o600, true)
+		err = replace(f.config.Keep, keptText(f.taken.store, f.taken.revision, text, sums, shard), 0o600, true)
 	}
 	if err != nil {
 		return &flow.Fault{Code: "E_KEEP", What: f.config.Keep, Why: err.Error(), Remedy: "make room and let the agent write there: a restart would not know this generation", Err: err}

@@ -156,6 +156,26 @@ type kept struct {
 	Shards     map[string]json.RawMessage `json:"shards"`
 }
 
+// keptText is the JSON form of [kept]. It is put together from what was received and
+// understood: to marshal it would read through all of it once more.
+func keptText(identity string, revision int64, generation []byte, sums [][32]byte, shard func([32]byte) []byte) []byte {
+	size := len(generation) + 256
+	for _, sum := range sums {
+		size += len(shard(sum)) + 72
+	}
+	name, _ := json.Marshal(identity) // a string always can be
+	out := fmt.Appendf(make([]byte, 0, size), `{"store":%s,"revision":%d,"generation":`, name, revision)
+	out = append(append(out, generation...), `,"shards":{`...)
+	for i, sum := range sums {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = fmt.Appendf(out, `"%x":`, sum)
+		out = append(out, shard(sum)...)
+	}
+	return append(out, "}}\n"...)
+}
+
 // aliveReport says that this agent runs.
 func aliveReport(blade string, status api.AliveStatus) any {
 	return api.Alive{Head: api.NewHead(api.KindAlive, blade), Status: status}
