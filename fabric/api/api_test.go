@@ -28,6 +28,8 @@ func sample() map[string]any {
 		h.Metadata.Revision = 7
 		return h
 	}
+	usable, before, after := int64(8), int64(8), int64(7)
+	effect := Effect{Left: []Left{{"slots", "VFs", &usable, &before, &after}, {Dimension: "software", Unit: "packets/s"}}, Binds: "slots", Text: "VF slots 7 of 8"}
 	return map[string]any{
 		"generation": &Generation{Head: named(KindGeneration, "b1"), Spec: GenerationSpec{Number: 3, Digest: "ab12", Revision: 7, Made: at,
 			Uplink: "nic0/pf0", Default: "drop", Stations: []Station{{10, "02:00:00:00:00:01", "nic0/pf0/vf1"}},
@@ -41,6 +43,7 @@ func sample() map[string]any {
 		"alive": &Alive{Head: NewHead(KindAlive, "b1"), Status: AliveStatus{Version: "v0.1.0", Since: at}},
 		"rules": &Rules{Head: NewHead(KindRules, "b1"), Status: RulesStatus{Generation: 3, At: at, Hardware: 1, Packets: []TierPackets{{"hardware", "normal", 5}},
 			Rules: []RuleState{{Name: "web/allow@web", ID: "00000000000000ff", Place: "hardware", Entries: 1, Hardware: Count{5, 500}}}}},
+		"ports":   &Ports{Head: NewHead(KindPorts, "b1"), Status: PortsStatus{At: at, Ports: []PortCount{{"nic0/pf0", Count{5, 500}, Count{6, 600}}}}},
 		"chassis": &Chassis{Head: named(KindChassis, "c1"), Spec: ChassisSpec{Slots: 16}, Status: &ChassisStatus{Blades: []string{"b1"}}},
 		"blade": &Blade{Head: named(KindBlade, "b1"), Spec: BladeSpec{Chassis: "c1", Slot: 1}, Status: &BladeView{State: "settled", Wanted: 3, Running: 3, Digest: "ab12",
 			Proved: true, VFs: 8, Used: 1, Rules: &RuleTile{Hardware: 1}}},
@@ -54,7 +57,7 @@ func sample() map[string]any {
 		"history": &History{Head: named("History", "7"), Spec: HistorySpec{EventSpec: EventSpec{At: at, Who: "ann", Role: "admin", From: "10.0.0.1", Verb: "apply",
 			Changes: []Touched{{KindNetwork, "default", "front", "created"}, {KindNetwork, "default", "back", "deleted"}}}, Before: [][]byte{nil, []byte("{}")}}},
 		"preview": &Preview{Revision: 7, DryRun: true, Changes: []Touched{{KindProfile, "default", "web", "created"}}, Steps: []Step{{"b1", "prove", "prove b1 ab12"}},
-			Held: []Held{{"b2", "web/eth0", Error{"E_BLADE_SILENT", "blade b2", "its agent does not report any more", ""}}}, Capacity: []CapacityOf{{"b1", Free{8, "-", 0}, Free{7, "1G", 1}}}},
+			Held: []Held{{"b2", "web/eth0", Error{"E_BLADE_SILENT", "blade b2", "its agent does not report any more", ""}}}, Capacity: []CapacityOf{{"b1", Free{8, "-", 0}, Free{7, "1G", 1}, effect}}, Fleet: &effect},
 		"inventory": &Inventory{Head: NewHead(KindInventory, "b1"), Status: InventoryStatus{Findings: []Finding{},
 			NICs: []NIC{{Name: "nic0", Slot: "0000:03:00", Serial: "MT1", Vendor: "0x15b3", Device: "0x1017", PFs: []PF{{Name: "nic0/pf0", PCI: "0000:03:00.0",
 				TotalVFs: 8, NumVFs: 1, ESwitch: "switchdev", Netdev: &Netdev{Name: "eth0", BitsPerSecond: 25e9, Link: "up"},

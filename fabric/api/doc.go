@@ -62,6 +62,7 @@ const (
 	KindBladeStatus = "BladeStatus"
 	KindInventory   = "Inventory"
 	KindRules       = "Rules"
+	KindPorts       = "Ports"
 	KindAlive       = "Alive"
 	KindEvent       = "Event"
 )

@@ -11,6 +11,7 @@ const (
 	PartInventory  = "inventory"  // Inventory; when it changes
 	PartGeneration = "generation" // BladeStatus; at once when it changes
 	PartRules      = "rules"      // Rules; at most once a second, and only if something counted
+	PartPorts      = "ports"      // Ports; likewise
 )
 
 // Alive says that a blade's agent runs.
@@ -110,4 +111,25 @@ type TierPackets struct {
 	Tier    string `json:"tier"`
 	Verdict string `json:"verdict"`
 	Packets uint64 `json:"packets"`
+}
+
+// Ports is what has passed a blade's functions.
+type Ports struct {
+	Head
+	Status PortsStatus `json:"status"`
+}
+
+// PortsStatus counts by port, whoever answered the packets. Counters begin anew when a
+// function is made anew, and never decrease else.
+type PortsStatus struct {
+	At    time.Time   `json:"at"`    // when it was counted
+	Ports []PortCount `json:"ports"` // by name; those that can be counted
+}
+
+// PortCount is one function's traffic: of a PF what its link carried, of a VF what its
+// workload received and sent.
+type PortCount struct {
+	Port     string `json:"port"` // nicN/pfN or nicN/pfN/vfN
+	Received Count  `json:"received"`
+	Sent     Count  `json:"sent"`
 }

@@ -53,16 +53,16 @@ type Input struct {
 	Window    int       `yaml:"window"`  // days of demand looked at, the day of At the last; UTC
 	Policy    Policy    `yaml:"policy"`  // what is kept back
 	Reference Profile   `yaml:"profile"` // what "still fits" is counted in
-	WhatIf    *Addition `yaml:"whatIf"`
-	Chassis   []Chassis `yaml:"chassis"`
-	Demand    Demand    `yaml:"demand"` // recorded for the whole fleet, if it was
+	WhatIf    *Addition `yaml:"whatIf,omitempty"`
+	Chassis   []Chassis `yaml:"chassis,omitempty"`
+	Demand    Demand    `yaml:"demand,omitempty"` // recorded for the whole fleet, if it was
 }
 
 // Policy says what is kept back from use. The zero value keeps nothing back.
 type Policy struct {
-	Survive       Level             `yaml:"survive"`       // the loss of one blade or one chassis, or nothing
-	BufferPercent int               `yaml:"bufferPercent"` // of the total
-	Overcommit    map[Dimension]int `yaml:"overcommit"`    // allocation allowed, in percent of usable; 100 if absent, always 100 for slots
+	Survive       Level             `yaml:"survive"`              // the loss of one blade or one chassis, or nothing
+	BufferPercent int               `yaml:"bufferPercent"`        // of the total
+	Overcommit    map[Dimension]int `yaml:"overcommit,omitempty"` // allocation allowed, in percent of usable; 100 if absent, always 100 for slots
 }
 
 // DefaultPolicy survives the loss of one blade and keeps a tenth free.
@@ -91,8 +91,8 @@ const (
 type Chassis struct {
 	Name   string  `yaml:"name"`
 	Slots  int     `yaml:"slots"` // 0 if unknown: as many as its blades need
-	Blades []Blade `yaml:"blades"`
-	Demand Demand  `yaml:"demand"`
+	Blades []Blade `yaml:"blades,omitempty"`
+	Demand Demand  `yaml:"demand,omitempty"`
 }
 
 // Blade is one server.
@@ -102,15 +102,15 @@ type Blade struct {
 	Faulty   bool           `yaml:"faulty"`
 	Silent   bool           `yaml:"silent"` // its agent does not report; the numbers are the last known
 	Software SoftwareBudget `yaml:"software"`
-	PFs      []PF           `yaml:"pfs"`
-	Demand   Demand         `yaml:"demand"`
+	PFs      []PF           `yaml:"pfs,omitempty"`
+	Demand   Demand         `yaml:"demand,omitempty"`
 }
 
 // SoftwareBudget is what a blade may spend on the packets that hardware does not answer.
 type SoftwareBudget struct {
 	PacketsPerCore int64  `yaml:"packetsPerSecondPerCore"` // calibrated; 0 if it never was
 	Cores          int64  `yaml:"cores"`
-	Used           *int64 `yaml:"used"` // packets a second now; nil if not measured
+	Used           *int64 `yaml:"used,omitempty"` // packets a second now; nil if not measured
 }
 
 // PF is one physical function with its uplink port. Functions that share one
@@ -121,7 +121,7 @@ type PF struct {
 	VFs    VFs    `yaml:"vfs"`
 	Table  Table  `yaml:"table"`
 	Port   Port   `yaml:"port"`
-	Demand Demand `yaml:"demand"` // recorded slots and entries
+	Demand Demand `yaml:"demand,omitempty"` // recorded slots and entries
 }
 
 // VFs are counts of virtual functions of one PF.
@@ -130,7 +130,7 @@ type VFs struct {
 	Provisioned int64  `yaml:"provisioned"` // what exists
 	Bound       int64  `yaml:"bound"`       // what a vNIC has
 	Faulty      int64  `yaml:"faulty"`
-	Active      *int64 `yaml:"active"` // had traffic in the window; nil if not measured
+	Active      *int64 `yaml:"active,omitempty"` // had traffic in the window; nil if not measured
 }
 
 // LimitSource says how the size of a table is known.
@@ -145,21 +145,21 @@ const (
 
 // Table is the match table of a PF's eSwitch.
 type Table struct {
-	Limit  int64       `yaml:"limit"`  // valid unless Source is unknown
-	Source LimitSource `yaml:"source"` // empty is unknown
-	Asked  int64       `yaml:"asked"`  // entries that rules want
-	Used   *int64      `yaml:"used"`   // entries in the device; nil if not read
+	Limit  int64       `yaml:"limit"`          // valid unless Source is unknown
+	Source LimitSource `yaml:"source"`         // empty is unknown
+	Asked  int64       `yaml:"asked"`          // entries that rules want
+	Used   *int64      `yaml:"used,omitempty"` // entries in the device; nil if not read
 }
 
 // Port is the uplink of a PF.
 type Port struct {
 	Name       string `yaml:"name"` // the PF's if empty
 	Faulty     bool   `yaml:"faulty"`
-	Speed      Rate   `yaml:"speed"`      // 0 if unknown, as it is while the link is down
-	Guaranteed Rate   `yaml:"guaranteed"` // sum over the vNICs behind the port
-	Maximum    Rate   `yaml:"maximum"`    // sum of ceilings; a vNIC without one counts with the port's speed
-	Used       *int64 `yaml:"used"`       // bit/s now, the busier direction; nil if not measured
-	Demand     Series `yaml:"demand"`
+	Speed      Rate   `yaml:"speed"`          // 0 if unknown, as it is while the link is down
+	Guaranteed Rate   `yaml:"guaranteed"`     // sum over the vNICs behind the port
+	Maximum    Rate   `yaml:"maximum"`        // sum of ceilings; a vNIC without one counts with the port's speed
+	Used       *int64 `yaml:"used,omitempty"` // bit/s now, the busier direction; nil if not measured
+	Demand     Series `yaml:"demand,omitempty"`
 }
 
 // Rate is in bits a second. Its text form is a number with k, M, G or T: 25G.

@@ -1,12 +1,14 @@
 package capacity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/bladeflow/bladeflow/fabric"
@@ -264,4 +266,23 @@ func TestQuality(t *testing.T) {
 	if c := d.Status.Quality.Coverage; c == nil || *c != *percent(10*13+11+5, 12*13) {
 		t.Errorf("coverage %v", c)
 	}
+}
+
+// TestWrite: an input that is written and read again is the same, and gives the same
+// report.
+func TestWrite(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		var text bytes.Buffer
+		if err := in.Write(&text); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseInput("written", text.Bytes())
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text.String())
+		}
+		if diff := cmp.Diff(in, again, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(Input{}, "At")); diff != "" || !in.At.Equal(again.At) {
+			t.Fatalf("%s at %s, then %s", diff, in.At, again.At)
+		}
+	})
 }

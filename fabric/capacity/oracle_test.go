@@ -374,6 +374,52 @@ func checkFit(t check, in Input, s Scope) {
 		t.Fatalf("%s: fragmentation %v of %d and %d", where, s.Fit.Fragmentation, want, s.Fit.Pooled)
 	}
 	checkStranded(t, in, s, pfs, software)
+	if got, want := s.Fit.Binds, bindsByCounting(pfs, software, p, onBlade); got != want {
+		t.Fatalf("%s: %q binds, want %q", where, got, want)
+	}
+}
+
+// bindsByCounting names the dimension that keeps one more vNIC out on most PFs: on a PF
+// that takes any, each dimension that alone would take no more; on all PFs with room of a
+// blade, the software budget, where that lets in fewer than they have room for. What is
+// faulty or silent is kept out by nothing of the sort and has no say.
+func bindsByCounting(pfs []pfRoom, software map[string]*int64, p Profile, onBlade bool) Dimension {
+	count := map[Dimension]int{}
+	blades := map[string][]pfRoom{}
+	for _, r := range pfs {
+		if r.open {
+			blades[r.blade] = append(blades[r.blade], r)
+		}
+	}
+	for _, list := range blades {
+		alone, roomy := int64(0), 0
+		for _, r := range list {
+			n := packByTrial([]pfRoom{r}, software, p, false)
+			alone += n
+			if n > 0 {
+				roomy++
+			}
+		}
+		if onBlade && packByTrial(list, software, p, true) < alone {
+			count[Software] += roomy
+			continue
+		}
+		for _, r := range list {
+			n := packByTrial([]pfRoom{r}, software, p, false)
+			for d, free := range r.free {
+				if free != nil && p.need(d) > 0 && (n+1)*p.need(d) > *free {
+					count[d]++
+				}
+			}
+		}
+	}
+	most := Dimension("")
+	for _, d := range dimensions {
+		if count[d] > count[most] {
+			most = d
+		}
+	}
+	return most
 }
 
 // pooledByCounting puts vNICs into the pooled room until one does not fit.

@@ -161,6 +161,9 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 		}
 	}
 	if len(p.edits) == 0 {
+		if r.dryRun {
+			return p, m.capacityEffect(v, v.spec, m.cache.of(v), m.cache.of(v), &p.preview)
+		}
 		return p, nil
 	}
 	if err := m.check(v, docs, &p); err != nil {
@@ -213,6 +216,9 @@ func (m *Manager) check(v *view, docs map[docID]*doc, p *prepared) error {
 	}
 	if !p.preview.DryRun {
 		return nil
+	}
+	if err := m.capacityEffect(v, spec, before, after, &p.preview); err != nil {
+		return err
 	}
 	plan := fabric.NewPlan(spec, seen)
 	for _, s := range plan.Steps {

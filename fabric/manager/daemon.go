@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/capacity/history"
 	"github.com/bladeflow/bladeflow/fabric/pki"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
@@ -40,6 +41,7 @@ type FileSpec struct {
 	Listen       string    `yaml:"listen"`
 	Certificates string    `yaml:"certificates"` // directory, as `bladeflow pki init` makes it; empty only on loopback
 	Store        StoreFile `yaml:"store"`
+	Capacity     Capacity  `yaml:"capacity"`
 }
 
 // StoreFile is a store in this process, or one elsewhere.
@@ -60,6 +62,13 @@ spec:
     dir: /var/lib/bladeflow/store         # a store in this process, which agents reach at
     listen: 0.0.0.0:2379
     # endpoints: [https://10.0.0.1:2379]  # or, instead of both, a cluster elsewhere
+  capacity:                               # may be left out: then no demand is recorded
+    history: /var/lib/bladeflow/demand.db # SQLite file that the manager writes while it leads
+    keepDays: 1095                        # of daily values
+    policy: {survive: blade, bufferPercent: 10, overcommit: {bandwidth: 100}}
+    packetsPerSecondPerCore: 2000000      # measured; with cores, what blades may spend on software
+    cores: 2
+    profile: {name: std-vnic, guaranteed: 1G, maximum: 10G, entries: 16, packetsPerSecond: 1000}
 `
 
 // ReadFile reads a configuration strictly.
@@ -75,7 +84,7 @@ var yamlLine = regexp.MustCompile(`line (\d+): (.*)`)
 
 // ParseFile reads a configuration strictly; path is what faults speak of.
 func ParseFile(path string, data []byte) (File, error) {
-	f := File{}
+	f := File{Spec: FileSpec{Capacity: DefaultCapacity()}}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	fault := func(code, what, why, remedy string) (File, error) {
@@ -112,7 +121,10 @@ func ParseFile(path string, data []byte) (File, error) {
 	case s.Store.Dir == "" && s.Store.Listen != "":
 		return fault("E_VALUE", "spec.store.listen", "the store is elsewhere", "leave it out")
 	}
-	for _, p := range []*string{&f.Spec.Certificates, &f.Spec.Store.Dir} {
+	if err := f.Spec.Capacity.check(); err != nil {
+		return File{}, fmt.Errorf("%s: spec.capacity: %w", path, err)
+	}
+	for _, p := range []*string{&f.Spec.Certificates, &f.Spec.Store.Dir, &f.Spec.Capacity.History} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(filepath.Dir(path), *p)
 		}
@@ -139,7 +151,7 @@ func Open(ctx context.Context, f File, log *slog.Logger) (*Daemon, error) {
 }
 
 func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
-	c := Config{Name: f.Metadata.Name, Listen: f.Spec.Listen, Log: log}
+	c := Config{Name: f.Metadata.Name, Listen: f.Spec.Listen, Capacity: f.Spec.Capacity, Log: log}
 	dir, endpoints := f.Spec.Certificates, f.Spec.Store.Endpoints
 	var err error
 	if dir != "" {
@@ -174,6 +186,12 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 		return err
 	}
 	c.Store = client
+	if file := f.Spec.Capacity.History; file != "" {
+		if c.History, err = history.Open(file); err != nil {
+			return err
+		}
+		d.closers = append(d.closers, func() { _ = c.History.Close() })
+	}
 	d.Manager, err = New(c)
 	return err
 }

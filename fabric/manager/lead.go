@@ -37,7 +37,6 @@ const again = 2 * time.Second
 // a leader does after it was replaced has no effect.
 func (m *Manager) lead(ctx context.Context, won *store.Leader) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	go func() {
 		select {
 		case <-won.Lost():
@@ -46,6 +45,12 @@ func (m *Manager) lead(ctx context.Context, won *store.Leader) {
 		}
 	}()
 	l := &leader{Manager: m, fence: won.Fence(), admitted: map[fabric.BladeID]bool{}, waiting: map[string]string{}}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	if m.config.History != nil {
+		beside.Go(func() { l.record(ctx) })
+	}
 	cursor := won.Revision() // what earlier leaders published is not to be missed
 	for ctx.Err() == nil {
 		v, err := m.view(ctx, cursor)

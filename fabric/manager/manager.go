@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/capacity/history"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -33,6 +34,10 @@ type Config struct {
 	// Lease is how long others wait before they lead in the place of a leader that has
 	// gone; 5 s if zero.
 	Lease time.Duration
+
+	Capacity Capacity       // how capacity is counted
+	History  *history.Store // of demand; nil if nothing is recorded and reports have no past
+	Poll     time.Duration  // how often reports are looked at for it; 10 s if zero
 
 	Now func() time.Time // time.Now if nil
 }
@@ -60,6 +65,9 @@ func New(c Config) (*Manager, error) {
 	}
 	if c.Lease == 0 {
 		c.Lease = 5 * time.Second
+	}
+	if c.Poll == 0 {
+		c.Poll = 10 * time.Second
 	}
 	m := &Manager{config: c, store: c.Store, log: c.Log, now: c.Now, changed: make(chan struct{}), held: map[fabric.BladeID]*flow.Fault{}}
 	if c.Listen == "" {

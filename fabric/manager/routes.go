@@ -52,6 +52,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 	readable[api.RuleView](m, h, "rules", (*view).rules)
 	readable[api.GenerationView](m, h, "generations", (*view).generations)
 	readable[api.Event](m, h, "events", (*view).history)
+	m.reports(h)
 
 	type Doc struct {
 		DryRun  string `query:"dryRun" doc:"true to be told what would happen"`

@@ -39,6 +39,7 @@ type report struct {
 	inventory *api.Inventory
 	status    *api.BladeStatus
 	rules     *api.Rules
+	ports     *api.Ports
 	seen      fabric.Seen // made of inventory and status; Age is not set
 	devices   int64       // the store's revision of the inventory
 	err       error       // the report cannot be understood
@@ -165,15 +166,17 @@ func (f *follower) reported(e store.Event) {
 		}
 	case api.PartRules:
 		r.rules = decodePart[api.Rules](e, &r.err)
+	case api.PartPorts:
+		r.ports = decodePart[api.Ports](e, &r.err)
 	}
-	if r.inventory != nil && r.err == nil && part != api.PartRules && part != api.PartAlive {
+	if r.inventory != nil && r.err == nil && (part == api.PartInventory || part == api.PartGeneration) {
 		var inv fabric.Inventory
 		if inv, r.err = modelInventory(r.inventory); r.err == nil {
 			r.seen, r.err = modelSeen(name, inv, r.status)
 		}
 	}
 	f.blades[id] = &r
-	if r.alive == nil && r.inventory == nil && r.status == nil && r.rules == nil {
+	if r.alive == nil && r.inventory == nil && r.status == nil && r.rules == nil && r.ports == nil {
 		delete(f.blades, id)
 	}
 }
