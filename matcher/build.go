@@ -53,40 +53,46 @@ const (
 	guardFloor = 32
 )
 
-// build fills the tables of c with the cheapest of several limits, see cost.go.
-func (c *Classifier) build() {
-	switch n := c.table.Len(); {
-	case c.small != nil, n < usualLimit: // in the former hardly anything will be asked
-		*c = *c.withLimit(usualLimit)
-	case n > pricedRules && c.lane == PureGo:
-		*c = *c.withLimit(usualLimit)
+// newEngine builds an engine of t with the cheapest of several limits, see cost.go;
+// hurried with one that is never bad.
+func newEngine(t *flow.Table, lane Lane, hurried bool) *engine {
+	e := &engine{lane: lane, base: t}
+	build := func(limit int) {
+		e.limit = limit
+		e.set.Store(e.tables())
+	}
+	switch n := t.Len(); {
+	case hurried, n < usualLimit:
+		build(usualLimit)
+	case n > pricedRules && lane == PureGo:
+		build(usualLimit)
 	case n > pricedRules:
-		*c = *c.withLimit(limits[len(limits)-1])
+		build(limits[len(limits)-1])
 	default:
-		keys := likelyKeys(c.table, pricedKeys)
-		var best *Classifier
+		keys := likelyKeys(t, pricedKeys)
+		var best *tableSet
+		var limit int
 		var lowest float64
-		for _, limit := range limits {
-			try := c.withLimit(limit)
-			if price := try.price(keys); best == nil || price < lowest {
-				best, lowest = try, price
+		for _, l := range limits {
+			build(l)
+			if price := e.price(keys); best == nil || price < lowest {
+				best, limit, lowest = e.set.Load(), l, price
 			}
 		}
-		*c = *best
+		e.limit = limit
+		e.set.Store(best)
 	}
+	return e
 }
 
-// withLimit returns a copy of c with tables whose buckets have at most that many
-// rules.
-func (c *Classifier) withLimit(limit int) *Classifier {
-	made := *c
-	c = &made
-	t := c.table
+// tables spreads the rules of e over tables whose buckets have at most e.limit rules.
+func (e *engine) tables() *tableSet {
+	t := e.base
 	left := make([]int32, t.Len())
 	for i := range left {
 		left[i] = int32(i)
 	}
-	s := newSurvey(t, limit)
+	s := newSurvey(t, e.limit)
 	var drawers []drawer
 	for len(left) > 0 {
 		mask := flow.Key{}
@@ -94,7 +100,7 @@ func (c *Classifier) withLimit(limit int) *Classifier {
 			mask = s.best(left)
 		}
 		var d drawer
-		d, left = fill(t, mask, left, limit)
+		d, left = fill(t, mask, left, e.limit)
 		drawers = append(drawers, d)
 	}
 	slices.SortStableFunc(drawers, func(a, b drawer) int { return cmp.Compare(a.rules[0], b.rules[0]) })
@@ -107,17 +113,22 @@ func (c *Classifier) withLimit(limit int) *Classifier {
 			used[w] = used[w] || hashed || guarded
 		}
 	}
+	var words []uint8
 	for w, u := range used {
 		if u {
-			c.words = append(c.words, uint8(w))
-			c.offsets = append(c.offsets, uint32(4*w))
+			words = append(words, uint8(w))
 		}
 	}
+	tables := make([]*subtable, len(drawers))
 	for i := range drawers {
-		c.tables = append(c.tables, drawers[i].pack(t, c.words))
+		tables[i] = drawers[i].pack(t, words)
 	}
-	return c
+	return newTableSet(tables, words)
 }
+
+// firstPlace returns the place of rule i of n that were put in order at once: they
+// leave the same room between each other.
+func firstPlace(i, n int) int32 { return int32(i+1) * (kernel.None / int32(n+1)) }
 
 // word returns a 32-bit word of a key.
 func word(k *flow.Key, w int) uint32 { return kernel.Word(k, uint8(w)) }
@@ -204,8 +215,8 @@ func (d *drawer) findGuards(t *flow.Table) {
 }
 
 // pack makes a table of d; words are those that have columns in a batch.
-func (d *drawer) pack(t *flow.Table, words []uint8) subtable {
-	s := subtable{mask: d.mask, Table: kernel.Table{Best: d.rules[0]}}
+func (d *drawer) pack(t *flow.Table, words []uint8) *subtable {
+	s := &subtable{mask: d.mask, Table: kernel.Table{Best: firstPlace(int(d.rules[0]), t.Len())}}
 	for at, w := range words {
 		column := uint32(at * 4 * kernel.Lanes)
 		if m := word(&d.guard.Mask, int(w)); m != 0 {
@@ -219,7 +230,7 @@ func (d *drawer) pack(t *flow.Table, words []uint8) subtable {
 			s.Hashed++
 		}
 	}
-	d.columns(t, &s)
+	d.columns(t, s)
 
 	order := make([]uint64, len(d.rules)) // hash and rule
 	for i, r := range d.rules {
@@ -235,17 +246,17 @@ func (d *drawer) pack(t *flow.Table, words []uint8) subtable {
 	lg := max(4, bits.Len(uint(3*values/2))) // 1.5 to 3 heads for each value
 	s.Shift = uint32(32 - lg)
 	s.Heads = make([]uint32, 1<<lg)
-	s.Arena = make([]uint32, kernel.Unit, kernel.Unit+len(order)*s.RuleWords()+values*(kernel.Unit/2+1)+kernel.Pad+kernel.Unit)
+	arena := make([]uint32, kernel.Unit, kernel.Unit+len(order)*s.RuleWords()+values*(kernel.Unit/2+1)+kernel.Pad+kernel.Unit)
 	for len(order) > 0 {
 		slot := order[0] >> (32 + s.Shift)
 		n := 1
 		for n < len(order) && order[n]>>(32+s.Shift) == slot {
 			n++
 		}
-		s.Heads[slot] = s.add(t, order[:n])
+		arena, s.Heads[slot] = s.add(arena, t, order[:n])
 		order = order[n:]
 	}
-	s.Arena = append(s.Arena, make([]uint32, kernel.Pad)...)
+	s.setArena(append(arena, make([]uint32, kernel.Pad)...))
 	return s
 }
 
@@ -294,11 +305,11 @@ func ternary(m *flow.Match, w int) uint32 {
 	return mask
 }
 
-// add appends a bucket of the rules in order, which are hash and rule, to the arena
-// and returns its head.
-func (s *subtable) add(t *flow.Table, order []uint64) uint32 {
-	for len(s.Arena)%kernel.Unit != 0 {
-		s.Arena = append(s.Arena, 0)
+// add appends a bucket of the rules in order, which are hash and rule, to an arena and
+// returns its head.
+func (s *subtable) add(arena []uint32, t *flow.Table, order []uint64) ([]uint32, uint32) {
+	for len(arena)%kernel.Unit != 0 {
+		arena = append(arena, 0)
 	}
 	tags := make([]uint32, 0, 64)
 	rules := make([]int32, 0, 64)
@@ -307,33 +318,38 @@ func (s *subtable) add(t *flow.Table, order []uint64) uint32 {
 		rules = append(rules, int32(uint32(o)))
 	}
 	slices.Sort(rules)
-	head := kernel.Head(uint32(len(s.Arena)/kernel.Unit), tags...)
-	s.Arena = append(s.Arena, uint32(len(rules)))
+	head := kernel.Head(uint32(len(arena)/kernel.Unit), tags...)
+	arena = append(arena, uint32(len(rules)))
 	for chunk := range slices.Chunk(rules, kernel.Chunk) {
-		for _, r := range chunk {
-			s.Arena = append(s.Arena, uint32(r))
-		}
-		for _, w := range s.ColumnWord[:s.Ternary] {
-			for _, r := range chunk {
-				m := &t.Rule(int(r)).Match
-				s.Arena = append(s.Arena, word(&m.Value, int(w))&ternary(m, int(w)))
-			}
-			for _, r := range chunk {
-				s.Arena = append(s.Arena, ternary(&t.Rule(int(r)).Match, int(w)))
-			}
-		}
-		if s.Ranges != 0 {
-			for _, r := range chunk {
-				low, _ := ports(&t.Rule(int(r)).Match)
-				s.Arena = append(s.Arena, low)
-			}
-			for _, r := range chunk {
-				_, width := ports(&t.Rule(int(r)).Match)
-				s.Arena = append(s.Arena, width)
-			}
+		at := len(arena)
+		arena = append(arena, make([]uint32, len(chunk)*s.RuleWords())...)
+		for i, r := range chunk {
+			s.write(arena[at+i:], len(chunk), firstPlace(int(r), t.Len()), r, &t.Rule(int(r)).Match)
 		}
 	}
-	return head
+	return arena, head
+}
+
+// write writes the words of a rule to every m-th word of row.
+func (s *subtable) write(row []uint32, m int, place, rule int32, match *flow.Match) {
+	row[0], row[m] = uint32(place), uint32(rule)
+	row = row[2*m:]
+	for _, w := range s.ColumnWord[:s.Ternary] {
+		mask := ternary(match, int(w))
+		row[0], row[m] = word(&match.Value, int(w))&mask, mask
+		row = row[min(2*m, len(row)):]
+	}
+	if s.Ranges != 0 {
+		row[0], row[m] = ports(match)
+	}
+}
+
+// setArena makes a whole arena that of s.
+func (s *subtable) setArena(words []uint32) {
+	s.arena.used = len(words) / kernel.Unit
+	for at := 0; at < len(words); at += kernel.ArenaUnits * kernel.Unit {
+		s.Arena = append(s.Arena, words[at:])
+	}
 }
 
 // ports returns the lowest ports of m and the widths of the ranges, source port in

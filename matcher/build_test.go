@@ -8,6 +8,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
 // hostile returns rules made to need a table each: random masks over all words.
@@ -37,26 +38,26 @@ func TestInvariants(t *testing.T) {
 	}
 	for name, tab := range tables {
 		c := Compile(tab)
-		if len(c.tables) > maxTables {
-			t.Errorf("%s: %d tables", name, len(c.tables))
+		set := c.engine.set.Load()
+		if len(set.tables) > maxTables {
+			t.Errorf("%s: %d tables", name, len(set.tables))
 		}
-		if !slices.IsSortedFunc(c.tables, func(a, b subtable) int { return int(a.Best - b.Best) }) {
+		if !slices.IsSortedFunc(set.tables, func(a, b *subtable) int { return int(a.Best - b.Best) }) {
 			t.Errorf("%s: tables are not in the order of their best rules", name)
 		}
 		places := make([]int, tab.Len())
-		for i := range c.tables {
-			s := &c.tables[i]
-			best := int32(tab.Len())
+		for i, s := range set.tables {
+			best := int32(kernel.None)
 			for _, head := range s.Heads {
 				if head == 0 {
 					continue
 				}
-				var rules []int32
-				s.Bucket(head, func(r int32) bool { rules = append(rules, r); return true })
-				if !slices.IsSorted(rules) {
+				var order, rules []int32
+				s.Rules(head, func(p, r int32) bool { order, rules = append(order, p), append(rules, r); return true })
+				if !slices.IsSorted(order) || !slices.IsSorted(rules) {
 					t.Errorf("%s: rules %v are not in table order", name, rules)
 				}
-				best = min(best, rules[0])
+				best = min(best, order[0])
 				for _, r := range rules {
 					places[r]++
 					if s.Find(&tab.Rule(int(r)).Match.Value) != head {
@@ -79,7 +80,7 @@ func TestInvariants(t *testing.T) {
 // TestRepeatable checks that equal tables make equal classifiers.
 func TestRepeatable(t *testing.T) {
 	tab := flowtest.NewTable(flowtest.Generate(flowtest.IPC, 1000, 1), nil)
-	if a, b := Compile(tab), Compile(tab); !reflect.DeepEqual(a, b) {
+	if a, b := Compile(tab), Compile(tab); !reflect.DeepEqual(a.small, b.small) || !reflect.DeepEqual(a.engine.set.Load(), b.engine.set.Load()) {
 		t.Error("two compilations of one table differ")
 	}
 }

@@ -11,18 +11,9 @@ import (
 type Classifier struct {
 	lane    Lane
 	table   *flow.Table
-	tables  []subtable // by best rule
-	words   []uint8    // words of a key that tables hash or guard
-	offsets []uint32   // their offsets in a key, in bytes
-	small   *vectors   // the same table once more, or nil
-	compact bool       // never have small
-}
-
-// subtable is a hash table of rules under one mask.
-type subtable struct {
-	kernel.Table
-	mask  flow.Key // what it hashes
-	guard flow.Key // what it compares before
+	engine  *engine
+	small   *vectors // the same table once more, or nil
+	compact bool     // never have small
 }
 
 // Compile makes a classifier of t. Cost: 1 to 5 ms for 1,000 rules, 20 to 60 for
@@ -38,7 +29,7 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 	if hasVectors(c.lane) && !c.compact {
 		c.small = newVectors(t)
 	}
-	c.build()
+	c.engine = newEngine(t, c.lane, c.small != nil)
 	return c
 }
 
@@ -51,8 +42,8 @@ func (c *Classifier) Lane() Lane { return c.lane }
 // Bytes returns the memory that c holds beside the table it was compiled from.
 func (c *Classifier) Bytes() int {
 	n := 0
-	for i := range c.tables {
-		n += 4 * (len(c.tables[i].Heads) + cap(c.tables[i].Arena))
+	if c.engine != nil {
+		n += c.engine.bytes()
 	}
 	if c.small != nil {
 		n += c.small.bytes()
@@ -66,41 +57,26 @@ type Batch struct {
 	Rules []int32 // for each key the place of its rule in the table, or Table.Len() for the default
 }
 
-// smallBatch is the number of keys below which they are looked up one by one.
-const smallBatch = 4
-
 // Lookup answers every key of b into b.Rules, which must be at least as long as
 // b.Keys. It allocates nothing and writes nothing but b.Rules. Batches of 64 and more
 // are fastest.
 func (c *Classifier) Lookup(b *Batch) {
 	answers := b.Rules[:len(b.Keys)]
-	switch {
-	case c.lane == Definition:
+	if c.lane == Definition {
 		for i := range b.Keys {
 			answers[i] = int32(c.table.Lookup(&b.Keys[i]))
 		}
-	case c.lane == PureGo || len(b.Keys) < smallBatch || len(c.tables) == 0:
-		for i := range b.Keys {
-			answers[i] = c.search(&b.Keys[i])
-		}
-	default:
-		for at := 0; at < len(answers); at += kernel.Lanes {
-			end := min(at+kernel.Lanes, len(answers))
-			switch keys, answers := b.Keys[at:end], answers[at:end]; {
-			case c.small != nil:
-				c.lookupSmall(keys, answers)
-			case len(c.words) <= fewColumns:
-				c.lookupFew(keys, answers)
-			default:
-				c.lookupMany(keys, answers)
-			}
+		return
+	}
+	for at := 0; at < len(answers); at += kernel.Lanes {
+		end := min(at+kernel.Lanes, len(answers))
+		if keys, answers := b.Keys[at:end], answers[at:end]; c.small != nil && len(keys) >= smallBatch {
+			c.lookupSmall(keys, answers)
+		} else {
+			c.engine.lookup(keys, answers)
 		}
 	}
 }
-
-// fewColumns is as many as IPv4 rules need. Go clears arrays before use, so it pays
-// to have no more than needed.
-const fewColumns = 5
 
 func (c *Classifier) lookupSmall(keys []flow.Key, answers []int32) {
 	if len(answers) == kernel.Lanes { // the usual batch needs no copy
@@ -112,52 +88,11 @@ func (c *Classifier) lookupSmall(keys []flow.Key, answers []int32) {
 	copy(answers, best[:])
 }
 
-func (c *Classifier) lookupFew(keys []flow.Key, answers []int32) {
-	var columns [fewColumns]kernel.Column
-	c.lookupBatch(keys, answers, columns[:])
-}
-
-func (c *Classifier) lookupMany(keys []flow.Key, answers []int32) {
-	var columns [kernel.Words]kernel.Column
-	c.lookupBatch(keys, answers, columns[:])
-}
-
-// lookupBatch answers at most kernel.Lanes keys, table by table.
-func (c *Classifier) lookupBatch(keys []flow.Key, answers []int32, columns []kernel.Column) {
-	var best [kernel.Lanes]int32
-	var found kernel.Found
-	c.spread(keys, columns, &best)
-	for i := range c.tables {
-		t := &c.tables[i].Table
-		n := c.probe(t, columns, &best, len(keys), &found)
-		if n < 0 {
-			break
-		}
-		c.scan(t, keys, &best, &found, n)
-	}
-	copy(answers, best[:])
-}
-
 // LookupOne returns the place of the rule that wins for k, or Table.Len() for the
 // default.
 func (c *Classifier) LookupOne(k *flow.Key) int {
 	if c.lane == Definition {
 		return c.table.Lookup(k)
 	}
-	return int(c.search(k))
-}
-
-// search answers one key in plain Go.
-func (c *Classifier) search(k *flow.Key) int32 {
-	best := int32(c.table.Len())
-	for i := range c.tables {
-		t := &c.tables[i]
-		if t.Best >= best {
-			break
-		}
-		if head := t.Find(k); head != 0 {
-			best = t.Search(head, k, best)
-		}
-	}
-	return best
+	return int(c.engine.search(c.engine.set.Load(), k))
 }

@@ -36,16 +36,17 @@ const usualLimit = 16
 var limits = []int{8, 12, 16, 24, 32}
 
 // price returns what a key costs, on average over keys.
-func (c *Classifier) price(keys []flow.Key) float64 {
+func (e *engine) price(keys []flow.Key) float64 {
 	var columns [kernel.Words]kernel.Column
-	var best [kernel.Lanes]int32
+	var best kernel.Best
 	var found kernel.Found
 	var probes, buckets, chunks, many, rules int
+	set := e.set.Load()
 	for at := 0; at < len(keys); at += kernel.Lanes {
 		batch := keys[at:min(at+kernel.Lanes, len(keys))]
-		kernel.SpreadGo(batch, c.words, columns[:], &best, int32(c.table.Len()))
-		for i := range c.tables {
-			t := &c.tables[i].Table
+		kernel.SpreadGo(batch, set.words, columns[:], &best, int32(e.base.Len()))
+		for _, s := range set.tables {
+			t := &s.Table
 			n := kernel.ProbeGo(t, columns[:], &best, len(batch), &found)
 			if n < 0 {
 				break
@@ -64,7 +65,7 @@ func (c *Classifier) price(keys []flow.Key) float64 {
 		}
 	}
 	var sum float64
-	if c.lane == PureGo {
+	if e.lane == PureGo {
 		sum = goProbePrice*float64(probes) + goBucketPrice*float64(buckets) + goRulePrice*float64(rules)
 	} else {
 		sum = probePrice*float64(probes) + bucketPrice*float64(buckets) + chunkPrice*float64(chunks) +

@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
 // Explain returns the rule that wins for k, as [Classifier.LookupOne] does, and
@@ -29,10 +30,9 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 		}
 		return rule, wholeBytes(e.mask)
 	}
-	best := int32(c.table.Len())
-	for i := range c.tables {
-		t := &c.tables[i]
-		if t.Best >= best {
+	place, best := int32(kernel.None), int32(c.table.Len())
+	for _, t := range c.engine.set.Load().tables {
+		if t.Best >= place {
 			break
 		}
 		for w := range e.mask {
@@ -42,13 +42,13 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 		if head == 0 {
 			continue
 		}
-		t.Bucket(head, func(r int32) bool {
-			if r >= best {
+		t.Rules(head, func(p, r int32) bool {
+			if p >= place {
 				return false
 			}
-			m := &c.table.Rule(int(r)).Match
+			m := &c.engine.rule(r).Match
 			if m.Matches(&k) {
-				best = r
+				place, best = p, r
 				e.accept(m)
 				return false
 			}

@@ -22,23 +22,23 @@ func machineLanes() []Lane {
 // The steps of a lookup are chosen by a switch and not by a pointer to a function:
 // the compiler then sees that they keep nothing, and scratch stays on the stack.
 
-func (c *Classifier) spread(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32) {
-	if c.lane == AVX2 {
-		kernel.Spread256(keys, c.offsets, columns, best, int32(c.table.Len()))
+func (e *engine) spread(s *tableSet, keys []flow.Key, columns []kernel.Column, best *kernel.Best) {
+	if e.lane == AVX2 {
+		kernel.Spread256(keys, s.offsets, columns, best, int32(e.base.Len()))
 		return
 	}
-	kernel.Spread512(keys, c.offsets, columns, best, int32(c.table.Len()))
+	kernel.Spread512(keys, s.offsets, columns, best, int32(e.base.Len()))
 }
 
-func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kernel.Lanes]int32, n int, found *kernel.Found) int {
-	if c.lane == AVX2 {
+func (e *engine) probe(t *kernel.Table, columns []kernel.Column, best *kernel.Best, n int, found *kernel.Found) int {
+	if e.lane == AVX2 {
 		return kernel.Probe256(t, columns, best, n, found)
 	}
 	return kernel.Probe512(t, columns, best, n, found)
 }
 
-func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
-	if c.lane == AVX2 {
+func (e *engine) scan(t *kernel.Table, keys []flow.Key, best *kernel.Best, found *kernel.Found, n int) {
+	if e.lane == AVX2 {
 		kernel.Scan256(t, keys, best, found, n)
 		return
 	}

@@ -10,15 +10,15 @@ import (
 // machineLanes returns the lanes that depend on the machine: none.
 func machineLanes() []Lane { return nil }
 
-func (c *Classifier) spread(keys []flow.Key, columns []kernel.Column, best *[kernel.Lanes]int32) {
-	kernel.SpreadGo(keys, c.words, columns, best, int32(c.table.Len()))
+func (e *engine) spread(s *tableSet, keys []flow.Key, columns []kernel.Column, best *kernel.Best) {
+	kernel.SpreadGo(keys, s.words, columns, best, int32(e.base.Len()))
 }
 
-func (c *Classifier) probe(t *kernel.Table, columns []kernel.Column, best *[kernel.Lanes]int32, n int, found *kernel.Found) int {
+func (e *engine) probe(t *kernel.Table, columns []kernel.Column, best *kernel.Best, n int, found *kernel.Found) int {
 	return kernel.ProbeGo(t, columns, best, n, found)
 }
 
-func (c *Classifier) scan(t *kernel.Table, keys []flow.Key, best *[kernel.Lanes]int32, found *kernel.Found, n int) {
+func (e *engine) scan(t *kernel.Table, keys []flow.Key, best *kernel.Best, found *kernel.Found, n int) {
 	kernel.ScanGo(t, keys, best, found, n)
 }
 

@@ -9,14 +9,14 @@ import (
 // spread256 is spread512 with 8 keys at a time. It always does an even number of
 // groups, so that lanes up to a multiple of 16 are defined.
 func spread256(lanes Mem) {
-	function("spread256", "func(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)")
+	function("spread256", "func(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)")
 	keys := Load(Param("keys"), GP64())
 	n := Load(Param("n"), GP64())
 	offsets := Load(Param("offsets"), GP64())
 	words := Load(Param("words"), GP64())
 	columns := Load(Param("columns"), GP64())
 	best := Load(Param("best"), GP64())
-	none, dead, lane, index := YMM(), YMM(), YMM(), YMM()
+	none, behind, dead, lane, index := YMM(), broadcast256(nonePlace), YMM(), YMM(), YMM()
 	VPBROADCASTD(NewParamAddr("none", 48), none)
 	VPCMPEQD(dead, dead, dead)
 	VMOVDQU(lanes, lane)
@@ -33,8 +33,9 @@ func spread256(lanes Mem) {
 	VMOVD(n.(GPVirtual).As32(), count)
 	VPBROADCASTD(count, live)
 	VPCMPGTD(lane, live, live)
-	VPBLENDVB(live, none, dead, b)
+	VPBLENDVB(live, behind, dead, b)
 	VMOVDQU(b, Mem{Base: best})
+	VMOVDQU(none, Mem{Base: best, Disp: bestRule})
 
 	w, out := GP64(), GP64()
 	XORQ(w, w)
@@ -69,7 +70,7 @@ func spread256(lanes Mem) {
 // lanes to keep are turned into the bytes of their numbers, and those into a
 // permutation.
 func probe256(lanes Mem) {
-	function("probe256", "func(t *byte, columns *uint32, best *int32, groups int, found *byte) int")
+	function("probe256", "func(t *byte, columns *uint32, best *byte, groups int, found *byte) int")
 	t := Load(Param("t"), GP64())
 	columns := Load(Param("columns"), GP64())
 	best := Load(Param("best"), GP64())

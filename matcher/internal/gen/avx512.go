@@ -9,14 +9,14 @@ import (
 // spread512 gathers each word of 16 keys at a time. Gathers of the lanes that have no
 // key are masked, so nothing behind the last key is read.
 func spread512(lanes Mem) {
-	function("spread512", "func(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)")
+	function("spread512", "func(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)")
 	keys := Load(Param("keys"), GP64())
 	n := Load(Param("n"), GP64())
 	offsets := Load(Param("offsets"), GP64())
 	words := Load(Param("words"), GP64())
 	columns := Load(Param("columns"), GP64())
 	best := Load(Param("best"), GP64())
-	none, dead, index := ZMM(), ZMM(), ZMM()
+	none, behind, dead, index := ZMM(), broadcast512(nonePlace), ZMM(), ZMM()
 	t := Load(Param("none"), GP64())
 	VPBROADCASTD(t.(GPVirtual).As32(), none)
 	VPTERNLOGD(Imm(0xff), dead, dead, dead)
@@ -35,8 +35,9 @@ func spread512(lanes Mem) {
 	KMOVW(ones.As32(), live)
 	b := ZMM()
 	VMOVDQA64(dead, b)
-	VMOVDQA32(none, live, b)
+	VMOVDQA32(behind, live, b)
 	VMOVDQU32(b, Mem{Base: best})
+	VMOVDQU32(none, Mem{Base: best, Disp: bestRule})
 
 	w, out := GP64(), GP64()
 	XORQ(w, w)
@@ -70,7 +71,7 @@ func spread512(lanes Mem) {
 // probe512 asks a table about 16 lanes at a time: compare the guards, hash, gather the
 // heads, compare the tags, and append what is left to the list.
 func probe512(lanes Mem) {
-	function("probe512", "func(t *byte, columns *uint32, best *int32, groups int, found *byte) int")
+	function("probe512", "func(t *byte, columns *uint32, best *byte, groups int, found *byte) int")
 	t := Load(Param("t"), GP64())
 	columns := Load(Param("columns"), GP64())
 	best := Load(Param("best"), GP64())

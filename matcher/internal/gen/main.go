@@ -49,8 +49,11 @@ const (
 	tColumnOffset = 392
 )
 
-// Layout of kernel.Found and the constants of the package.
+// Layout of kernel.Found and kernel.Best, and the constants of the package.
 const (
+	bestRule   = 4 * 256
+	nonePlace  = 1<<31 - 1
+	arenaBits  = 12
 	foundHead  = 4 * (256 + 16)
 	columnSize = 4 * 256
 	keySize    = 64

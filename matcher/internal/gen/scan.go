@@ -20,7 +20,7 @@ import (
 const maxStraight = 4
 
 func scanner(bits int) {
-	function(fmt.Sprintf("scan%d", bits), "func(t *byte, keys *uint64, best *int32, found *byte, n int)")
+	function(fmt.Sprintf("scan%d", bits), "func(t *byte, keys *uint64, best *byte, found *byte, n int)")
 	t := Load(Param("t"), GP64())
 	found := Load(Param("found"), GP64())
 	end := Load(Param("n"), GP64())
@@ -31,9 +31,7 @@ func scanner(bits int) {
 	CMPQ(at, end)
 	JGE(LabelRef("prefetched"))
 	MOVL(Mem{Base: at, Disp: foundHead}, p.As32())
-	ANDL(U32(offsetMask), p.As32())
-	SHLQ(Imm(4), p)
-	ADDQ(Mem{Base: t, Disp: tArena}, p)
+	bucket(p, t)
 	for line := range 3 {
 		PREFETCHT0(Mem{Base: p, Disp: 64 * line})
 	}
@@ -64,6 +62,19 @@ func scanner(bits int) {
 	s.loop("rangedMany", 0, true)
 }
 
+// bucket turns a head into the address of its bucket.
+func bucket(p GPVirtual, t Register) {
+	part, arena := GP64(), GP64()
+	MOVL(p.As32(), part.As32())
+	ANDL(U32(offsetMask), part.As32())
+	SHRL(Imm(arenaBits), part.As32())
+	LEAQ(Mem{Base: part, Index: part, Scale: 2}, part) // a slice has three words
+	MOVQ(Mem{Base: t, Disp: tArena}, arena)
+	ANDL(U32(1<<arenaBits-1), p.As32())
+	SHLQ(Imm(4), p)
+	ADDQ(Mem{Base: arena, Index: part, Scale: 8}, p)
+}
+
 type scan struct {
 	t, found Register
 	bits     int
@@ -74,18 +85,17 @@ func (s scan) loop(name string, columns int, ranges bool) {
 	Label(name)
 	CMPQ(s.found, NewParamAddr("n", 32))
 	JGE(LabelRef(name + "Done"))
-	at, p, left, key, best := GP64(), GP64(), GP64(), GP64(), GP64()
+	at, p, left, key, best, rule := GP64(), GP64(), GP64(), GP64(), GP64(), GP64()
 	MOVL(Mem{Base: s.found}, key.As32())
 	MOVL(Mem{Base: s.found, Disp: foundHead}, p.As32())
 	ADDQ(Imm(4), s.found)
-	ANDL(U32(offsetMask), p.As32())
-	SHLQ(Imm(4), p)
-	ADDQ(Mem{Base: s.t, Disp: tArena}, p)
+	bucket(p, s.t)
 	MOVQ(NewParamAddr("best", 16), at)
 	LEAQ(Mem{Base: at, Index: key, Scale: 4}, at)
 	SHLQ(Imm(6), key)
 	ADDQ(NewParamAddr("keys", 8), key)
 	MOVL(Mem{Base: at}, best.As32())
+	MOVL(Mem{Base: at, Disp: bestRule}, rule.As32())
 	MOVL(Mem{Base: p}, left.As32())
 	ADDQ(Imm(4), p)
 
@@ -94,7 +104,7 @@ func (s scan) loop(name string, columns int, ranges bool) {
 	MOVL(U32(chunk), m.As32())
 	CMPQ(left, m)
 	CMOVQLT(left, m)
-	LEAQ(Mem{Base: p, Index: m, Scale: 4}, q)
+	LEAQ(Mem{Base: p, Index: m, Scale: 8}, q)
 	MOVQ(m, m4)
 	SHLQ(Imm(2), m4)
 
@@ -120,21 +130,24 @@ func (s scan) loop(name string, columns int, ranges bool) {
 	if ranges {
 		c.ranges()
 	}
-	hits, none, rule := c.same(), GP64(), GP64()
+	hits, none, place := c.same(), GP64(), GP64()
 	BZHIL(m.As32(), hits.As32(), hits.As32())
 	MOVL(hits.As32(), none.As32())
 	ORL(U32(1<<chunk), none.As32())
 	TZCNTL(none.As32(), none.As32())
-	MOVL(Mem{Base: p, Index: none, Scale: 4}, rule.As32())
+	LEAQ(Mem{Base: p, Index: none, Scale: 4}, none)
+	MOVL(Mem{Base: none}, place.As32())
 	TESTL(hits.As32(), hits.As32())
-	CMOVLEQ(best.As32(), rule.As32())
-	CMPL(rule.As32(), best.As32())
-	CMOVLLT(rule.As32(), best.As32())
+	CMOVLEQ(best.As32(), place.As32())
+	CMPL(place.As32(), best.As32())
+	CMOVLLT(place.As32(), best.As32())
+	CMOVLLT(Mem{Base: none, Index: m4, Scale: 1}, rule.As32())
 	MOVQ(q, p)
 	SUBQ(m, left)
 	JNZ(LabelRef(name + "More"))
 	Label(name + "Store")
 	MOVL(best.As32(), Mem{Base: at})
+	MOVL(rule.As32(), Mem{Base: at, Disp: bestRule})
 	JMP(LabelRef(name))
 	Label(name + "More")
 	CMPL(best.As32(), Mem{Base: p})

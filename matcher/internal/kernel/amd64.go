@@ -28,18 +28,18 @@ func HasAVX2() bool {
 // never get that far.
 
 // Spread512 is [SpreadGo]; offsets are those of the words in a key.
-func Spread512(keys []flow.Key, offsets []uint32, columns []Column, best *[Lanes]int32, none int32) {
-	spread512(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), &best[0], int64(none))
+func Spread512(keys []flow.Key, offsets []uint32, columns []Column, best *Best, none int32) {
+	spread512(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), (*byte)(unsafe.Pointer(best)), int64(none))
 }
 
 // Probe512 is [ProbeGo].
-func Probe512(t *Table, columns []Column, best *[Lanes]int32, n int, found *Found) int {
-	return probe512((*byte)(unsafe.Pointer(t)), firstWord(columns), &best[0], (n+15)/16, (*byte)(unsafe.Pointer(found)))
+func Probe512(t *Table, columns []Column, best *Best, n int, found *Found) int {
+	return probe512((*byte)(unsafe.Pointer(t)), firstWord(columns), (*byte)(unsafe.Pointer(best)), (n+15)/16, (*byte)(unsafe.Pointer(found)))
 }
 
 // Scan512 is [ScanGo].
-func Scan512(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int) {
-	scan512((*byte)(unsafe.Pointer(t)), &keys[0][0], &best[0], (*byte)(unsafe.Pointer(found)), n)
+func Scan512(t *Table, keys []flow.Key, best *Best, found *Found, n int) {
+	scan512((*byte)(unsafe.Pointer(t)), &keys[0][0], (*byte)(unsafe.Pointer(best)), (*byte)(unsafe.Pointer(found)), n)
 }
 
 func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsafe.SliceData(columns))) }
@@ -56,16 +56,16 @@ func And512(v *Vectors, chosen *Chosen, n int, best *[Lanes]int32) {
 }
 
 // Spread256 is [SpreadGo] like Spread512.
-func Spread256(keys []flow.Key, offsets []uint32, columns []Column, best *[Lanes]int32, none int32) {
-	spread256(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), &best[0], int64(none))
+func Spread256(keys []flow.Key, offsets []uint32, columns []Column, best *Best, none int32) {
+	spread256(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), (*byte)(unsafe.Pointer(best)), int64(none))
 }
 
 // Probe256 is [ProbeGo].
-func Probe256(t *Table, columns []Column, best *[Lanes]int32, n int, found *Found) int {
-	return probe256((*byte)(unsafe.Pointer(t)), firstWord(columns), &best[0], (n+15)/16*2, (*byte)(unsafe.Pointer(found)))
+func Probe256(t *Table, columns []Column, best *Best, n int, found *Found) int {
+	return probe256((*byte)(unsafe.Pointer(t)), firstWord(columns), (*byte)(unsafe.Pointer(best)), (n+15)/16*2, (*byte)(unsafe.Pointer(found)))
 }
 
 // Scan256 is [ScanGo].
-func Scan256(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int) {
-	scan256((*byte)(unsafe.Pointer(t)), &keys[0][0], &best[0], (*byte)(unsafe.Pointer(found)), n)
+func Scan256(t *Table, keys []flow.Key, best *Best, found *Found, n int) {
+	scan256((*byte)(unsafe.Pointer(t)), &keys[0][0], (*byte)(unsafe.Pointer(best)), (*byte)(unsafe.Pointer(found)), n)
 }

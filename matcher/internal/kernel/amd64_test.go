@@ -19,10 +19,10 @@ var assembly = []struct {
 	has  func() bool
 	lane
 }{
-	{"avx512", HasAVX512, lane{func(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
+	{"avx512", HasAVX512, lane{func(keys []flow.Key, words []uint8, columns []Column, best *Best, none int32) {
 		Spread512(keys, offsets(words), columns, best, none)
 	}, Probe512, Scan512}},
-	{"avx2", HasAVX2, lane{func(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
+	{"avx2", HasAVX2, lane{func(keys []flow.Key, words []uint8, columns []Column, best *Best, none int32) {
 		Spread256(keys, offsets(words), columns, best, none)
 	}, Probe256, Scan256}},
 }
@@ -72,9 +72,9 @@ func TestGuardPages(t *testing.T) {
 			keys := guarded[flow.Key](t, n)
 			randomKeys(rng, keys)
 			tab := newTable(rng, 1+n%6, n/6%2)
-			arena := guarded[uint32](t, len(tab.Arena))
-			copy(arena, tab.Arena)
-			tab.Arena = arena
+			arena := guarded[uint32](t, len(tab.Arena[0]))
+			copy(arena, tab.Arena[0])
+			setArena(tab, arena)
 			heads := guarded[uint32](t, len(tab.Heads))
 			copy(heads, tab.Heads)
 			tab.Heads = heads
@@ -122,6 +122,7 @@ func TestLayout(t *testing.T) {
 		"Vectors.GuardColumn": {unsafe.Offsetof(v.GuardColumn), 136 + MaxGroups*12 + MaxParts*28},
 		"Vectors.GuardValue":  {unsafe.Offsetof(v.GuardValue), 136 + MaxGroups*12 + MaxParts*28 + 32},
 		"sizes":               {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 28},
+		"Best.Rule":           {unsafe.Offsetof(Best{}.Rule), 1024},
 		"Found.Head":          {unsafe.Offsetof(Found{}.Head), 1088},
 	} {
 		if at[0] != at[1] {

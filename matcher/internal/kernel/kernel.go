@@ -13,9 +13,16 @@
 //
 // The package knows bits, not packets: which word is an address is none of its
 // business. It never allocates and never keeps what it is given.
+//
+// A table may change while it is read, one head at a time: a bucket is complete
+// before a head leads to it and does not change as long as somebody may read it.
 package kernel
 
-import "github.com/bladeflow/bladeflow/flow"
+import (
+	"sync/atomic"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
 
 const (
 	// Lanes is the most keys that one call works on.
@@ -29,10 +36,16 @@ const (
 	Chunk = 16
 	// Unit is the number of words that offsets of buckets count in.
 	Unit = 4
-	// Pad is the number of words that must follow the last bucket of an arena.
+	// Pad is the number of words that must follow the last bucket of a chunk of arena.
 	Pad = 48
+	// ArenaUnits is the number of units that one element of [Table.Arena] is for.
+	ArenaUnits = 1 << 12
+	// MaxUnits is the number of units that heads can tell apart.
+	MaxUnits = 1 << 24
+	// None is the place of the default: behind every rule.
+	None = 1<<31 - 1
 
-	offsetMask = 1<<24 - 1
+	offsetMask = MaxUnits - 1
 	sharedTag  = 0xff
 	multiplier = 0x9e3779b1
 )
@@ -43,13 +56,15 @@ type Table struct {
 	// offset in the arena, in units. Zero is no bucket. The tag is that of [Tag], or
 	// sharedTag if different ones meet here.
 	Heads []uint32
-	// Arena is the buckets of all tables. A bucket is the number of its rules and then
-	// chunks of m <= Chunk rules in the order of the table, each chunk a column of m
-	// rule numbers and, for each ternary column, m values and m masks, and last, if
-	// there are ranges, m lowest ports and m widths, both ports in one word.
-	Arena []uint32
+	// Arena is the buckets. That of offset o starts at word o%ArenaUnits*Unit of
+	// Arena[o/ArenaUnits] and is whole there, however long it is. It is the number of its
+	// rules and then chunks of m <= Chunk rules in their order, each chunk a column of m
+	// places in the order of all rules, one of m rule numbers and, for each ternary
+	// column, m values and m masks, and last, if there are ranges, m lowest ports and
+	// m widths, both ports in one word.
+	Arena [][]uint32
 
-	Best    int32  // the best rule in it
+	Best    int32  // no rule in it has a lower place
 	Shift   uint32 // a hash's head is hash >> Shift
 	Hashed  uint32 // number of words hashed
 	Guards  uint32 // number of words that are the same in all rules
@@ -69,6 +84,10 @@ type Found struct {
 	Lane [Lanes + 16]uint32
 	Head [Lanes + 16]uint32
 }
+
+// Best is what the lanes of a batch have found: for each the place of its rule, lower
+// being better, and the rule's number.
+type Best struct{ Place, Rule [Lanes]int32 }
 
 // Column is one word of all keys of a batch.
 type Column [Lanes]uint32
@@ -110,29 +129,35 @@ func (t *Table) Find(k *flow.Key) uint32 {
 		}
 	}
 	hash := t.Hash(k)
-	head := t.Heads[hash>>t.Shift]
+	head := atomic.LoadUint32(&t.Heads[hash>>t.Shift])
 	if tag := head >> 24; tag == Tag(hash) || tag == sharedTag {
 		return head
 	}
 	return 0
 }
 
-// Search returns the best rule in the bucket of head that k matches, or best if
-// none is better.
-func (t *Table) Search(head uint32, k *flow.Key, best int32) int32 {
-	at := head & offsetMask * Unit
-	left := int(t.Arena[at])
-	chunk := t.Arena[at+1:]
+// Bucket returns the bucket of head and what follows it.
+func (t *Table) Bucket(head uint32) []uint32 {
+	at := head & offsetMask
+	return t.Arena[at/ArenaUnits][at%ArenaUnits*Unit:]
+}
+
+// Search returns place and number of the best rule in the bucket of head that k
+// matches, or what it is given if none has a lower place.
+func (t *Table) Search(head uint32, k *flow.Key, place, rule int32) (int32, int32) {
+	bucket := t.Bucket(head)
+	left := int(bucket[0])
+	chunk := bucket[1:]
 	columns := t.ColumnWord[:t.Ternary]
 	for left > 0 {
 		m := min(left, Chunk)
 		left -= m
 	rules:
-		for i, rule := range chunk[:m] {
-			if int32(rule) >= best {
-				return best
+		for i, p := range chunk[:m] {
+			if int32(p) >= place {
+				return place, rule
 			}
-			row := chunk[m+i:]
+			row := chunk[2*m+i:]
 			for _, w := range columns {
 				if (Word(k, w)^row[0])&row[m] != 0 {
 					continue rules
@@ -142,11 +167,11 @@ func (t *Table) Search(head uint32, k *flow.Key, best int32) int32 {
 			if t.Ranges != 0 && !within(Word(k, PortWord), row[0], row[m]) {
 				continue
 			}
-			return int32(rule)
+			return int32(p), int32(chunk[m+i])
 		}
 		chunk = chunk[m*t.RuleWords():]
 	}
-	return best
+	return place, rule
 }
 
 // within reports whether both halves of ports are in their ranges.
@@ -155,25 +180,25 @@ func within(ports, low, width uint32) bool {
 }
 
 // RuleWords returns the number of arena words for each rule.
-func (t *Table) RuleWords() int { return 1 + 2*int(t.Ternary+t.Ranges) }
+func (t *Table) RuleWords() int { return 2 + 2*int(t.Ternary+t.Ranges) }
 
-// Bucket calls f for the rules of the bucket of head, best first, until it returns
-// false.
-func (t *Table) Bucket(head uint32, f func(rule int32) bool) {
-	at := head & offsetMask * Unit
-	left := int(t.Arena[at])
-	at++
+// Rules calls f for place and number of the rules of the bucket of head, best first,
+// until it returns false.
+func (t *Table) Rules(head uint32, f func(place, rule int32) bool) {
+	bucket := t.Bucket(head)
+	left := int(bucket[0])
+	chunk := bucket[1:]
 	for left > 0 {
 		m := min(left, Chunk)
-		for _, rule := range t.Arena[at:][:m] {
-			if !f(int32(rule)) {
+		for i, place := range chunk[:m] {
+			if !f(int32(place), int32(chunk[m+i])) {
 				return
 			}
 		}
 		left -= m
-		at += uint32(m * t.RuleWords())
+		chunk = chunk[m*t.RuleWords():]
 	}
 }
 
 // Size returns the number of rules in the bucket of head.
-func (t *Table) Size(head uint32) int { return int(t.Arena[head&offsetMask*Unit]) }
+func (t *Table) Size(head uint32) int { return int(t.Bucket(head)[0]) }

@@ -5,13 +5,13 @@
 package kernel
 
 //go:noescape
-func spread512(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+func spread512(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 
 //go:noescape
-func probe512(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+func probe512(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 
 //go:noescape
-func scan512(t *byte, keys *uint64, best *int32, found *byte, n int)
+func scan512(t *byte, keys *uint64, best *byte, found *byte, n int)
 
 //go:noescape
 func classes512(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)
@@ -20,10 +20,10 @@ func classes512(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)
 func and512(v *byte, rows *uint32, n int, best *int32)
 
 //go:noescape
-func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 
 //go:noescape
-func probe256(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+func probe256(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 
 //go:noescape
-func scan256(t *byte, keys *uint64, best *int32, found *byte, n int)
+func scan256(t *byte, keys *uint64, best *byte, found *byte, n int)

@@ -22,7 +22,7 @@ DATA lanes<>+56(SB)/4, $0x0000000e
 DATA lanes<>+60(SB)/4, $0x0000000f
 GLOBL lanes<>(SB), RODATA|NOPTR, $64
 
-// func spread512(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+// func spread512(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 // Requires: AVX, AVX512F, BMI2, CMOV
 TEXT ·spread512(SB), NOSPLIT, $0-56
 	MOVQ         keys+0(FP), AX
@@ -31,11 +31,13 @@ TEXT ·spread512(SB), NOSPLIT, $0-56
 	MOVQ         words+24(FP), BX
 	MOVQ         columns+32(FP), SI
 	MOVQ         best+40(FP), DI
+	MOVL         $0x7fffffff, R8
+	VPBROADCASTD R8, Z1
 	MOVQ         none+48(FP), R8
 	VPBROADCASTD R8, Z0
-	VPTERNLOGD   $0xff, Z1, Z1, Z1
-	VMOVDQU32    lanes<>+0(SB), Z2
-	VPSLLD       $0x06, Z2, Z2
+	VPTERNLOGD   $0xff, Z2, Z2, Z2
+	VMOVDQU32    lanes<>+0(SB), Z3
+	VPSLLD       $0x06, Z3, Z3
 
 group:
 	TESTQ     CX, CX
@@ -46,9 +48,10 @@ group:
 	MOVQ      $-1, R9
 	BZHIQ     R8, R9, R9
 	KMOVW     R9, K1
-	VMOVDQA64 Z1, Z3
-	VMOVDQA32 Z0, K1, Z3
-	VMOVDQU32 Z3, (DI)
+	VMOVDQA64 Z2, Z4
+	VMOVDQA32 Z1, K1, Z4
+	VMOVDQU32 Z4, (DI)
+	VMOVDQU32 Z0, 1024(DI)
 	XORQ      R8, R8
 	MOVQ      SI, R9
 
@@ -58,9 +61,9 @@ word:
 	MOVL       (DX)(R8*4), R10
 	ADDQ       AX, R10
 	KMOVW      K1, K2
-	VPXORD     Z4, Z4, Z4
-	VPGATHERDD (R10)(Z2*1), K2, Z4
-	VMOVDQU32  Z4, (R9)
+	VPXORD     Z5, Z5, Z5
+	VPGATHERDD (R10)(Z3*1), K2, Z5
+	VMOVDQU32  Z5, (R9)
 	ADDQ       $0x00000400, R9
 	INCQ       R8
 	JMP        word
@@ -76,7 +79,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func probe512(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+// func probe512(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 // Requires: AVX, AVX512F, POPCNT
 TEXT ·probe512(SB), NOSPLIT, $0-48
 	MOVQ         t+0(FP), AX
@@ -171,7 +174,7 @@ done:
 	MOVQ R8, ret+40(FP)
 	RET
 
-// func scan512(t *byte, keys *uint64, best *int32, found *byte, n int)
+// func scan512(t *byte, keys *uint64, best *byte, found *byte, n int)
 // Requires: AVX, AVX512BW, AVX512F, BMI, BMI2, CMOV, MMX+
 TEXT ·scan512(SB), NOSPLIT, $0-40
 	MOVQ t+0(FP), AX
@@ -184,9 +187,14 @@ prefetch:
 	CMPQ       BX, DX
 	JGE        prefetched
 	MOVL       1088(BX), SI
-	ANDL       $0x00ffffff, SI
+	MOVL       SI, DI
+	ANDL       $0x00ffffff, DI
+	SHRL       $0x0c, DI
+	LEAQ       (DI)(DI*2), DI
+	MOVQ       24(AX), R8
+	ANDL       $0x00000fff, SI
 	SHLQ       $0x04, SI
-	ADDQ       24(AX), SI
+	ADDQ       (R8)(DI*8), SI
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -208,47 +216,56 @@ plain1:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain1Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain1More
 
 plain1Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain1
 
 plain1More:
@@ -267,52 +284,61 @@ ranged1:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged1Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R11), Z0, Z0
-	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPSUBW       (R12), Z0, Z0
+	VPMINUW      (R12)(R11*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged1More
 
 ranged1Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged1
 
 ranged1More:
@@ -336,52 +362,61 @@ plain2:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain2Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain2More
 
 plain2Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain2
 
 plain2More:
@@ -400,57 +435,66 @@ ranged2:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged2Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R11), Z0, Z0
-	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPSUBW       (R12), Z0, Z0
+	VPMINUW      (R12)(R11*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged2More
 
 ranged2Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged2
 
 ranged2More:
@@ -474,57 +518,66 @@ plain3:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain3Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain3More
 
 plain3Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain3
 
 plain3More:
@@ -543,62 +596,71 @@ ranged3:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged3Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R11), Z0, Z0
-	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPSUBW       (R12), Z0, Z0
+	VPMINUW      (R12)(R11*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged3More
 
 ranged3Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged3
 
 ranged3More:
@@ -622,62 +684,71 @@ plain4:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain4Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	MOVL         404(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain4More
 
 plain4Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain4
 
 plain4More:
@@ -696,67 +767,76 @@ ranged4:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged4Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	MOVL         404(AX), R13
+	VPBROADCASTD (DI)(R13*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R11), Z0, Z0
-	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPSUBW       (R12), Z0, Z0
+	VPMINUW      (R12)(R11*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged4More
 
 ranged4Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged4
 
 ranged4More:
@@ -778,54 +858,63 @@ plainMany:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plainManyChunk:
-	MOVL    $0x00000010, R9
-	CMPQ    SI, R9
-	CMOVQLT SI, R9
-	LEAQ    (BX)(R9*4), R11
-	MOVQ    R9, R10
-	SHLQ    $0x02, R10
+	MOVL    $0x00000010, R10
+	CMPQ    SI, R10
+	CMOVQLT SI, R10
+	LEAQ    (BX)(R10*8), R12
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
 	VPXORD  Z1, Z1, Z1
-	XORQ    R12, R12
-	MOVL    64(AX), R13
+	XORQ    R13, R13
+	MOVL    64(AX), R14
 
 plainManyColumn:
-	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z1
-	LEAQ         (R11)(R10*2), R11
-	INCQ         R12
-	CMPQ         R12, R13
+	MOVL         392(AX)(R13*4), R15
+	VPBROADCASTD (DI)(R15*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
+	LEAQ         (R12)(R11*2), R12
+	INCQ         R13
+	CMPQ         R13, R14
 	JLT          plainManyColumn
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plainManyMore
 
 plainManyStore:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plainMany
 
 plainManyMore:
@@ -844,59 +933,68 @@ rangedMany:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 rangedManyChunk:
-	MOVL    $0x00000010, R9
-	CMPQ    SI, R9
-	CMOVQLT SI, R9
-	LEAQ    (BX)(R9*4), R11
-	MOVQ    R9, R10
-	SHLQ    $0x02, R10
+	MOVL    $0x00000010, R10
+	CMPQ    SI, R10
+	CMOVQLT SI, R10
+	LEAQ    (BX)(R10*8), R12
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
 	VPXORD  Z2, Z2, Z2
-	XORQ    R12, R12
-	MOVL    64(AX), R13
+	XORQ    R13, R13
+	MOVL    64(AX), R14
 
 rangedManyColumn:
-	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Z0
-	VPXORD       (R11), Z0, Z0
-	VPTERNLOGD   $0xf8, (R11)(R10*1), Z0, Z2
-	LEAQ         (R11)(R10*2), R11
-	INCQ         R12
-	CMPQ         R12, R13
+	MOVL         392(AX)(R13*4), R15
+	VPBROADCASTD (DI)(R15*1), Z0
+	VPXORD       (R12), Z0, Z0
+	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
+	LEAQ         (R12)(R11*2), R12
+	INCQ         R13
+	CMPQ         R13, R14
 	JLT          rangedManyColumn
 	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R11), Z0, Z0
-	VPMINUW      (R11)(R10*1), Z0, Z1
+	VPSUBW       (R12), Z0, Z0
+	VPMINUW      (R12)(R11*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	KMOVW        K1, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          rangedManyMore
 
 rangedManyStore:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  rangedMany
 
 rangedManyMore:
@@ -1700,7 +1798,7 @@ notlines2groups4:
 	VZEROUPPER
 	RET
 
-// func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *int32, none int64)
+// func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 // Requires: AVX, AVX2
 TEXT ·spread256(SB), NOSPLIT, $0-56
 	MOVQ         keys+0(FP), AX
@@ -1709,10 +1807,13 @@ TEXT ·spread256(SB), NOSPLIT, $0-56
 	MOVQ         words+24(FP), BX
 	MOVQ         columns+32(FP), SI
 	MOVQ         best+40(FP), DI
+	MOVL         $0x7fffffff, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Y1
 	VPBROADCASTD none+48(FP), Y0
-	VPCMPEQD     Y1, Y1, Y1
-	VMOVDQU      lanes<>+0(SB), Y2
-	VPSLLD       $0x06, Y2, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VMOVDQU      lanes<>+0(SB), Y3
+	VPSLLD       $0x06, Y3, Y4
 	LEAQ         15(CX), R8
 	SHRQ         $0x04, R8
 	SHLQ         $0x01, R8
@@ -1720,11 +1821,12 @@ TEXT ·spread256(SB), NOSPLIT, $0-56
 group:
 	TESTQ        R8, R8
 	JZ           done
-	VMOVD        CX, X4
-	VPBROADCASTD X4, Y4
-	VPCMPGTD     Y2, Y4, Y4
-	VPBLENDVB    Y4, Y0, Y1, Y5
-	VMOVDQU      Y5, (DI)
+	VMOVD        CX, X5
+	VPBROADCASTD X5, Y5
+	VPCMPGTD     Y3, Y5, Y5
+	VPBLENDVB    Y5, Y1, Y2, Y6
+	VMOVDQU      Y6, (DI)
+	VMOVDQU      Y0, 1024(DI)
 	XORQ         R9, R9
 	MOVQ         SI, R10
 
@@ -1733,10 +1835,10 @@ word:
 	JGE        next
 	MOVL       (DX)(R9*4), R11
 	ADDQ       AX, R11
-	VMOVDQA    Y4, Y5
-	VPXOR      Y6, Y6, Y6
-	VPGATHERDD Y5, (R11)(Y3*1), Y6
-	VMOVDQU    Y6, (R10)
+	VMOVDQA    Y5, Y6
+	VPXOR      Y7, Y7, Y7
+	VPGATHERDD Y6, (R11)(Y4*1), Y7
+	VMOVDQU    Y7, (R10)
 	ADDQ       $0x00000400, R10
 	INCQ       R9
 	JMP        word
@@ -1753,7 +1855,7 @@ done:
 	VZEROUPPER
 	RET
 
-// func probe256(t *byte, columns *uint32, best *int32, groups int, found *byte) int
+// func probe256(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 // Requires: AVX, AVX2, BMI2, POPCNT
 TEXT ·probe256(SB), NOSPLIT, $0-48
 	MOVQ         t+0(FP), AX
@@ -1866,7 +1968,7 @@ done:
 	MOVQ DI, ret+40(FP)
 	RET
 
-// func scan256(t *byte, keys *uint64, best *int32, found *byte, n int)
+// func scan256(t *byte, keys *uint64, best *byte, found *byte, n int)
 // Requires: AVX, AVX2, BMI, BMI2, CMOV, MMX+
 TEXT ·scan256(SB), NOSPLIT, $0-40
 	MOVQ t+0(FP), AX
@@ -1879,9 +1981,14 @@ prefetch:
 	CMPQ       BX, DX
 	JGE        prefetched
 	MOVL       1088(BX), SI
-	ANDL       $0x00ffffff, SI
+	MOVL       SI, DI
+	ANDL       $0x00ffffff, DI
+	SHRL       $0x0c, DI
+	LEAQ       (DI)(DI*2), DI
+	MOVQ       24(AX), R8
+	ANDL       $0x00000fff, SI
 	SHLQ       $0x04, SI
-	ADDQ       24(AX), SI
+	ADDQ       (R8)(DI*8), SI
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
@@ -1903,58 +2010,67 @@ plain1:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain1Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R10
-	VMOVMSKPS    Y2, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y1, R13
+	VMOVMSKPS    Y2, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain1More
 
 plain1Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain1
 
 plain1More:
@@ -1973,69 +2089,78 @@ ranged1:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged1Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R11), Y0, Y0
-	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPSUBW       (R12), Y0, Y0
+	VPMINUW      (R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R11), Y0, Y0
-	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPSUBW       32(R12), Y0, Y0
+	VPMINUW      32(R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R10
-	VMOVMSKPS    Y3, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y2, R13
+	VMOVMSKPS    Y3, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged1More
 
 ranged1Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged1
 
 ranged1More:
@@ -2059,68 +2184,77 @@ plain2:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain2Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R10
-	VMOVMSKPS    Y2, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y1, R13
+	VMOVMSKPS    Y2, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain2More
 
 plain2Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain2
 
 plain2More:
@@ -2139,79 +2273,88 @@ ranged2:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged2Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R11), Y0, Y0
-	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPSUBW       (R12), Y0, Y0
+	VPMINUW      (R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R11), Y0, Y0
-	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPSUBW       32(R12), Y0, Y0
+	VPMINUW      32(R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R10
-	VMOVMSKPS    Y3, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y2, R13
+	VMOVMSKPS    Y3, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged2More
 
 ranged2Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged2
 
 ranged2More:
@@ -2235,78 +2378,87 @@ plain3:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain3Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R10
-	VMOVMSKPS    Y2, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y1, R13
+	VMOVMSKPS    Y2, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain3More
 
 plain3Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain3
 
 plain3More:
@@ -2325,89 +2477,98 @@ ranged3:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged3Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R11), Y0, Y0
-	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPSUBW       (R12), Y0, Y0
+	VPMINUW      (R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R11), Y0, Y0
-	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPSUBW       32(R12), Y0, Y0
+	VPMINUW      32(R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R10
-	VMOVMSKPS    Y3, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y2, R13
+	VMOVMSKPS    Y3, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged3More
 
 ranged3Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged3
 
 ranged3More:
@@ -2431,88 +2592,97 @@ plain4:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plain4Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         404(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R10
-	VMOVMSKPS    Y2, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y1, R13
+	VMOVMSKPS    Y2, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plain4More
 
 plain4Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plain4
 
 plain4More:
@@ -2531,99 +2701,108 @@ ranged4:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 ranged4Chunk:
-	MOVL         $0x00000010, R9
-	CMPQ         SI, R9
-	CMOVQLT      SI, R9
-	LEAQ         (BX)(R9*4), R11
-	MOVQ         R9, R10
-	SHLQ         $0x02, R10
+	MOVL         $0x00000010, R10
+	CMPQ         SI, R10
+	CMOVQLT      SI, R10
+	LEAQ         (BX)(R10*8), R12
+	MOVQ         R10, R11
+	SHLQ         $0x02, R11
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         396(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         396(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         400(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         400(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	MOVL         404(AX), R12
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	LEAQ         (R12)(R11*2), R12
+	MOVL         404(AX), R13
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R12*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R13*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R11), Y0, Y0
-	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPSUBW       (R12), Y0, Y0
+	VPMINUW      (R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R11), Y0, Y0
-	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPSUBW       32(R12), Y0, Y0
+	VPMINUW      32(R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R10
-	VMOVMSKPS    Y3, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y2, R13
+	VMOVMSKPS    Y3, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          ranged4More
 
 ranged4Store:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  ranged4
 
 ranged4More:
@@ -2645,65 +2824,74 @@ plainMany:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 plainManyChunk:
-	MOVL    $0x00000010, R9
-	CMPQ    SI, R9
-	CMOVQLT SI, R9
-	LEAQ    (BX)(R9*4), R11
-	MOVQ    R9, R10
-	SHLQ    $0x02, R10
+	MOVL    $0x00000010, R10
+	CMPQ    SI, R10
+	CMOVQLT SI, R10
+	LEAQ    (BX)(R10*8), R12
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
-	XORQ    R12, R12
-	MOVL    64(AX), R13
+	XORQ    R13, R13
+	MOVL    64(AX), R14
 
 plainManyColumn:
-	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX)(R13*4), R15
+	VPBROADCASTD (DI)(R15*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R14*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R15*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R11)(R10*2), R11
-	INCQ         R12
-	CMPQ         R12, R13
+	LEAQ         (R12)(R11*2), R12
+	INCQ         R13
+	CMPQ         R13, R14
 	JLT          plainManyColumn
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R10
-	VMOVMSKPS    Y2, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y1, R13
+	VMOVMSKPS    Y2, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          plainManyMore
 
 plainManyStore:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  plainMany
 
 plainManyMore:
@@ -2722,76 +2910,85 @@ rangedMany:
 	MOVL (CX), DI
 	MOVL 1088(CX), BX
 	ADDQ $0x04, CX
-	ANDL $0x00ffffff, BX
+	MOVL BX, DX
+	ANDL $0x00ffffff, DX
+	SHRL $0x0c, DX
+	LEAQ (DX)(DX*2), DX
+	MOVQ 24(AX), SI
+	ANDL $0x00000fff, BX
 	SHLQ $0x04, BX
-	ADDQ 24(AX), BX
+	ADDQ (SI)(DX*8), BX
 	MOVQ best+16(FP), DX
 	LEAQ (DX)(DI*4), DX
 	SHLQ $0x06, DI
 	ADDQ keys+8(FP), DI
 	MOVL (DX), R8
+	MOVL 1024(DX), R9
 	MOVL (BX), SI
 	ADDQ $0x04, BX
 
 rangedManyChunk:
-	MOVL    $0x00000010, R9
-	CMPQ    SI, R9
-	CMOVQLT SI, R9
-	LEAQ    (BX)(R9*4), R11
-	MOVQ    R9, R10
-	SHLQ    $0x02, R10
+	MOVL    $0x00000010, R10
+	CMPQ    SI, R10
+	CMOVQLT SI, R10
+	LEAQ    (BX)(R10*8), R12
+	MOVQ    R10, R11
+	SHLQ    $0x02, R11
 	VPXOR   Y2, Y2, Y2
 	VPXOR   Y3, Y3, Y3
-	XORQ    R12, R12
-	MOVL    64(AX), R13
+	XORQ    R13, R13
+	MOVL    64(AX), R14
 
 rangedManyColumn:
-	MOVL         392(AX)(R12*4), R14
-	VPBROADCASTD (DI)(R14*1), Y0
-	VPXOR        (R11), Y0, Y0
-	VPAND        (R11)(R10*1), Y0, Y0
+	MOVL         392(AX)(R13*4), R15
+	VPBROADCASTD (DI)(R15*1), Y0
+	VPXOR        (R12), Y0, Y0
+	VPAND        (R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R14*1), Y0
-	VPXOR        32(R11), Y0, Y0
-	VPAND        32(R11)(R10*1), Y0, Y0
+	VPBROADCASTD (DI)(R15*1), Y0
+	VPXOR        32(R12), Y0, Y0
+	VPAND        32(R12)(R11*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
-	INCQ         R12
-	CMPQ         R12, R13
+	LEAQ         (R12)(R11*2), R12
+	INCQ         R13
+	CMPQ         R13, R14
 	JLT          rangedManyColumn
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R11), Y0, Y0
-	VPMINUW      (R11)(R10*1), Y0, Y1
+	VPSUBW       (R12), Y0, Y0
+	VPMINUW      (R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
 	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R11), Y0, Y0
-	VPMINUW      32(R11)(R10*1), Y0, Y1
+	VPSUBW       32(R12), Y0, Y0
+	VPMINUW      32(R12)(R11*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R11)(R10*2), R11
+	LEAQ         (R12)(R11*2), R12
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R10
-	VMOVMSKPS    Y3, R12
-	SHLL         $0x08, R12
-	ORL          R12, R10
-	BZHIL        R9, R10, R10
-	MOVL         R10, R12
-	ORL          $0x00010000, R12
-	TZCNTL       R12, R12
-	MOVL         (BX)(R12*4), BX
-	TESTL        R10, R10
+	VMOVMSKPS    Y2, R13
+	VMOVMSKPS    Y3, R14
+	SHLL         $0x08, R14
+	ORL          R14, R13
+	BZHIL        R10, R13, R13
+	MOVL         R13, R14
+	ORL          $0x00010000, R14
+	TZCNTL       R14, R14
+	LEAQ         (BX)(R14*4), R14
+	MOVL         (R14), BX
+	TESTL        R13, R13
 	CMOVLEQ      R8, BX
 	CMPL         BX, R8
 	CMOVLLT      BX, R8
-	MOVQ         R11, BX
-	SUBQ         R9, SI
+	CMOVLLT      (R14)(R11*1), R9
+	MOVQ         R12, BX
+	SUBQ         R10, SI
 	JNZ          rangedManyMore
 
 rangedManyStore:
 	MOVL R8, (DX)
+	MOVL R9, 1024(DX)
 	JMP  rangedMany
 
 rangedManyMore:

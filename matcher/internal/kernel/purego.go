@@ -1,32 +1,37 @@
 package kernel
 
-import "github.com/bladeflow/bladeflow/flow"
+import (
+	"sync/atomic"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
 
 // SpreadGo copies the given words of at most Lanes keys into columns and sets the
-// best rule of each lane to none. Lanes without a key, up to a multiple of 16, get a
-// best rule that nothing improves.
-func SpreadGo(keys []flow.Key, words []uint8, columns []Column, best *[Lanes]int32, none int32) {
+// best rule of each lane to the default, whose number is none. Lanes without a key, up
+// to a multiple of 16, get a place that nothing improves.
+func SpreadGo(keys []flow.Key, words []uint8, columns []Column, best *Best, none int32) {
 	for c, w := range words {
 		for i := range keys {
 			columns[c][i] = Word(&keys[i], w)
 		}
 	}
 	for i := range keys {
-		best[i] = none
+		best.Place[i], best.Rule[i] = None, none
 	}
 	for i := len(keys); i%16 != 0; i++ {
-		best[i] = -1
+		best.Place[i], best.Rule[i] = -1, none
 	}
 }
 
 // ProbeGo lists the buckets of t that may hold a better rule than the best of the
 // lane, for the first n lanes, and returns how many there are, or -1 if no lane can
 // improve in t, and so in no table behind it.
-func ProbeGo(t *Table, columns []Column, best *[Lanes]int32, n int, found *Found) int {
+func ProbeGo(t *Table, columns []Column, best *Best, n int, found *Found) int {
 	count, live := 0, false
+	lowest := atomic.LoadInt32(&t.Best)
 lanes:
 	for i := range n {
-		if best[i] <= t.Best {
+		if best.Place[i] <= lowest {
 			continue
 		}
 		live = true
@@ -40,7 +45,7 @@ lanes:
 			h = mix(h, columns[t.HashColumn[w]/columnBytes][i]&t.HashMask[w])
 		}
 		h ^= h >> 15
-		head := t.Heads[h>>t.Shift]
+		head := atomic.LoadUint32(&t.Heads[h>>t.Shift])
 		if tag := head >> 24; head == 0 || tag != Tag(h) && tag != sharedTag {
 			continue
 		}
@@ -54,10 +59,10 @@ lanes:
 }
 
 // ScanGo looks for better rules in the first n buckets found.
-func ScanGo(t *Table, keys []flow.Key, best *[Lanes]int32, found *Found, n int) {
+func ScanGo(t *Table, keys []flow.Key, best *Best, found *Found, n int) {
 	for i := range n {
 		lane := found.Lane[i]
-		best[lane] = t.Search(found.Head[i], &keys[lane], best[lane])
+		best.Place[lane], best.Rule[lane] = t.Search(found.Head[i], &keys[lane], best.Place[lane], best.Rule[lane])
 	}
 }
 
