@@ -22,7 +22,7 @@ demo: build ## emulate a chassis, send packets, show where each rule is answered
 	@exec bin/bladeflow demo
 
 .PHONY: test
-test: ## everything: lint, unit, race, lab and packet tests (root); installs gcc if it is missing
+test: ## everything: lint, unit, race, lab and packet tests (root); installs gcc and chromium-headless-shell if they are missing
 	@exec .ci/test
 
 .PHONY: check

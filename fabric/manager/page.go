@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"embed"
 	"html/template"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/capacity"
 )
 
 // The page at / is the fabric at a glance: a template filled from one view, and a small
@@ -25,6 +27,7 @@ type pageData struct {
 	Who, Role        string
 	Chassis          []pageChassis
 	Profiles         []api.Profile
+	Capacity         []string // the report's summary
 }
 
 type pageChassis struct {
@@ -56,12 +59,25 @@ func (m *Manager) page(mux *http.ServeMux) {
 			return
 		}
 		who := actorOf(r.Context())
-		d := pageData{Cursor: v.cursor, Revision: v.revision, Who: who.Name, Role: who.Role, Chassis: m.pageChassis(v), Profiles: m.profiles(v, filter{})}
+		d := pageData{Cursor: v.cursor, Revision: v.revision, Who: who.Name, Role: who.Role, Chassis: m.pageChassis(v), Profiles: m.profiles(v, filter{}), Capacity: m.pageCapacity(r.Context(), v)}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		if err := t.Execute(w, d); err != nil {
 			m.log.Warn("page", "error", err)
 		}
 	})
+}
+
+// pageCapacity is what is left of the fleet, in the report's words, or why nobody knows.
+func (m *Manager) pageCapacity(ctx context.Context, v *view) []string {
+	in, err := m.capacityInput(ctx, v, 0)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	d, err := capacity.Report(in)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return d.Status.Summary
 }
 
 // last returns the part of a name behind the last slash.

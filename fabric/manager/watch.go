@@ -23,12 +23,15 @@ import (
 //
 // Events are named after what changed and carry the object as a GET returns it, or
 // {deleted: true}. What changes several times within a beat is sent once, as it is
-// then. Each client watches the store for itself: a slow one harms nobody.
+// then. Each client watches the store for itself: a slow one harms nobody. When nothing
+// changes there is a breath now and then, so that a client can tell quiet from gone.
 
-// beat is the shortest time between two sendings to one client, and breath the longest.
+// beat is the shortest time between two sendings to one client, and breath the longest;
+// retry is how soon a browser that lost its stream shall ask again.
 const (
 	beat   = 200 * time.Millisecond
 	breath = 10 * time.Second
+	retry  = time.Second
 )
 
 func (m *Manager) watch(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +143,7 @@ func (s *stream) send(ctx context.Context, cursor int64) error {
 	if !s.begun {
 		s.begun = true
 		s.w.Header().Set("Content-Type", "text/event-stream")
-		fmt.Fprintf(&text, "id: %d\nevent: hello\ndata: {}\n\n", cursor)
+		fmt.Fprintf(&text, "retry: %d\nid: %d\nevent: hello\ndata: {}\n\n", retry.Milliseconds(), cursor)
 	}
 	v, err := s.view(ctx, cursor)
 	if err != nil {
@@ -163,7 +166,7 @@ func (s *stream) send(ctx context.Context, cursor int64) error {
 		if time.Since(s.wrote) < breath {
 			return nil
 		}
-		text.WriteString(":\n\n")
+		fmt.Fprintf(&text, "id: %d\nevent: breath\ndata: {}\n\n", cursor)
 	}
 	s.wrote = time.Now()
 	_ = s.flush.SetWriteDeadline(time.Now().Add(breath)) // not all writers have deadlines

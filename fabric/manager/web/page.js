@@ -52,24 +52,53 @@ function rules(o) {
   at.tBodies[0].replaceWith(body);
 }
 
+// capacity reads the report's summary again, soon: it costs the manager more than an event.
+let due;
+function capacity() {
+  due ??= setTimeout(async () => {
+    due = undefined;
+    const answer = await fetch("api/v1/reports/capacity?levels=fleet").catch(() => undefined);
+    if (!answer?.ok) return; // the stream says what is wrong
+    const list = document.createElement("ul");
+    list.id = "capacity";
+    for (const line of (await answer.json()).status.summary) list.append(Object.assign(document.createElement("li"), { textContent: line }));
+    document.getElementById("capacity").replaceWith(list);
+  }, 2000);
+}
+
 const shapes = new Set(["chassis", "network", "profile", "ruleset"]);
+
+// A manager says something every ten seconds. One that was stopped, or is behind a cable
+// that was cut, leaves the connection open and says nothing.
+const silence = 25000;
+
+function lost() {
+  text(live, "not connected");
+  gone.querySelector("time").textContent = new Date(lastWord).toLocaleTimeString();
+  gone.hidden = false;
+}
+
+function heard() {
+  lastWord = Date.now();
+  gone.hidden = true;
+  text(live, "live");
+}
 
 function listen() {
   const source = new EventSource(`api/v1/watch?since=${document.body.dataset.cursor}`);
-  const heard = () => { lastWord = Date.now(); gone.hidden = true; text(live, "live"); };
   source.onopen = heard;
   source.addEventListener("hello", heard);
-  source.addEventListener("blade", (e) => { heard(); blade(JSON.parse(e.data)); });
-  source.addEventListener("rules", (e) => { heard(); rules(JSON.parse(e.data)); });
+  source.addEventListener("breath", heard);
+  source.addEventListener("blade", (e) => { heard(); blade(JSON.parse(e.data)); capacity(); });
+  source.addEventListener("rules", (e) => { heard(); rules(JSON.parse(e.data)); capacity(); });
   source.addEventListener("event", (e) => { heard(); text(document.getElementById("revision"), JSON.parse(e.data).metadata.name); });
   source.addEventListener("reload", reload);
   for (const name of shapes) source.addEventListener(name, () => { heard(); reload(); });
   source.onerror = () => {
-    text(live, "not connected");
-    gone.querySelector("time").textContent = new Date(lastWord).toLocaleTimeString();
-    gone.hidden = false;
+    lost();
     if (source.readyState === EventSource.CLOSED) setTimeout(ask, 2000);
   };
+  setInterval(() => { if (Date.now() - lastWord > silence) lost(); }, 1000);
 }
 
 // ask finds out whether a stream that was refused can be had by loading the page again.
