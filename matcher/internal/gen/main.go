@@ -55,6 +55,7 @@ const (
 	nonePlace  = 1<<31 - 1
 	arenaBits  = 12
 	foundHead  = 4 * (256 + 16)
+	foundAt    = 8 * (256 + 16)
 	columnSize = 4 * 256
 	keySize    = 64
 	portOffset = 16

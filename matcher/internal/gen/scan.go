@@ -25,17 +25,28 @@ func scanner(bits int) {
 	found := Load(Param("found"), GP64())
 	end := Load(Param("n"), GP64())
 	LEAQ(Mem{Base: found, Index: end, Scale: 4}, end)
-	at, p := GP64(), GP64()
+	at, out, arena := GP64(), GP64(), GP64()
 	MOVQ(found, at)
+	LEAQ(Mem{Base: found, Disp: foundAt}, out)
+	MOVQ(Mem{Base: t, Disp: tArena}, arena)
 	Label("prefetch")
 	CMPQ(at, end)
 	JGE(LabelRef("prefetched"))
+	p, part := GP64(), GP64()
 	MOVL(Mem{Base: at, Disp: foundHead}, p.As32())
-	bucket(p, t)
+	MOVL(p.As32(), part.As32())
+	ANDL(U32(offsetMask), part.As32())
+	SHRL(Imm(arenaBits), part.As32())
+	LEAQ(Mem{Base: part, Index: part, Scale: 2}, part) // a slice has three words
+	ANDL(U32(1<<arenaBits-1), p.As32())
+	SHLQ(Imm(4), p)
+	ADDQ(Mem{Base: arena, Index: part, Scale: 8}, p)
+	MOVQ(p, Mem{Base: out})
 	for line := range 3 {
 		PREFETCHT0(Mem{Base: p, Disp: 64 * line})
 	}
 	ADDQ(Imm(4), at)
+	ADDQ(Imm(8), out)
 	JMP(LabelRef("prefetch"))
 	Label("prefetched")
 	MOVQ(end, NewParamAddr("n", 32)) // registers are scarce: the argument now holds the end
@@ -43,7 +54,8 @@ func scanner(bits int) {
 	ternary, ranges := GP32(), GP32()
 	MOVL(Mem{Base: t, Disp: tTernary}, ternary)
 	MOVL(Mem{Base: t, Disp: tRanges}, ranges)
-	s := scan{t, found, bits}
+	LEAQ(Mem{Base: found, Disp: foundAt}, out)
+	s := scan{t, found, out, bits}
 	for columns := 1; columns <= maxStraight; columns++ {
 		name := string(rune('0' + columns))
 		CMPL(ternary, U32(columns))
@@ -62,22 +74,9 @@ func scanner(bits int) {
 	s.loop("rangedMany", 0, true)
 }
 
-// bucket turns a head into the address of its bucket.
-func bucket(p GPVirtual, t Register) {
-	part, arena := GP64(), GP64()
-	MOVL(p.As32(), part.As32())
-	ANDL(U32(offsetMask), part.As32())
-	SHRL(Imm(arenaBits), part.As32())
-	LEAQ(Mem{Base: part, Index: part, Scale: 2}, part) // a slice has three words
-	MOVQ(Mem{Base: t, Disp: tArena}, arena)
-	ANDL(U32(1<<arenaBits-1), p.As32())
-	SHLQ(Imm(4), p)
-	ADDQ(Mem{Base: arena, Index: part, Scale: 8}, p)
-}
-
 type scan struct {
-	t, found Register
-	bits     int
+	t, found, at Register // at is where the address of the next bucket is
+	bits         int
 }
 
 // loop is the scan for one shape of table; columns 0 is any number of them.
@@ -87,9 +86,9 @@ func (s scan) loop(name string, columns int, ranges bool) {
 	JGE(LabelRef(name + "Done"))
 	at, p, left, key, best, rule := GP64(), GP64(), GP64(), GP64(), GP64(), GP64()
 	MOVL(Mem{Base: s.found}, key.As32())
-	MOVL(Mem{Base: s.found, Disp: foundHead}, p.As32())
+	MOVQ(Mem{Base: s.at}, p)
 	ADDQ(Imm(4), s.found)
-	bucket(p, s.t)
+	ADDQ(Imm(8), s.at)
 	MOVQ(NewParamAddr("best", 16), at)
 	LEAQ(Mem{Base: at, Index: key, Scale: 4}, at)
 	SHLQ(Imm(6), key)

@@ -83,6 +83,7 @@ type Table struct {
 type Found struct {
 	Lane [Lanes + 16]uint32
 	Head [Lanes + 16]uint32
+	_    [Lanes]uintptr // where the assembly keeps the addresses it has worked out
 }
 
 // Best is what the lanes of a batch have found: for each the place of its rule, lower

@@ -176,35 +176,39 @@ done:
 
 // func scan512(t *byte, keys *uint64, best *byte, found *byte, n int)
 // Requires: AVX, AVX512BW, AVX512F, BMI, BMI2, CMOV, MMX+
-TEXT ·scan512(SB), NOSPLIT, $0-40
+TEXT ·scan512(SB), NOSPLIT, $8-40
 	MOVQ t+0(FP), AX
 	MOVQ found+24(FP), CX
 	MOVQ n+32(FP), DX
 	LEAQ (CX)(DX*4), DX
 	MOVQ CX, BX
+	LEAQ 2176(CX), SI
+	MOVQ 24(AX), DI
 
 prefetch:
 	CMPQ       BX, DX
 	JGE        prefetched
-	MOVL       1088(BX), SI
-	MOVL       SI, DI
-	ANDL       $0x00ffffff, DI
-	SHRL       $0x0c, DI
-	LEAQ       (DI)(DI*2), DI
-	MOVQ       24(AX), R8
-	ANDL       $0x00000fff, SI
-	SHLQ       $0x04, SI
-	ADDQ       (R8)(DI*8), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
+	MOVL       1088(BX), R8
+	MOVL       R8, R9
+	ANDL       $0x00ffffff, R9
+	SHRL       $0x0c, R9
+	LEAQ       (R9)(R9*2), R9
+	ANDL       $0x00000fff, R8
+	SHLQ       $0x04, R8
+	ADDQ       (DI)(R9*8), R8
+	MOVQ       R8, (SI)
+	PREFETCHT0 (R8)
+	PREFETCHT0 64(R8)
+	PREFETCHT0 128(R8)
 	ADDQ       $0x04, BX
+	ADDQ       $0x08, SI
 	JMP        prefetch
 
 prefetched:
 	MOVQ  DX, n+32(FP)
 	MOVL  64(AX), DX
 	MOVL  68(AX), BX
+	LEAQ  2176(CX), SI
 	CMPL  DX, $0x00000001
 	JNE   not1
 	TESTL BX, BX
@@ -213,63 +217,56 @@ prefetched:
 plain1:
 	CMPQ CX, n+32(FP)
 	JGE  plain1Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain1Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain1More
 
 plain1Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain1
 
 plain1More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain1Chunk
 	JMP  plain1Store
 
@@ -281,68 +278,61 @@ ranges1:
 ranged1:
 	CMPQ CX, n+32(FP)
 	JGE  ranged1Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged1Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R12), Z0, Z0
-	VPMINUW      (R12)(R11*1), Z0, Z1
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Z0
+	VPSUBW       (R13), Z0, Z0
+	VPMINUW      (R13)(R12*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged1More
 
 ranged1Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged1
 
 ranged1More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged1Chunk
 	JMP  ranged1Store
 
@@ -359,68 +349,61 @@ not1:
 plain2:
 	CMPQ CX, n+32(FP)
 	JGE  plain2Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain2Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain2More
 
 plain2Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain2
 
 plain2More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain2Chunk
 	JMP  plain2Store
 
@@ -432,73 +415,66 @@ ranges2:
 ranged2:
 	CMPQ CX, n+32(FP)
 	JGE  ranged2Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged2Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R12), Z0, Z0
-	VPMINUW      (R12)(R11*1), Z0, Z1
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Z0
+	VPSUBW       (R13), Z0, Z0
+	VPMINUW      (R13)(R12*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged2More
 
 ranged2Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged2
 
 ranged2More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged2Chunk
 	JMP  ranged2Store
 
@@ -515,73 +491,66 @@ not2:
 plain3:
 	CMPQ CX, n+32(FP)
 	JGE  plain3Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain3Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain3More
 
 plain3Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain3
 
 plain3More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain3Chunk
 	JMP  plain3Store
 
@@ -593,78 +562,71 @@ ranges3:
 ranged3:
 	CMPQ CX, n+32(FP)
 	JGE  ranged3Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged3Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R12), Z0, Z0
-	VPMINUW      (R12)(R11*1), Z0, Z1
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Z0
+	VPSUBW       (R13), Z0, Z0
+	VPMINUW      (R13)(R12*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged3More
 
 ranged3Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged3
 
 ranged3More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged3Chunk
 	JMP  ranged3Store
 
@@ -681,78 +643,71 @@ not3:
 plain4:
 	CMPQ CX, n+32(FP)
 	JGE  plain4Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain4Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z1, Z1, Z1
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	MOVL         404(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	MOVL         404(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain4More
 
 plain4Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain4
 
 plain4More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain4Chunk
 	JMP  plain4Store
 
@@ -764,83 +719,76 @@ ranges4:
 ranged4:
 	CMPQ CX, n+32(FP)
 	JGE  ranged4Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged4Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXORD       Z2, Z2, Z2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         404(AX), R13
-	VPBROADCASTD (DI)(R13*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R12), Z0, Z0
-	VPMINUW      (R12)(R11*1), Z0, Z1
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	MOVL         404(AX), R14
+	VPBROADCASTD (R8)(R14*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Z0
+	VPSUBW       (R13), Z0, Z0
+	VPMINUW      (R13)(R12*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged4More
 
 ranged4Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged4
 
 ranged4More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged4Chunk
 	JMP  ranged4Store
 
@@ -855,70 +803,63 @@ not4:
 plainMany:
 	CMPQ CX, n+32(FP)
 	JGE  plainManyDone
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plainManyChunk:
-	MOVL    $0x00000010, R10
-	CMPQ    SI, R10
-	CMOVQLT SI, R10
-	LEAQ    (BX)(R10*8), R12
-	MOVQ    R10, R11
-	SHLQ    $0x02, R11
+	MOVL    $0x00000010, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	LEAQ    (BX)(R11*8), R13
+	MOVQ    R11, R12
+	SHLQ    $0x02, R12
 	VPXORD  Z1, Z1, Z1
-	XORQ    R13, R13
-	MOVL    64(AX), R14
+	XORQ    R14, R14
+	MOVL    64(AX), R15
 
 plainManyColumn:
-	MOVL         392(AX)(R13*4), R15
-	VPBROADCASTD (DI)(R15*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z1
-	LEAQ         (R12)(R11*2), R12
-	INCQ         R13
-	CMPQ         R13, R14
+	MOVL         392(AX)(R14*4), BP
+	VPBROADCASTD (R8)(BP*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z1
+	LEAQ         (R13)(R12*2), R13
+	INCQ         R14
+	CMPQ         R14, R15
 	JLT          plainManyColumn
 	VPTESTNMD    Z1, Z1, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plainManyMore
 
 plainManyStore:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plainMany
 
 plainManyMore:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plainManyChunk
 	JMP  plainManyStore
 
@@ -930,75 +871,68 @@ rangesMany:
 rangedMany:
 	CMPQ CX, n+32(FP)
 	JGE  rangedManyDone
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 rangedManyChunk:
-	MOVL    $0x00000010, R10
-	CMPQ    SI, R10
-	CMOVQLT SI, R10
-	LEAQ    (BX)(R10*8), R12
-	MOVQ    R10, R11
-	SHLQ    $0x02, R11
+	MOVL    $0x00000010, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	LEAQ    (BX)(R11*8), R13
+	MOVQ    R11, R12
+	SHLQ    $0x02, R12
 	VPXORD  Z2, Z2, Z2
-	XORQ    R13, R13
-	MOVL    64(AX), R14
+	XORQ    R14, R14
+	MOVL    64(AX), R15
 
 rangedManyColumn:
-	MOVL         392(AX)(R13*4), R15
-	VPBROADCASTD (DI)(R15*1), Z0
-	VPXORD       (R12), Z0, Z0
-	VPTERNLOGD   $0xf8, (R12)(R11*1), Z0, Z2
-	LEAQ         (R12)(R11*2), R12
-	INCQ         R13
-	CMPQ         R13, R14
+	MOVL         392(AX)(R14*4), BP
+	VPBROADCASTD (R8)(BP*1), Z0
+	VPXORD       (R13), Z0, Z0
+	VPTERNLOGD   $0xf8, (R13)(R12*1), Z0, Z2
+	LEAQ         (R13)(R12*2), R13
+	INCQ         R14
+	CMPQ         R14, R15
 	JLT          rangedManyColumn
-	VPBROADCASTD 16(DI), Z0
-	VPSUBW       (R12), Z0, Z0
-	VPMINUW      (R12)(R11*1), Z0, Z1
+	VPBROADCASTD 16(R8), Z0
+	VPSUBW       (R13), Z0, Z0
+	VPMINUW      (R13)(R12*1), Z0, Z1
 	VPTERNLOGD   $0xf6, Z1, Z0, Z2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPTESTNMD    Z2, Z2, K1
-	KMOVW        K1, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	KMOVW        K1, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          rangedManyMore
 
 rangedManyStore:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  rangedMany
 
 rangedManyMore:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  rangedManyChunk
 	JMP  rangedManyStore
 
@@ -1970,35 +1904,39 @@ done:
 
 // func scan256(t *byte, keys *uint64, best *byte, found *byte, n int)
 // Requires: AVX, AVX2, BMI, BMI2, CMOV, MMX+
-TEXT ·scan256(SB), NOSPLIT, $0-40
+TEXT ·scan256(SB), NOSPLIT, $8-40
 	MOVQ t+0(FP), AX
 	MOVQ found+24(FP), CX
 	MOVQ n+32(FP), DX
 	LEAQ (CX)(DX*4), DX
 	MOVQ CX, BX
+	LEAQ 2176(CX), SI
+	MOVQ 24(AX), DI
 
 prefetch:
 	CMPQ       BX, DX
 	JGE        prefetched
-	MOVL       1088(BX), SI
-	MOVL       SI, DI
-	ANDL       $0x00ffffff, DI
-	SHRL       $0x0c, DI
-	LEAQ       (DI)(DI*2), DI
-	MOVQ       24(AX), R8
-	ANDL       $0x00000fff, SI
-	SHLQ       $0x04, SI
-	ADDQ       (R8)(DI*8), SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
+	MOVL       1088(BX), R8
+	MOVL       R8, R9
+	ANDL       $0x00ffffff, R9
+	SHRL       $0x0c, R9
+	LEAQ       (R9)(R9*2), R9
+	ANDL       $0x00000fff, R8
+	SHLQ       $0x04, R8
+	ADDQ       (DI)(R9*8), R8
+	MOVQ       R8, (SI)
+	PREFETCHT0 (R8)
+	PREFETCHT0 64(R8)
+	PREFETCHT0 128(R8)
 	ADDQ       $0x04, BX
+	ADDQ       $0x08, SI
 	JMP        prefetch
 
 prefetched:
 	MOVQ  DX, n+32(FP)
 	MOVL  64(AX), DX
 	MOVL  68(AX), BX
+	LEAQ  2176(CX), SI
 	CMPL  DX, $0x00000001
 	JNE   not1
 	TESTL BX, BX
@@ -2007,74 +1945,67 @@ prefetched:
 plain1:
 	CMPQ CX, n+32(FP)
 	JGE  plain1Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain1Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R13
-	VMOVMSKPS    Y2, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y1, R14
+	VMOVMSKPS    Y2, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain1More
 
 plain1Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain1
 
 plain1More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain1Chunk
 	JMP  plain1Store
 
@@ -2086,85 +2017,78 @@ ranges1:
 ranged1:
 	CMPQ CX, n+32(FP)
 	JGE  ranged1Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged1Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R12), Y0, Y0
-	VPMINUW      (R12)(R11*1), Y0, Y1
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       (R13), Y0, Y0
+	VPMINUW      (R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R12), Y0, Y0
-	VPMINUW      32(R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       32(R13), Y0, Y0
+	VPMINUW      32(R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R13
-	VMOVMSKPS    Y3, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y2, R14
+	VMOVMSKPS    Y3, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged1More
 
 ranged1Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged1
 
 ranged1More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged1Chunk
 	JMP  ranged1Store
 
@@ -2181,84 +2105,77 @@ not1:
 plain2:
 	CMPQ CX, n+32(FP)
 	JGE  plain2Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain2Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R13
-	VMOVMSKPS    Y2, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y1, R14
+	VMOVMSKPS    Y2, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain2More
 
 plain2Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain2
 
 plain2More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain2Chunk
 	JMP  plain2Store
 
@@ -2270,95 +2187,88 @@ ranges2:
 ranged2:
 	CMPQ CX, n+32(FP)
 	JGE  ranged2Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged2Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R12), Y0, Y0
-	VPMINUW      (R12)(R11*1), Y0, Y1
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       (R13), Y0, Y0
+	VPMINUW      (R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R12), Y0, Y0
-	VPMINUW      32(R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       32(R13), Y0, Y0
+	VPMINUW      32(R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R13
-	VMOVMSKPS    Y3, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y2, R14
+	VMOVMSKPS    Y3, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged2More
 
 ranged2Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged2
 
 ranged2More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged2Chunk
 	JMP  ranged2Store
 
@@ -2375,94 +2285,87 @@ not2:
 plain3:
 	CMPQ CX, n+32(FP)
 	JGE  plain3Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain3Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R13
-	VMOVMSKPS    Y2, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y1, R14
+	VMOVMSKPS    Y2, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain3More
 
 plain3Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain3
 
 plain3More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain3Chunk
 	JMP  plain3Store
 
@@ -2474,105 +2377,98 @@ ranges3:
 ranged3:
 	CMPQ CX, n+32(FP)
 	JGE  ranged3Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged3Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R12), Y0, Y0
-	VPMINUW      (R12)(R11*1), Y0, Y1
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       (R13), Y0, Y0
+	VPMINUW      (R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R12), Y0, Y0
-	VPMINUW      32(R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       32(R13), Y0, Y0
+	VPMINUW      32(R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R13
-	VMOVMSKPS    Y3, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y2, R14
+	VMOVMSKPS    Y3, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged3More
 
 ranged3Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged3
 
 ranged3More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged3Chunk
 	JMP  ranged3Store
 
@@ -2589,104 +2485,97 @@ not3:
 plain4:
 	CMPQ CX, n+32(FP)
 	JGE  plain4Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plain4Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y1, Y1, Y1
 	VPXOR        Y2, Y2, Y2
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	MOVL         404(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         404(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R13
-	VMOVMSKPS    Y2, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y1, R14
+	VMOVMSKPS    Y2, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plain4More
 
 plain4Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plain4
 
 plain4More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plain4Chunk
 	JMP  plain4Store
 
@@ -2698,115 +2587,108 @@ ranges4:
 ranged4:
 	CMPQ CX, n+32(FP)
 	JGE  ranged4Done
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 ranged4Chunk:
-	MOVL         $0x00000010, R10
-	CMPQ         SI, R10
-	CMOVQLT      SI, R10
-	LEAQ         (BX)(R10*8), R12
-	MOVQ         R10, R11
-	SHLQ         $0x02, R11
+	MOVL         $0x00000010, R11
+	CMPQ         DI, R11
+	CMOVQLT      DI, R11
+	LEAQ         (BX)(R11*8), R13
+	MOVQ         R11, R12
+	SHLQ         $0x02, R12
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
-	MOVL         392(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         396(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         396(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         400(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         400(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	MOVL         404(AX), R13
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	LEAQ         (R13)(R12*2), R13
+	MOVL         404(AX), R14
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R13*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(R14*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R12), Y0, Y0
-	VPMINUW      (R12)(R11*1), Y0, Y1
+	LEAQ         (R13)(R12*2), R13
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       (R13), Y0, Y0
+	VPMINUW      (R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R12), Y0, Y0
-	VPMINUW      32(R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       32(R13), Y0, Y0
+	VPMINUW      32(R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R13
-	VMOVMSKPS    Y3, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y2, R14
+	VMOVMSKPS    Y3, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          ranged4More
 
 ranged4Store:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  ranged4
 
 ranged4More:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  ranged4Chunk
 	JMP  ranged4Store
 
@@ -2821,81 +2703,74 @@ not4:
 plainMany:
 	CMPQ CX, n+32(FP)
 	JGE  plainManyDone
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 plainManyChunk:
-	MOVL    $0x00000010, R10
-	CMPQ    SI, R10
-	CMOVQLT SI, R10
-	LEAQ    (BX)(R10*8), R12
-	MOVQ    R10, R11
-	SHLQ    $0x02, R11
+	MOVL    $0x00000010, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	LEAQ    (BX)(R11*8), R13
+	MOVQ    R11, R12
+	SHLQ    $0x02, R12
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
-	XORQ    R13, R13
-	MOVL    64(AX), R14
+	XORQ    R14, R14
+	MOVL    64(AX), R15
 
 plainManyColumn:
-	MOVL         392(AX)(R13*4), R15
-	VPBROADCASTD (DI)(R15*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX)(R14*4), BP
+	VPBROADCASTD (R8)(BP*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y1, Y1
-	VPBROADCASTD (DI)(R15*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(BP*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	LEAQ         (R12)(R11*2), R12
-	INCQ         R13
-	CMPQ         R13, R14
+	LEAQ         (R13)(R12*2), R13
+	INCQ         R14
+	CMPQ         R14, R15
 	JLT          plainManyColumn
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y1, Y1
 	VPCMPEQD     Y0, Y2, Y2
-	VMOVMSKPS    Y1, R13
-	VMOVMSKPS    Y2, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y1, R14
+	VMOVMSKPS    Y2, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          plainManyMore
 
 plainManyStore:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  plainMany
 
 plainManyMore:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  plainManyChunk
 	JMP  plainManyStore
 
@@ -2907,92 +2782,85 @@ rangesMany:
 rangedMany:
 	CMPQ CX, n+32(FP)
 	JGE  rangedManyDone
-	MOVL (CX), DI
-	MOVL 1088(CX), BX
+	MOVL (CX), R8
+	MOVQ (SI), BX
 	ADDQ $0x04, CX
-	MOVL BX, DX
-	ANDL $0x00ffffff, DX
-	SHRL $0x0c, DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ 24(AX), SI
-	ANDL $0x00000fff, BX
-	SHLQ $0x04, BX
-	ADDQ (SI)(DX*8), BX
+	ADDQ $0x08, SI
 	MOVQ best+16(FP), DX
-	LEAQ (DX)(DI*4), DX
-	SHLQ $0x06, DI
-	ADDQ keys+8(FP), DI
-	MOVL (DX), R8
-	MOVL 1024(DX), R9
-	MOVL (BX), SI
+	LEAQ (DX)(R8*4), DX
+	SHLQ $0x06, R8
+	ADDQ keys+8(FP), R8
+	MOVL (DX), R9
+	MOVL 1024(DX), R10
+	MOVL (BX), DI
 	ADDQ $0x04, BX
 
 rangedManyChunk:
-	MOVL    $0x00000010, R10
-	CMPQ    SI, R10
-	CMOVQLT SI, R10
-	LEAQ    (BX)(R10*8), R12
-	MOVQ    R10, R11
-	SHLQ    $0x02, R11
+	MOVL    $0x00000010, R11
+	CMPQ    DI, R11
+	CMOVQLT DI, R11
+	LEAQ    (BX)(R11*8), R13
+	MOVQ    R11, R12
+	SHLQ    $0x02, R12
 	VPXOR   Y2, Y2, Y2
 	VPXOR   Y3, Y3, Y3
-	XORQ    R13, R13
-	MOVL    64(AX), R14
+	XORQ    R14, R14
+	MOVL    64(AX), R15
 
 rangedManyColumn:
-	MOVL         392(AX)(R13*4), R15
-	VPBROADCASTD (DI)(R15*1), Y0
-	VPXOR        (R12), Y0, Y0
-	VPAND        (R12)(R11*1), Y0, Y0
+	MOVL         392(AX)(R14*4), BP
+	VPBROADCASTD (R8)(BP*1), Y0
+	VPXOR        (R13), Y0, Y0
+	VPAND        (R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD (DI)(R15*1), Y0
-	VPXOR        32(R12), Y0, Y0
-	VPAND        32(R12)(R11*1), Y0, Y0
+	VPBROADCASTD (R8)(BP*1), Y0
+	VPXOR        32(R13), Y0, Y0
+	VPAND        32(R13)(R12*1), Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
-	INCQ         R13
-	CMPQ         R13, R14
+	LEAQ         (R13)(R12*2), R13
+	INCQ         R14
+	CMPQ         R14, R15
 	JLT          rangedManyColumn
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       (R12), Y0, Y0
-	VPMINUW      (R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       (R13), Y0, Y0
+	VPMINUW      (R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y2, Y2
-	VPBROADCASTD 16(DI), Y0
-	VPSUBW       32(R12), Y0, Y0
-	VPMINUW      32(R12)(R11*1), Y0, Y1
+	VPBROADCASTD 16(R8), Y0
+	VPSUBW       32(R13), Y0, Y0
+	VPMINUW      32(R13)(R12*1), Y0, Y1
 	VPXOR        Y1, Y0, Y0
 	VPOR         Y0, Y3, Y3
-	LEAQ         (R12)(R11*2), R12
+	LEAQ         (R13)(R12*2), R13
 	VPXOR        Y0, Y0, Y0
 	VPCMPEQD     Y0, Y2, Y2
 	VPCMPEQD     Y0, Y3, Y3
-	VMOVMSKPS    Y2, R13
-	VMOVMSKPS    Y3, R14
-	SHLL         $0x08, R14
-	ORL          R14, R13
-	BZHIL        R10, R13, R13
-	MOVL         R13, R14
-	ORL          $0x00010000, R14
-	TZCNTL       R14, R14
-	LEAQ         (BX)(R14*4), R14
-	MOVL         (R14), BX
-	TESTL        R13, R13
-	CMOVLEQ      R8, BX
-	CMPL         BX, R8
-	CMOVLLT      BX, R8
-	CMOVLLT      (R14)(R11*1), R9
-	MOVQ         R12, BX
-	SUBQ         R10, SI
+	VMOVMSKPS    Y2, R14
+	VMOVMSKPS    Y3, R15
+	SHLL         $0x08, R15
+	ORL          R15, R14
+	BZHIL        R11, R14, R14
+	MOVL         R14, R15
+	ORL          $0x00010000, R15
+	TZCNTL       R15, R15
+	LEAQ         (BX)(R15*4), R15
+	MOVL         (R15), BX
+	TESTL        R14, R14
+	CMOVLEQ      R9, BX
+	CMPL         BX, R9
+	CMOVLLT      BX, R9
+	CMOVLLT      (R15)(R12*1), R10
+	MOVQ         R13, BX
+	SUBQ         R11, DI
 	JNZ          rangedManyMore
 
 rangedManyStore:
-	MOVL R8, (DX)
-	MOVL R9, 1024(DX)
+	MOVL R9, (DX)
+	MOVL R10, 1024(DX)
 	JMP  rangedMany
 
 rangedManyMore:
-	CMPL R8, (BX)
+	CMPL R9, (BX)
 	JGT  rangedManyChunk
 	JMP  rangedManyStore
 
