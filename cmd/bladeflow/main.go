@@ -8,12 +8,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -125,15 +122,4 @@ func allCommands(root *cobra.Command) []*cobra.Command {
 		all = append(all, allCommands(c)...)
 	}
 	return all
-}
-
-// untilSignal returns a context that ends with Ctrl-C, with SIGTERM, when the terminal
-// goes (but for nohup) and when nobody reads any more what is printed, for commands
-// that have something to take down. The others just die of them.
-func untilSignal(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
-	if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
-	return signal.NotifyContext(cmd.Context(), signals...)
 }
