@@ -45,6 +45,7 @@ type Blade struct {
 	Member   *agent.Fabric // nil if the blade is on its own
 
 	wanted  agent.Handed
+	vfs     *witness // nil if the blade is on its own
 	closers []func() error
 	mu      sync.Mutex
 	commits []Commit

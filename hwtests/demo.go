@@ -28,6 +28,9 @@ type DemoConfig struct {
 	Source      string        // see [Config.Source]
 	Blind       flow.Key      // bits of every mask that the cards ignore: silicon that lies
 	Say         func(format string, a ...any)
+
+	// Shown is called when all is shown and everything still runs; it may wait.
+	Shown func(*Report) error
 }
 
 // Report is what [Demo] found.
@@ -43,8 +46,11 @@ type Report struct {
 	Actions    ActionPlaces `json:"actions"`
 	Healed     []Healing    `json:"healed"`
 	Where      []Where      `json:"where"`
-	Seconds    float64      `json:"seconds"`
-	Different  []string     `json:"different,omitempty"` // the first mismatches in words
+
+	Fabric *FabricReport `json:"fabric"`
+
+	Seconds   float64  `json:"seconds"`
+	Different []string `json:"different,omitempty"` // the first mismatches in words
 }
 
 // PacketCount counts frames that came into blades; one that crosses from blade to
@@ -87,31 +93,35 @@ type Where struct {
 }
 
 // OK reports whether the demo showed what it is to show.
-func (r *Report) OK() bool { return r.Mismatches == 0 && r.Proved && r.Lost == 0 }
+func (r *Report) OK() bool { return r.Mismatches == 0 && r.Proved && r.Lost == 0 && r.Fabric.OK() }
 
 // demoEntries is the size of each card's table in the demo.
 const demoEntries = 128
 
-// Demo is the main job on an emulated chassis: rules in, entries into the cards, the
-// rest in software, real packets through both, also between blades; an entry deleted
-// behind an agent's back, found and healed; and every frame that left compared with
-// flow.Judge.
+// Demo is the main job on an emulated chassis: a manager is told what is wanted, an agent
+// on each blade puts entries into the card and the rest into software, real packets go
+// through both, also between blades; an entry deleted behind an agent's back is found and
+// healed; and every frame that left is compared with flow.Judge. Then a profile is
+// created, moved to another blade under traffic and brought back.
 func Demo(ctx context.Context, c DemoConfig) (*Report, error) {
 	started := time.Now()
 	c.fill()
 	count := int(c.Duration.Seconds() * float64(c.Rate))
-	c.Say("building a chassis of %d blades with %d VFs each", c.Blades, c.VFs)
-	ch, err := Start(ctx, Config{Source: c.Source, Interval: 500 * time.Millisecond,
-		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 2), demoBurst)}})
+	c.Say("building a chassis of %d blades with %d VFs each, with a manager and an agent on each blade", c.Blades, c.VFs)
+	f, err := StartFabric(ctx, Config{Source: c.Source, Interval: 500 * time.Millisecond,
+		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 1<<16), demoBurst)}})
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{DemoConfig: c, chassis: ch, report: Report{Blades: c.Blades, VFs: c.VFs, Healed: []Healing{}}}
+	d := &demo{DemoConfig: c, fabric: f, chassis: f.Chassis, report: Report{Blades: c.Blades, VFs: c.VFs, Healed: []Healing{}}}
 	err = d.run(ctx, count)
-	if stopped := ch.Stop(); err == nil && stopped != nil {
+	d.report.Seconds = time.Since(started).Seconds()
+	if err == nil && c.Shown != nil {
+		err = c.Shown(&d.report)
+	}
+	if stopped := f.Stop(); err == nil && stopped != nil {
 		err = fmt.Errorf("taking the chassis down: %w", stopped)
 	}
-	d.report.Seconds = time.Since(started).Seconds()
 	return &d.report, err
 }
 
@@ -130,7 +140,8 @@ func (c *DemoConfig) fill() {
 
 type demo struct {
 	DemoConfig
-	chassis *Chassis
+	fabric  *Fabric
+	chassis *Chassis // of the fabric
 	tables  []*flow.Table
 	report  Report
 	counted []Tally
@@ -146,11 +157,11 @@ func (d *demo) run(ctx context.Context, count int) error {
 		if err := b.NIC.SetFaults(softnic.Faults{Blind: d.Blind}); err != nil {
 			return err
 		}
-		if err := b.Want(ctx, t); err != nil {
-			return fmt.Errorf("%s: %w", b.Name, err)
-		}
 	}
-	d.Say("rules are in: what every card holds is proved to agree with them")
+	if err := d.want(ctx); err != nil {
+		return err
+	}
+	d.Say("rules and profiles are in: what every card holds is proved to agree with them")
 	streams := demoStreams(d.chassis, d.tables, d.Seed)
 	if err := d.traffic(ctx, streams, (count+1)/2); err != nil {
 		return err
@@ -161,10 +172,14 @@ func (d *demo) run(ctx context.Context, count int) error {
 	if err := d.traffic(ctx, streams, count/2); err != nil {
 		return err
 	}
-	return d.sum()
+	if err := d.sum(); err != nil {
+		return err
+	}
+	return d.show(ctx)
 }
 
-// demoTable returns the table that demo.yaml makes on a blade.
+// demoTable returns the table that demo.yaml means on a blade, made without asking
+// the manager.
 func demoTable(b *lab.Blade) (*flow.Table, error) {
 	sets, err := ruleset.Decode(ruleset.YAML, "demo.yaml", demoRules, b.Ports)
 	if err != nil {

@@ -3,13 +3,16 @@ package hwtests
 import (
 	"context"
 	"path/filepath"
+	"sync"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/agent"
 	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/offload/verify"
 )
 
 // Membership makes the blades of a chassis members of a fabric: what is wanted of them
@@ -31,9 +34,10 @@ func (b *Blade) join(m *Membership, c Config) error {
 	if err != nil {
 		return err
 	}
+	b.vfs = &witness{VFs: VFs(b.Blade, inv), blade: b}
 	config := b.Agent.Config
 	config.Source, config.Wake, config.Report = b.Member, b.Member.Wake(), b.Member.Report
-	config.Blade, config.VFs = fabric.BladeID(b.Name), VFs(b.Blade, inv)
+	config.Blade, config.VFs = fabric.BladeID(b.Name), b.vfs
 	config.Devices[0].PFs = []string{b.Ports.Name(lab.Uplink)}
 	b.Agent = agent.New(config)
 	return nil
@@ -57,4 +61,67 @@ func VFs(b *lab.Blade, inv fabric.Inventory) *provision.Emulated {
 		}
 	}
 	return out
+}
+
+// Told is one setting that a VF got, with the time just before and just after,
+// CLOCK_MONOTONIC in ns.
+type Told struct {
+	VF            fabric.VFID
+	Setting       fabric.Setting
+	Before, After int64
+
+	// Table is what was in force just before a link went on, and Proved whether what
+	// the card held then, read by the witness itself, agrees with it. Both are nil for
+	// other settings.
+	Table  *flow.Table
+	Proved error
+}
+
+// witness are VFs of which is kept what they were told. It asks neither agent nor
+// manager: it reads the card, and holds it against the datapath's table.
+type witness struct {
+	VFs   *provision.Emulated
+	blade *Blade
+
+	mu   sync.Mutex
+	told []Told // guarded by mu
+}
+
+// Read implements [provision.VFs].
+func (w *witness) Read() (map[fabric.VFID]fabric.VFState, error) { return w.VFs.Read() }
+
+// Write implements [provision.VFs].
+func (w *witness) Write(vf fabric.VFID, s fabric.Setting) error {
+	t := Told{VF: vf, Setting: s}
+	if s.Traffic {
+		t.Table, t.Proved = w.blade.Datapath.Table(), w.blade.prove()
+	}
+	t.Before = monotonic()
+	err := w.VFs.Write(vf, s)
+	t.After = monotonic()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, t)
+	return err
+}
+
+// Told returns what the blade's VFs were told so far, in order.
+func (b *Blade) Told() []Told {
+	b.vfs.mu.Lock()
+	defer b.vfs.mu.Unlock()
+	return append([]Told(nil), b.vfs.told...)
+}
+
+// prove reads the card and holds it against the table in force.
+func (b *Blade) prove() error {
+	ctx := context.Background()
+	model, err := b.NIC.Model(ctx)
+	if err != nil {
+		return err
+	}
+	installed, err := b.NIC.Installed(ctx)
+	if err != nil {
+		return err
+	}
+	return verify.Check(b.Datapath.Table(), installed, model)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests"
 )
@@ -16,16 +17,25 @@ import (
 func demoCommand() *cobra.Command {
 	var c hwtests.DemoConfig
 	var blind string
+	var hold bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "emulate a chassis, send packets, show that hardware and software agree",
-		Long: `Build an emulated chassis of namespaces and veth on this machine, its NICs made of XDP programs; load rules;
-send real packets between workloads, also across blades; show where each rule is answered and why not in
-hardware; delete an entry behind the agent's back and show it found and healed; compare every frame that
-left every port with what the rules mean. Exit code 0 only if all of them are right. Needs root; everything
-is gone afterwards, also after Ctrl-C.`,
+		Long: `Build an emulated chassis of namespaces and veth on this machine, its NICs made of XDP programs; run a
+manager, and an agent on each blade that reaches its store by mutual TLS with certificates made for the
+occasion; tell the manager rules and profiles; send real packets between workloads, also across blades;
+show where each rule is answered and why not in hardware; delete an entry behind the agent's back and show
+it found and healed; compare every frame that left every port with what the rules mean. Then create a
+profile, move it to another blade under traffic and take that back, with the time each took and how long
+packets did not come. Exit code 0 only if all of it is right. Needs root; everything is gone afterwards,
+also after Ctrl-C.
+
+--hold keeps it running: the manager's page and API are on this machine's loopback address, without TLS
+and certificates, for whoever is on this machine; bladeflow get, move and the others work on it with
+--server and that address.`,
 		Example: `  bladeflow demo
-  bladeflow demo --duration 3s -o json`,
+  bladeflow demo --duration 3s -o json
+  bladeflow demo --hold`,
 	}
 	f := cmd.Flags()
 	f.DurationVar(&c.Duration, "duration", 5*time.Second, "how long packets flow")
@@ -33,6 +43,7 @@ is gone afterwards, also after Ctrl-C.`,
 	f.IntVar(&c.VFs, "vfs", 4, "VFs of each blade, at least 4")
 	f.IntVar(&c.Rate, "rate", 20_000, "packets per second, all ports together")
 	choiceFlag(cmd, &c.Source, "datapath", "", "afxdp", "where software gets its frames", "afxdp", "afpacket")
+	f.BoolVar(&hold, "hold", false, "keep everything running until Ctrl-C")
 	f.StringVar(&blind, "blind", "", "a lie for the cards to tell: FIELD/BIT, a bit that their matches ignore")
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; another one each time if not given")
 	f.Lookup("seed").DefValue = "0" // which help does not print: the clock is no default to show
@@ -61,15 +72,19 @@ is gone afterwards, also after Ctrl-C.`,
 		}
 		ctx, stop := untilSignal(cmd)
 		defer stop()
-		r, err := hwtests.Demo(ctx, c)
-		if err != nil {
+		c.Shown = func(r *hwtests.Report) error {
+			if *output == "json" {
+				err = printJSON(cmd.OutOrStdout(), r)
+			} else {
+				err = printDemo(cmd.OutOrStdout(), r)
+			}
+			if err == nil && hold {
+				c.Say("everything runs on until Ctrl-C: open %s in a browser on this machine; it needs no certificate", r.Fabric.Page)
+				<-ctx.Done()
+			}
 			return err
 		}
-		if *output == "json" {
-			err = printJSON(cmd.OutOrStdout(), r)
-		} else {
-			err = printDemo(cmd.OutOrStdout(), r)
-		}
+		r, err := hwtests.Demo(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -119,13 +134,46 @@ func printDemo(w io.Writer, r *hwtests.Report) error {
 	for _, h := range r.Healed {
 		fmt.Fprintf(w, "an entry of rule %s on %s was deleted behind the agent's back: found and healed after %.2f s\n", h.Rule, h.Blade, h.Seconds)
 	}
+	if err := printFabric(w, r.Fabric); err != nil {
+		return err
+	}
 	for _, d := range r.Different {
 		fmt.Fprintln(w, d)
 	}
 	verdict := "every frame that left every port is what the rules say, and what every card holds is proved"
 	if !r.OK() {
-		verdict = fmt.Sprintf("NOT RIGHT: %d frames or counters differ; proved: %t", r.Mismatches, r.Proved)
+		verdict = fmt.Sprintf("NOT RIGHT: %d frames or counters differ; proved: %t; moves are as they should be: %t", r.Mismatches, r.Proved, r.Fabric.OK())
 	}
 	_, err := fmt.Fprintln(w, verdict)
+	return err
+}
+
+// printFabric prints what was seen of the fabric.
+func printFabric(w io.Writer, r *hwtests.FabricReport) error {
+	rows := [][]string{{"SLOT", "BLADE", "PF", "SERIAL", "SPEED", "VFS", "USED", "RDMA DEVICES"}}
+	for _, b := range r.Inventory {
+		rows = append(rows, []string{fmt.Sprint(b.Slot), b.Blade, b.PF, b.Serial, fabric.BitsPerSecond(b.Speed).String(),
+			fmt.Sprintf("%d of %d", b.VFs, b.TotalVFs), fmt.Sprint(b.Used), fmt.Sprint(b.RDMA)})
+	}
+	fmt.Fprintln(w)
+	if err := printTable(w, rows); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nprofile %s created on %s, %s: %.2f s from command to proved generation\n", r.Create.Profile, r.Create.Blade, r.Create.Port, r.Create.Seconds)
+	for _, m := range []struct {
+		what string
+		*hwtests.Relocation
+	}{{"moved", r.Move}, {"reverted", r.Revert}} {
+		fmt.Fprintf(w, "%s from %s to %s: %.2f s from command to proved generation; no packet came for %.0f ms (%d of %d lost, %d came twice)\n",
+			m.what, m.From, m.To, m.Seconds, 1000*m.Interruption, m.Lost, m.Sent, m.Twice)
+		for _, wrong := range m.Wrong {
+			fmt.Fprintf(w, "  NOT RIGHT: %s\n", wrong)
+		}
+	}
+	fmt.Fprintf(w, "%d objects differ from the snapshot after the revert\n\n", r.Differ)
+	for _, line := range r.Capacity {
+		fmt.Fprintln(w, line)
+	}
+	_, err := fmt.Fprintln(w)
 	return err
 }
