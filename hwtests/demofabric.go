@@ -2,12 +2,12 @@ package hwtests
 
 import (
 	"bytes"
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"net/http"
 	"strings"
 	"time"
 
@@ -216,8 +216,8 @@ func (d *demo) create(ctx context.Context, r *FabricReport) error {
 	return err
 }
 
-// whatIsLeft reads the inventory of all blades from the manager, and makes the capacity
-// report of it.
+// whatIsLeft reads the inventory of all blades from the manager, and the headline of its
+// capacity report.
 func (d *demo) whatIsLeft(ctx context.Context, r *FabricReport) error {
 	blades, err := client.Blades.List(ctx, d.fabric.API, client.Query{})
 	if err != nil {
@@ -231,60 +231,43 @@ func (d *demo) whatIsLeft(ctx context.Context, r *FabricReport) error {
 	if err != nil {
 		return err
 	}
-	vfs, err := client.VFs.List(ctx, d.fabric.API, client.Query{})
-	if err != nil {
-		return err
+	slot, serial := map[string]int{}, map[string]string{}
+	for _, b := range blades.Items {
+		slot[b.Metadata.Name] = b.Spec.Slot
 	}
-	serial := map[string]string{}
 	for _, n := range nics.Items {
 		serial[n.Metadata.Name] = n.Status.Serial
 	}
-	in := capacity.Input{Name: demoChassis, At: time.Now(), Window: 1, Policy: capacity.DefaultPolicy(), Chassis: []capacity.Chassis{{Name: demoChassis, Slots: d.Blades}}}
-	for _, b := range blades.Items {
-		cb := capacity.Blade{Name: b.Metadata.Name, Slot: b.Spec.Slot}
-		for _, p := range pfs.Items {
-			if p.Status.Blade != b.Metadata.Name {
-				continue
-			}
-			s := BladeSeen{Blade: b.Metadata.Name, Slot: b.Spec.Slot, PF: p.Status.Name, Serial: serial[parent(p.Metadata.Name)],
-				VFs: p.Status.NumVFs, TotalVFs: p.Status.TotalVFs, Used: p.Status.Used, RDMA: len(p.Status.RDMA)}
-			for _, vf := range p.Status.VFs {
-				s.RDMA += len(vf.RDMA)
-			}
-			if p.Status.Netdev != nil {
-				s.Speed = p.Status.Netdev.BitsPerSecond
-			}
-			r.Inventory = append(r.Inventory, s)
-			cb.PFs = append(cb.PFs, capacityOf(p, s.Speed, b.Status.Devices, vfs.Items))
+	for _, p := range pfs.Items {
+		card := p.Metadata.Name[:strings.LastIndexByte(p.Metadata.Name, '/')]
+		s := BladeSeen{Blade: p.Status.Blade, Slot: slot[p.Status.Blade], PF: p.Status.Name, Serial: serial[card],
+			VFs: p.Status.NumVFs, TotalVFs: p.Status.TotalVFs, Used: p.Status.Used, RDMA: len(p.Status.RDMA)}
+		for _, vf := range p.Status.VFs {
+			s.RDMA += len(vf.RDMA)
 		}
-		in.Chassis[0].Blades = append(in.Chassis[0].Blades, cb)
+		if p.Status.Netdev != nil {
+			s.Speed = p.Status.Netdev.BitsPerSecond
+		}
+		r.Inventory = append(r.Inventory, s)
 	}
-	report, err := capacity.Report(in)
-	if err != nil {
-		return err
-	}
-	r.Capacity = report.Status.Summary
-	return nil
+	r.Capacity, err = d.headline(ctx)
+	return err
 }
 
-// parent returns the name of a PF's card, or of a VF's PF.
-func parent(name string) string { return name[:strings.LastIndexByte(name, '/')] }
-
-// capacityOf is what the capacity report is told of a PF.
-func capacityOf(p api.PFView, speed uint64, devices []api.Device, vfs []api.VFView) capacity.PF {
-	out := capacity.PF{Name: p.Status.Name, Table: capacity.Table{Source: capacity.Unknown}, Port: capacity.Port{Speed: capacity.Rate(speed)},
-		VFs: capacity.VFs{Total: int64(p.Status.TotalVFs), Provisioned: int64(p.Status.NumVFs), Bound: int64(p.Status.Used)}}
-	for _, d := range devices {
-		if slices.Contains(d.PFs, p.Status.Name) && d.Limit > 0 {
-			used := int64(d.Entries)
-			out.Table = capacity.Table{Limit: int64(d.Limit), Source: capacity.Declared, Asked: used, Used: &used}
-		}
+// headline returns the sentences that the manager's capacity report begins with.
+func (d *demo) headline(ctx context.Context) ([]string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.fabric.API.Server()+"/api/v1/reports/capacity?levels=fleet", nil)
+	if err != nil {
+		return nil, err
 	}
-	for _, vf := range vfs {
-		if vf.Status.VNIC != "" && vf.Status.State != nil && parent(vf.Metadata.Name) == p.Metadata.Name {
-			out.Port.Guaranteed += capacity.Rate(vf.Status.State.Guaranteed)
-			out.Port.Maximum += capacity.Rate(cmp.Or(vf.Status.State.Maximum, speed))
-		}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
 	}
-	return out
+	defer resp.Body.Close()
+	var report capacity.Document
+	if err := json.NewDecoder(resp.Body).Decode(&report); err != nil || resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("capacity report: %s: %w", resp.Status, err)
+	}
+	return report.Status.Summary, nil
 }
