@@ -277,6 +277,33 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestKinds compares what kinds say of a pair of matches with Shared.
+func TestKinds(t *testing.T) {
+	rng := rand.New(rand.NewPCG(29, 30))
+	plain := 0
+	for range 100_000 {
+		a, b := randomMatch(rng), randomMatch(rng)
+		if rng.IntN(3) == 0 {
+			a, b = anyMatch(rng), anyMatch(rng)
+		}
+		inA, plainA := a.Kinds()
+		inB, plainB := b.Kinds()
+		if !plainA || !plainB {
+			continue
+		}
+		_, want := Shared(&a, &b)
+		if got := a.Overlaps(&b) && inA&inB != 0; got != want {
+			t.Fatalf("%s and %s share a packet: %v, kinds %x and %x say %v", FormatMatch(&a, nil), FormatMatch(&b, nil), want, inA, inB, got)
+		}
+		if want {
+			plain++
+		}
+	}
+	if plain < 2_000 {
+		t.Errorf("%d pairs share a packet; the test shows little", plain)
+	}
+}
+
 // TestHull checks that a hull loses no packet.
 func TestHull(t *testing.T) {
 	universe := smallUniverse()

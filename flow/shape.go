@@ -198,3 +198,22 @@ func Hull(m *Match) (h Match, ok bool) {
 	}
 	return h, true
 }
+
+// Kinds is a set of shapes of possible keys, see [Match.Kinds].
+type Kinds uint64
+
+// Kinds returns the shapes of possible keys that m meets. If plain is true for two
+// matches, [Shared] finds a packet in both iff they overlap and have a kind in
+// common: a question of nanoseconds instead of microseconds. Plain is false for a
+// mask with holes on a port, and for some bits only of eth_type or ip_proto.
+func (m *Match) Kinds() (set Kinds, plain bool) {
+	whole := func(f Field) bool { mask := m.Mask.Get(f); return mask == 0 || mask == f.Max() }
+	plain = whole(EthType) && whole(Proto) && whole(SrcPort) && whole(DstPort)
+	for i := range possible {
+		s := &possible[i]
+		if m.Overlaps(&s.m) && (m.Mask.Get(s.f) == 0 || !slices.Contains(s.not, m.Value.Get(s.f))) {
+			set |= 1 << i
+		}
+	}
+	return set, plain
+}

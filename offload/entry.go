@@ -80,9 +80,9 @@ func genuine(e *flow.Entry) bool { return Ours(e.ID) && sealed(*e).ID == e.ID }
 
 // highestFirst orders entries as they are added: whatever an entry relies on has a
 // higher priority and so comes before it.
-func highestFirst(a, b flow.Entry) int {
+func highestFirst(a, b *flow.Entry) int {
 	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.ID, b.ID))
 }
 
 // lowestFirst orders entries as they are removed.
-func lowestFirst(a, b flow.Entry) int { return highestFirst(b, a) }
+func lowestFirst(a, b *flow.Entry) int { return highestFirst(b, a) }

@@ -2,15 +2,14 @@ package offload
 
 import (
 	"cmp"
-	"iter"
 	"math/bits"
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
 
-// Which rules of a table overlap a match? Placement, guards and the check of what
-// is installed all come down to this question, asked once per entry.
+// Which rules overlap a match? Placement, guards and the check of what is installed
+// all come down to this question, asked once per entry.
 //
 // Idea: cut the key into dimensions (an IPv4 address, the upper half of an IPv6
 // one, a MAC, a port, …) and look in each at the leading bits that a match pins.
@@ -21,8 +20,12 @@ import (
 // and asks Match.Overlaps about each. What is no prefix (a range, a mask with
 // holes) is indexed by the prefix around it, which is wider and so never wrong.
 //
-// Two levels (source, then destination within it) find fewer candidates in sets of
-// many half-wild rules; 100k of those may need them.
+// Many rules may have the same prefix: in sets for firewalls half of them look at no
+// source. Such a crowd gets an index of its own, by what else its rules look at, as
+// soon as it was walked a few times.
+//
+// Rules are added as tables change. One that has gone stays in the index, where
+// whoever asks leaves it out, until a Planner begins anew.
 
 // dimension is a run of bits of the key: width bits of word, above shift.
 type dimension struct {
@@ -75,61 +78,103 @@ func (d *dimension) of(m *flow.Match) prefix {
 
 // node is the rules that have one prefix in one dimension.
 type node struct {
-	prefix
-	rules []int32
+	members []*member
+	inner   *index // of members; nil until it pays
+	walks   int
 }
+
+// A node of more members than crowd that was walked often gets an index of its own:
+// building it costs as much as some ten walks. No index is deeper than depth.
+const (
+	crowd = 128
+	often = 8
+	depth = 3
+)
 
 // axis is one dimension of an index.
 type axis struct {
 	dimension
-	nodes []node         // sorted by value, then length
-	count []int          // count[i] is the number of rules in nodes[:i]
-	at    map[prefix]int // where a prefix is in nodes
-	lens  []int          // the lengths in use, ascending
+	root  node             // of the rules that pin nothing here
+	keys  []prefix         // of the other nodes, sorted by value, then length
+	nodes []*node          // nodes[i] is of keys[i]
+	count []int            // count[i] is the number of rules in nodes[:i]
+	at    map[prefix]*node // the same nodes
+	lens  uint64           // bit l-1 is set if some key has length l
 }
 
-// index answers which rules of a table overlap a match. It does not change.
+// index answers which rules overlap a match.
 type index struct {
-	t    *flow.Table
-	axes []axis
+	members []*member
+	axes    []axis
+	depth   int
 }
 
-// newIndex builds the index of t's rules, the default included.
-// Cost: n log n in each of 13 dimensions; 10k rules take about 25 ms.
-func newIndex(t *flow.Table) *index {
-	x := &index{t: t}
+// newIndex builds an index. Cost: n log n in each dimension that tells rules apart;
+// 10,000 rules take about 15 ms.
+func newIndex(ms []*member, depth int) *index {
+	x := &index{depth: depth}
 	for _, d := range dimensions {
-		a := axis{dimension: d, at: map[prefix]int{}}
-		for i := range t.Len() + 1 {
-			p := d.of(&t.Rule(i).Match)
-			n, known := a.at[p]
-			if !known {
-				n = len(a.nodes)
-				a.at[p] = n
-				a.nodes = append(a.nodes, node{prefix: p})
-			}
-			a.nodes[n].rules = append(a.nodes[n].rules, int32(i))
-		}
-		if len(a.nodes) == 1 {
-			continue // tells nothing apart
-		}
-		a.sort()
-		x.axes = append(x.axes, a)
+		x.axes = append(x.axes, axis{dimension: d, count: []int{0}})
 	}
+	x.add(ms)
 	return x
 }
 
-func (a *axis) sort() {
-	slices.SortFunc(a.nodes, func(p, q node) int { return comparePrefix(p.prefix, q.prefix) })
-	a.count = make([]int, len(a.nodes)+1)
-	for i := range a.nodes {
-		n := &a.nodes[i]
-		a.at[n.prefix] = i
-		a.count[i+1] = a.count[i] + len(n.rules)
-		a.lens = append(a.lens, n.len)
+// add puts rules into the index.
+func (x *index) add(ms []*member) {
+	x.members = append(x.members, ms...)
+	for i := range x.axes {
+		x.axes[i].add(ms)
 	}
-	slices.Sort(a.lens)
-	a.lens = slices.Compact(a.lens)
+}
+
+func (a *axis) add(ms []*member) {
+	var fresh []prefix
+	for _, m := range ms {
+		p := a.of(&m.rule.Match)
+		if p.len == 0 {
+			a.root.add(m)
+			continue
+		}
+		n := a.at[p]
+		if n == nil {
+			if a.at == nil {
+				a.at = map[prefix]*node{}
+			}
+			n = new(node)
+			a.at[p] = n
+			a.lens |= 1 << (p.len - 1)
+			fresh = append(fresh, p)
+		}
+		n.add(m)
+	}
+	if len(a.at) == 0 {
+		return
+	}
+	if len(fresh) > 64 {
+		a.keys = append(a.keys, fresh...)
+		slices.SortFunc(a.keys, comparePrefix)
+		a.nodes = make([]*node, len(a.keys))
+		for i, p := range a.keys {
+			a.nodes[i] = a.at[p]
+		}
+	} else {
+		for _, p := range fresh {
+			i, _ := slices.BinarySearchFunc(a.keys, p, comparePrefix)
+			a.keys, a.nodes = slices.Insert(a.keys, i, p), slices.Insert(a.nodes, i, a.at[p])
+		}
+	}
+	a.count = slices.Grow(a.count[:0], len(a.nodes)+1)[:1]
+	for i, n := range a.nodes {
+		a.count = append(a.count, a.count[i]+len(n.members))
+	}
+}
+
+func (n *node) add(m *member) {
+	n.members = append(n.members, m)
+	if n.inner != nil {
+		n.inner.add([]*member{m})
+	}
 }
 
 func comparePrefix(p, q prefix) int {
@@ -138,89 +183,157 @@ func comparePrefix(p, q prefix) int {
 
 // under returns the nodes whose prefix begins with p: nodes[lo:hi].
 func (a *axis) under(p prefix) (lo, hi int) {
-	lo, _ = slices.BinarySearchFunc(a.nodes, p, func(n node, p prefix) int { return comparePrefix(n.prefix, p) })
+	lo, _ = slices.BinarySearchFunc(a.keys, p, comparePrefix)
 	last := prefix{p.value | ^uint64(0)>>p.len, 65} // after everything under p
-	hi, _ = slices.BinarySearchFunc(a.nodes, last, func(n node, p prefix) int { return comparePrefix(n.prefix, p) })
+	hi, _ = slices.BinarySearchFunc(a.keys, last, comparePrefix)
 	return lo, hi
 }
 
 // above appends the nodes with which p begins, p's own left out.
-func (a *axis) above(out []int, p prefix) []int {
-	for _, l := range a.lens {
-		if l >= p.len {
-			break
-		}
-		if n, ok := a.at[prefix{p.value &^ (^uint64(0) >> l), l}]; ok {
+func (a *axis) above(out []*node, p prefix) []*node {
+	out = append(out, &a.root)
+	for lens := a.lens & (1<<(p.len-1) - 1); lens != 0; lens &= lens - 1 {
+		l := bits.TrailingZeros64(lens) + 1
+		if n := a.at[prefix{p.value &^ (^uint64(0) >> l), l}]; n != nil {
 			out = append(out, n)
 		}
 	}
 	return out
 }
 
-// earlier returns the places of the rules before limit that overlap m, ascending.
-func (x *index) earlier(m *flow.Match, limit int) []int32 {
-	out := []int32{}
-	for i := range x.overlapping(m, limit) {
-		out = append(out, i)
+// each calls yield for the rules that overlap m, in no order, until it returns
+// false; it returns false if yield did.
+func (x *index) each(m *flow.Match, yield func(*member) bool) bool {
+	best, at := x.cheapest(m)
+	if best == nil {
+		return overlapping(x.members, m, yield)
 	}
-	slices.Sort(out)
-	return out
-}
-
-// overlapping yields the places of the rules before limit that overlap m, in no
-// order.
-func (x *index) overlapping(m *flow.Match, limit int) iter.Seq[int32] {
-	best, at := x.cheapest(m, limit)
-	return func(yield func(int32) bool) {
-		take := func(i int32) bool {
-			return int(i) >= limit || !x.t.Rule(int(i)).Match.Overlaps(m) || yield(i)
-		}
-		if best == nil {
-			for i := range int32(limit) {
-				if !take(i) {
-					return
-				}
-			}
-			return
-		}
-		var buf [65]int
-		for _, n := range best.above(buf[:0], at) {
-			for _, i := range best.nodes[n].rules {
-				if !take(i) {
-					return
-				}
-			}
-		}
-		lo, hi := best.under(at)
-		for n := lo; n < hi; n++ {
-			for _, i := range best.nodes[n].rules {
-				if !take(i) {
-					return
-				}
-			}
+	var buf [65]*node
+	for _, n := range best.above(buf[:0], at) {
+		if !x.within(n, m, yield) {
+			return false
 		}
 	}
+	lo, hi := best.under(at)
+	for _, n := range best.nodes[lo:hi] {
+		if !x.within(n, m, yield) {
+			return false
+		}
+	}
+	return true
 }
 
-// cheapest returns the axis in which the fewest rules can overlap m, and m's prefix
-// there; nil if to walk all rules before limit is cheaper still.
-func (x *index) cheapest(m *flow.Match, limit int) (best *axis, at prefix) {
-	fewest := limit
-	var buf [65]int
+// within is each for the rules of one node.
+func (x *index) within(n *node, m *flow.Match, yield func(*member) bool) bool {
+	if n.inner == nil && len(n.members) > crowd && x.depth < depth {
+		if n.walks++; n.walks > often {
+			n.inner = newIndex(n.members, x.depth+1)
+		}
+	}
+	if n.inner != nil {
+		return n.inner.each(m, yield)
+	}
+	return overlapping(n.members, m, yield)
+}
+
+func overlapping(ms []*member, m *flow.Match, yield func(*member) bool) bool {
+	for _, q := range ms {
+		if q.rule.Match.Overlaps(m) && !yield(q) {
+			return false
+		}
+	}
+	return true
+}
+
+// cheapest returns the axis in which the fewest rules can overlap m, m's prefix
+// there; nil if to walk all is as cheap.
+func (x *index) cheapest(m *flow.Match) (best *axis, at prefix) {
+	fewest := len(x.members)
+	var buf [65]*node
 	for i := range x.axes {
 		a := &x.axes[i]
+		if len(a.keys) == 0 || a.root.size() >= fewest {
+			continue
+		}
 		p := a.of(m)
 		if p.len == 0 {
 			continue
 		}
 		lo, hi := a.under(p)
 		n := a.count[hi] - a.count[lo]
+		if n >= fewest {
+			continue
+		}
 		for _, up := range a.above(buf[:0], p) {
-			n += len(a.nodes[up].rules)
+			n += up.size()
 		}
 		if n < fewest {
 			best, at, fewest = a, p, n
 		}
 	}
 	return best, at
+}
+
+// size returns about how many rules of n a query walks. Asking the inner index would
+// cost more than it saves.
+func (n *node) size() int {
+	if n.inner != nil {
+		return len(n.members) / 8
+	}
+	return len(n.members)
+}
+
+// covering returns the rule that is asked first among those on side, before place
+// limit, that hold every key of m; nil if none does.
+func (x *index) covering(m *flow.Match, s side, limit int32) *member {
+	var first *member
+	take := func(ms []*member) {
+		for _, q := range ms {
+			if at := q.place[s]; at >= 0 && at < limit && q.rule.Match.Covers(m) {
+				first, limit = q, at
+			}
+		}
+	}
+	x.ancestors(m, take)
+	return first
+}
+
+// ancestors calls take with lists of rules that together have every one whose
+// prefix is m's or a beginning of it, in each dimension.
+func (x *index) ancestors(m *flow.Match, take func([]*member)) {
+	best, fewest := -1, len(x.members)
+	var buf, nodes [65]*node
+	var up []*node
+	for i := range x.axes {
+		a := &x.axes[i]
+		if len(a.keys) == 0 {
+			continue
+		}
+		p, n := a.of(m), 0
+		found := append(buf[:0], &a.root)
+		if p.len > 0 {
+			found = a.above(buf[:0], p)
+			if own := a.at[p]; own != nil {
+				found = append(found, own)
+			}
+		}
+		for _, f := range found {
+			n += len(f.members)
+		}
+		if n < fewest {
+			best, fewest = i, n
+			up = append(nodes[:0], found...)
+		}
+	}
+	if best < 0 {
+		take(x.members)
+		return
+	}
+	for _, n := range up {
+		if n.inner != nil {
+			n.inner.ancestors(m, take)
+		} else {
+			take(n.members)
+		}
+	}
 }

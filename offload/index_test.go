@@ -9,25 +9,41 @@ import (
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
 
-// TestIndex compares the index with Match.Overlaps on every pair, for rules over
-// every field and for matches that are no rule of the table.
+// TestIndex compares the index with Match.Overlaps and Match.Covers on every rule,
+// for rules over every field, added at once and bit by bit, and for matches that are
+// no rule of the table. Every second universe's rules crowd on few prefixes.
 func TestIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, u := range flowtest.Universes() {
-		for range 12 {
-			table := u.Table(rng, rng.IntN(60))
-			x := newIndex(table)
+		for _, n := range []int{0, 7, 60, 300, 2000} {
+			table := u.Table(rng, rng.IntN(n+1))
+			var p Planner
+			p.begin(table)
+			x := p.index
+			if rng.IntN(2) == 0 {
+				x = newIndex(nil, 1)
+				for rest := p.members; len(rest) > 0; {
+					some := 1 + rng.IntN(min(100, len(rest)))
+					x.add(rest[:some])
+					rest = rest[some:]
+				}
+			}
 			for range 60 {
 				m := u.Match(rng)
-				limit := rng.IntN(table.Len() + 2)
-				var want []int32
-				for i := range int32(limit) {
-					if table.Rule(int(i)).Match.Overlaps(&m) {
+				var want, got []int32
+				for i := range int32(len(p.members)) {
+					if p.members[i].rule.Match.Overlaps(&m) {
 						want = append(want, i)
 					}
 				}
-				if got := x.earlier(&m, limit); !slices.Equal(got, want) {
+				x.each(&m, func(q *member) bool { got = append(got, q.place[after]); return true })
+				if slices.Sort(got); !slices.Equal(got, want) {
 					t.Fatalf("%s: %+v overlaps %v, want %v", u.Name, m, got, want)
+				}
+				limit := rng.Int32N(int32(len(p.members)) + 1)
+				at := slices.IndexFunc(p.members[:limit], func(q *member) bool { return q.rule.Match.Covers(&m) })
+				if q := x.covering(&m, after, limit); at < 0 && q != nil || at >= 0 && q != p.members[at] {
+					t.Fatalf("%s: %+v is covered by %v, want %d", u.Name, m, q, at)
 				}
 			}
 		}

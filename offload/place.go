@@ -3,7 +3,6 @@ package offload
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -41,6 +40,11 @@ import (
 // The default counts under [flow.DefaultRule]. Nil ranks rules by table order.
 type Heat map[flow.RuleID]uint64
 
+// Traffic is what placement goes by.
+type Traffic struct {
+	Rules Heat
+}
+
 // Placement says where one rule is and why.
 type Placement struct {
 	Rule    flow.RuleID
@@ -57,205 +61,176 @@ func (p *Placement) Whole() bool { return p.Code == "" }
 
 // placer is the state of one greedy placement.
 type placer struct {
-	view    *view
-	model   *device.Model
+	*Planner
+	limits  *device.Model
 	foreign []flow.Entry
 	banned  map[flow.EntryID]device.Refusal // entries that checker or device refused
 
 	room       int // entries that still fit; -1 means any number
-	masks      map[device.Mask]int
-	priorities map[uint64]int
-	target     map[flow.EntryID]flow.Entry
-	whole      []bool         // by table index: its entries take all of its packets
-	guard      []flow.EntryID // by table index: its guard, 0 if it has none
+	placed     map[flow.EntryID]*slot
+	fresh      []*slot // what is placed and was not the last time
+	use        use
 	placements []Placement
-	ports      []flow.Port
-	stations   []flow.Station
-	earlier    []int32 // the rules before the one being placed that overlap it; nil if not known
+	ids        []flow.EntryID // what Placement.Entries are cut from
+	fulls      map[[3]int]*device.Refusal
 }
 
-// place fills a target for want and says of every rule, the default last, what
-// became of it.
-func place(v *view, m *device.Model, foreign []flow.Entry, heat Heat, banned map[flow.EntryID]device.Refusal) *placer {
-	n := v.t.Len() + 1
-	p := &placer{view: v, model: m, foreign: foreign, banned: banned, room: -1,
-		masks: map[device.Mask]int{}, priorities: map[uint64]int{}, target: map[flow.EntryID]flow.Entry{},
-		whole: make([]bool, n), guard: make([]flow.EntryID, n), placements: make([]Placement, n), ports: ports(v.t), stations: stations(v.t.Switch())}
-	if m.Entries > 0 {
-		p.room = max(0, m.Entries-len(foreign))
+// use counts the entries in a placement by mask and by priority.
+type use struct {
+	masks, levels       []int32 // by number
+	allMasks, allLevels int     // how many are above zero
+}
+
+func (u *use) add(s *slot, by int32) {
+	count := func(of *[]int32, i int32, all *int) {
+		if short := int(i) + 1 - len(*of); short > 0 {
+			*of = append(*of, make([]int32, short)...)
+		}
+		was := (*of)[i]
+		(*of)[i] = was + by
+		switch {
+		case was == 0:
+			*all++
+		case was+by == 0:
+			*all--
+		}
+	}
+	count(&u.masks, s.mask, &u.allMasks)
+	count(&u.levels, s.level, &u.allLevels)
+}
+
+// place fills a target for the wanted table and says of every rule, the default
+// last, what became of it.
+func (p *Planner) place(in *input, foreign []flow.Entry) *placer {
+	n := len(p.members)
+	pl := &placer{Planner: p, limits: &in.model, foreign: foreign, banned: in.banned, room: -1,
+		placed: make(map[flow.EntryID]*slot, len(p.sorted)), placements: make([]Placement, n), fulls: map[[3]int]*device.Refusal{}}
+	if in.model.Entries > 0 {
+		pl.room = max(0, in.model.Entries-len(foreign))
 	}
 	for i := range foreign {
-		p.masks[device.MaskOf(&foreign[i].Match)]++
-		p.priorities[foreign[i].Priority]++
+		pl.use.add(&slot{mask: number(p.masks, device.MaskOf(&foreign[i].Match)), level: number(p.levels, foreign[i].Priority)}, 1)
 	}
-	order := make([]int, n)
-	for i := range order {
-		order[i] = i
+	for _, s := range p.sorted {
+		s.in = false
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Compare(heat[v.t.Rule(b).ID], heat[v.t.Rule(a).ID])
-	})
-	for _, i := range order {
-		r := v.t.Rule(i)
-		p.placements[i] = Placement{Rule: r.ID, Name: r.Name}
-		p.placeRule(i)
+	type ranked struct {
+		heat  uint64
+		place int32
 	}
-	return p
+	order := make([]ranked, n)
+	for i, m := range p.members {
+		m.whole, m.guarded = false, nil
+		pl.placements[i] = Placement{Rule: m.rule.ID, Name: m.rule.Name}
+		order[i] = ranked{in.traffic.Rules[m.rule.ID], int32(i)}
+	}
+	slices.SortFunc(order, func(a, b ranked) int { return cmp.Or(cmp.Compare(b.heat, a.heat), cmp.Compare(a.place, b.place)) })
+	for _, r := range order {
+		pl.placeRule(p.members[r.place])
+	}
+	pl.list()
+	return pl
 }
 
-// unit is entries of one rule that go in together or not at all.
-type unit struct {
-	entries []flow.Entry // not sealed
-	station *flow.Entry  // a guard it needs besides those of earlier rules
-	whole   bool         // it takes all packets of its rule
-}
-
-// placeRule tries the rule at table index i and records what became of it.
-func (p *placer) placeRule(i int) {
-	pl := &p.placements[i]
+// placeRule tries a rule and records what became of it.
+func (p *placer) placeRule(m *member) {
+	pl := &p.placements[m.place[after]]
+	first := len(p.ids)
 	refuse := func(r *device.Refusal) {
 		if pl.Code == "" {
 			pl.Code, pl.Reason, pl.Fix = r.Code, r.Reason, r.Fix
 		}
 	}
-	units, rest := p.units(i)
-	p.earlier = nil
-	for u := range units {
-		if r := p.placeUnit(i, u); r != nil {
+	for k := 0; ; k++ {
+		u := p.unit(m, k)
+		if u == nil {
+			break
+		}
+		if r := p.placeUnit(m, u); r != nil {
 			refuse(r)
 			if r.Code == CodeFull {
 				break
 			}
 		}
 	}
-	if rest != nil && !p.whole[i] {
+	if rest := p.rest(m); rest != nil && !m.whole {
 		refuse(rest)
 	}
+	if len(p.ids) > first {
+		pl.Entries = p.ids[first:len(p.ids):len(p.ids)]
+	}
 }
 
-// units returns the ways in which rule i can be in the device, and why software
-// keeps the rest of it; nil if there is no rest.
-func (p *placer) units(i int) (iter.Seq[unit], *device.Refusal) {
-	r := p.view.t.Rule(i)
-	none := func(func(unit) bool) {}
-	if !answerable(p.model, &r.Match, &r.Match) {
-		return none, &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " answers none of these packets", Fix: "none: they always reach software"}
-	}
-	normal, retags := switches(r.Actions)
-	switch {
-	case !normal:
-		return func(yield func(unit) bool) { yield(p.unit(r, r.Match, r.Actions, nil)) }, nil
-	case retags:
-		return none, &device.Refusal{Code: "E_NORMAL_RETAGGED", Reason: "normal after a VLAN action looks up another VLAN than was matched",
-			Fix: "end the rule with output"}
-	}
-	return func(yield func(unit) bool) {
-			for _, st := range p.stations {
-				for _, u := range p.stationUnits(r, st) {
-					if !yield(u) {
-						return
-					}
-				}
-			}
-		}, &device.Refusal{Code: "E_NORMAL_UNKNOWN_STATION", Reason: "normal to unknown and group addresses needs the whole switch",
-			Fix: "match the destination MAC and VLAN of a known station"}
-}
-
-// unit returns the entries that answer m, which lies in rule r, with actions.
-func (p *placer) unit(r *flow.Rule, m flow.Match, actions flow.Actions, guard *flow.Entry) unit {
-	u := unit{station: guard, whole: m == r.Match}
-	for _, part := range p.model.Split(&m) {
-		u.entries = append(u.entries, flow.Entry{Kind: flow.RuleEntry, Rule: r.ID, Priority: ruleLevel(r), Match: part, Actions: actions})
-	}
-	return u
-}
-
-// stationUnits returns how rule r, which ends in normal, can answer for a station.
-func (p *placer) stationUnits(r *flow.Rule, st flow.Station) []unit {
-	pins := pinned(st)
-	m, ok := meet(&r.Match, &pins)
-	if !ok || !p.model.Has(st.Port) || !answerable(p.model, &m, &m) {
-		return nil
-	}
-	actions, back := resolved(r.Actions, st.Port), fromPort(pins, st.Port)
-	switch {
-	case !mayComeFrom(&m, st.Port):
-		return []unit{p.unit(r, m, actions, nil)}
-	case m.Mask.Get(flow.InPort) == flow.InPort.Max():
-		return nil // all of it came from there: nothing is delivered
-	case p.model.Punt && p.model.Order == device.Honoured:
-		guard := sealed(flow.Entry{Kind: flow.GuardEntry, Rule: flow.DefaultRule, Priority: stationGuard, Match: p.model.Widen(&back)})
-		return []unit{p.unit(r, m, actions, &guard)}
-	}
-	var units []unit
-	for _, in := range p.ports {
-		if in != st.Port && p.model.Has(in) && mayComeFrom(&m, in) {
-			units = append(units, p.unit(r, fromPort(m, in), actions, nil))
-		}
-	}
-	return units
-}
-
-// placeUnit puts u, of rule i, and the guards it needs into the target, or says why
+// placeUnit puts u, of rule m, and the guards it needs into the target, or says why
 // it cannot be there.
-func (p *placer) placeUnit(i int, u unit) *device.Refusal {
-	r := p.view.t.Rule(i)
-	freed := 0
-	if u.whole && p.guard[i] != 0 {
-		freed = 1
+func (p *placer) placeUnit(m *member, u *unit) *device.Refusal {
+	if u.refusal != nil {
+		return u.refusal
 	}
-	for k := range u.entries {
-		e := &u.entries[k]
-		if err := p.model.Admit(&e.Match, e.Actions, e.Kind); err != nil {
-			return err.(*device.Refusal)
+	room := p.room
+	if room >= 0 && u.whole && m.guarded != nil {
+		room++
+	}
+	if room >= 0 && len(u.parts) > room {
+		return p.full(len(u.parts), 0)
+	}
+	asks := p.asksOf(m, u)
+	open := 0
+	for _, q := range asks {
+		if !q.whole && q.guarded == nil {
+			open++
 		}
 	}
-	if p.room >= 0 && len(u.entries) > p.room+freed {
-		return p.full(len(u.entries), 0)
+	if p.model.Order == device.Honoured && room >= 0 && len(u.parts)+open > room {
+		return p.full(len(u.parts)+open, open)
 	}
-	guarded, guards, refusal := p.guardsFor(i, u)
+	if q := p.coverOf(m); q != nil {
+		return &device.Refusal{Code: "E_NEVER_ASKED", Reason: fmt.Sprintf("rule %s takes all of its packets", q.rule.Name), Fix: "remove it, or raise its priority"}
+	}
+	guards, refusal := p.guardsFor(m, u, asks)
 	if refusal != nil {
 		return refusal
 	}
-	if !guarded && !u.whole {
-		for k := range u.entries {
-			u.entries[k].Kind, u.entries[k].Priority = flow.PieceEntry, pieceLevel
-		}
+	adds := append(guards, p.entries(m, u, len(asks) == 0 && !u.whole)...)
+	if u.station != nil && p.placed[u.station.ID] == nil {
+		adds = append(adds, u.station)
 	}
-	adds := append(guards, u.entries...)
-	if u.station != nil && p.target[u.station.ID].ID == 0 {
-		adds = append(adds, *u.station)
-	}
-	if p.room >= 0 && len(adds) > p.room+freed {
+	if room >= 0 && len(adds) > room {
 		return p.full(len(adds), len(guards))
 	}
-	for k := range adds {
-		adds[k] = sealed(adds[k])
-		if why, no := p.banned[adds[k].ID]; no {
+	for _, s := range adds {
+		if why, no := p.banned[s.ID]; no {
 			return &why
 		}
-		if f := meetsForeign(&adds[k].Match, p.foreign); f != nil {
+		if f := meetsForeign(&s.Match, p.foreign); f != nil {
 			return &device.Refusal{Code: "E_FOREIGN", Reason: fmt.Sprintf("entry %016x, which is not bladeflow's, matches some of these packets", uint64(f.ID)),
 				Fix: "find its owner and have it removed"}
 		}
-		if _, twice := p.target[adds[k].ID]; twice {
-			return &device.Refusal{Code: "E_COOKIE", Reason: "another entry has the same cookie", Fix: "rename the rule " + r.Name}
+		if p.placed[s.ID] != nil {
+			return &device.Refusal{Code: "E_COOKIE", Reason: "another entry has the same cookie", Fix: "rename the rule " + m.rule.Name}
 		}
 	}
 	if refusal := p.otherLimits(adds); refusal != nil {
 		return refusal
 	}
-	p.commit(i, u.whole, adds)
+	p.commit(m, u, adds)
 	return nil
 }
 
+// full returns the refusal for want of room.
 func (p *placer) full(need, guards int) *device.Refusal {
+	key := [3]int{need, guards, p.room}
+	if r := p.fulls[key]; r != nil {
+		return r
+	}
 	with := ""
 	if guards > 0 {
 		with = ", " + count(guards, "guard", "guards") + " among them"
 	}
-	return &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("needs %s%s, %s has room for %d", count(need, "entry", "entries"), with, p.model.Name, p.room),
+	r := &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("needs %s%s, %s has room for %d", count(need, "entry", "entries"), with, p.model.Name, p.room),
 		Fix: "use a device with more entries, or fewer rules that overlap this one from above"}
+	p.fulls[key] = r
+	return r
 }
 
 func count(n int, one, many string) string {
@@ -265,68 +240,27 @@ func count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// guardsFor returns the guards that u needs and that are not there yet. guarded
-// says whether u relies on anything above it.
-func (p *placer) guardsFor(i int, u unit) (guarded bool, guards []flow.Entry, refusal *device.Refusal) {
-	r := p.view.t.Rule(i)
-	if p.earlier == nil {
-		p.earlier = p.view.index.earlier(&r.Match, i)
-	}
-	var open []int32
-	for _, q := range p.earlier {
-		rule := p.view.t.Rule(int(q))
-		if !slices.ContainsFunc(u.entries, func(e flow.Entry) bool { return e.Match.Overlaps(&rule.Match) }) {
+// guardsFor returns the guards that u needs and that are not there yet, given the
+// rules that u's packets ask first.
+func (p *placer) guardsFor(m *member, u *unit, asks []*member) (guards []*slot, refusal *device.Refusal) {
+	for _, q := range asks {
+		if p.model.Order != device.Honoured || guardLevel(q.rule) == guardLevel(m.rule) {
+			return nil, p.orderRefusal(m.rule, q.rule)
+		}
+		if q.whole || q.guarded != nil {
 			continue
 		}
-		if rule.Match.Covers(&r.Match) {
-			return false, nil, &device.Refusal{Code: "E_NEVER_ASKED", Reason: fmt.Sprintf("rule %s takes all of its packets", rule.Name), Fix: "remove it, or raise its priority"}
+		g, refusal := p.guardOf(q)
+		if refusal != nil {
+			return nil, refusal
 		}
-		taken := p.whole[q] || p.guard[q] != 0
-		if taken && guarded && guardLevel(rule) > guardLevel(r) {
-			continue // one more of what it relies on already
+		if slices.ContainsFunc(u.parts, func(with part) bool { return g.Match.Covers(&with.Match) }) {
+			return nil, &device.Refusal{Code: "E_GUARD_COVERS", Reason: fmt.Sprintf("rule %s is asked before it, in software, and its guard would punt all of this", q.rule.Name),
+				Fix: "make " + q.rule.Name + " one that the device can hold, or match fewer packets with it"}
 		}
-		if taken && !p.needs(u, rule) {
-			continue
-		}
-		if p.model.Order != device.Honoured || guardLevel(rule) == guardLevel(r) {
-			if !taken && !p.needs(u, rule) {
-				continue
-			}
-			return false, nil, p.orderRefusal(r, rule)
-		}
-		guarded = guarded || taken
-		if !taken {
-			open = append(open, q)
-		}
-	}
-	if p.room >= 0 && len(open) > p.room {
-		return false, nil, p.full(len(u.entries)+len(open), len(open))
-	}
-	for _, q := range open {
-		rule := p.view.t.Rule(int(q))
-		if !p.needs(u, rule) {
-			continue
-		}
-		g := flow.Entry{Kind: flow.GuardEntry, Rule: rule.ID, Priority: guardLevel(rule), Match: p.model.Widen(&rule.Match)}
-		if err := p.model.Admit(&g.Match, nil, flow.GuardEntry); err != nil {
-			why := err.(*device.Refusal)
-			return false, nil, &device.Refusal{Code: why.Code, Reason: fmt.Sprintf("rule %s is asked before it, in software: %s", rule.Name, why.Reason), Fix: why.Fix}
-		}
-		if slices.ContainsFunc(u.entries, func(e flow.Entry) bool { return g.Match.Covers(&e.Match) }) {
-			return false, nil, &device.Refusal{Code: "E_GUARD_COVERS", Reason: fmt.Sprintf("rule %s is asked before it, in software, and its guard would punt all of this", rule.Name),
-				Fix: "make " + rule.Name + " one that the device can hold, or match fewer packets with it"}
-		}
-		guarded = true
 		guards = append(guards, g)
 	}
-	return guarded, guards, nil
-}
-
-// needs reports whether some packet of an earlier rule could be answered by u.
-func (p *placer) needs(u unit, earlier *flow.Rule) bool {
-	return slices.ContainsFunc(u.entries, func(e flow.Entry) bool {
-		return e.Match.Overlaps(&earlier.Match) && answerable(p.model, &e.Match, &earlier.Match)
-	})
+	return guards, nil
 }
 
 func (p *placer) orderRefusal(r, earlier *flow.Rule) *device.Refusal {
@@ -339,78 +273,98 @@ func (p *placer) orderRefusal(r, earlier *flow.Rule) *device.Refusal {
 }
 
 // otherLimits returns why adds do not fit although there is room for entries.
-func (p *placer) otherLimits(adds []flow.Entry) *device.Refusal {
-	masks, priorities := map[device.Mask]bool{}, map[uint64]bool{}
-	for k := range adds {
-		if m := device.MaskOf(&adds[k].Match); p.masks[m] == 0 {
-			masks[m] = true
-		}
-		if p.priorities[adds[k].Priority] == 0 {
-			priorities[adds[k].Priority] = true
-		}
+func (p *placer) otherLimits(adds []*slot) (refusal *device.Refusal) {
+	m := p.limits
+	if m.Masks == 0 && m.Priorities == 0 {
+		return nil
 	}
-	if n := len(p.masks) + len(masks); p.model.Masks > 0 && n > p.model.Masks {
-		return &device.Refusal{Code: CodeMask, Reason: fmt.Sprintf("makes %d distinct masks, %s has %d", n, p.model.Name, p.model.Masks),
+	for _, s := range adds {
+		p.use.add(s, 1)
+	}
+	if n := p.use.allMasks; m.Masks > 0 && n > m.Masks {
+		refusal = &device.Refusal{Code: CodeMask, Reason: fmt.Sprintf("makes %d distinct masks, %s has %d", n, m.Name, m.Masks),
 			Fix: "match the same fields as hotter rules do"}
-	}
-	if n := len(p.priorities) + len(priorities); p.model.Priorities > 0 && n > p.model.Priorities {
-		return &device.Refusal{Code: "E_PRIORITIES_FULL", Reason: fmt.Sprintf("makes %d distinct priorities, %s has %d", n, p.model.Name, p.model.Priorities),
+	} else if n := p.use.allLevels; m.Priorities > 0 && n > m.Priorities {
+		refusal = &device.Refusal{Code: "E_PRIORITIES_FULL", Reason: fmt.Sprintf("makes %d distinct priorities, %s has %d", n, m.Name, m.Priorities),
 			Fix: "give rules that do not overlap the same priority"}
 	}
-	return nil
+	for _, s := range adds {
+		p.use.add(s, -1)
+	}
+	return refusal
 }
 
-// commit puts sealed entries of rule i and its guards into the target.
-func (p *placer) commit(i int, whole bool, adds []flow.Entry) {
-	if whole {
-		p.whole[i] = true
-		if g := p.guard[i]; g != 0 {
-			p.drop(g)
-			p.guard[i] = 0
+// commit puts entries of u, of rule m, and its guards into the target.
+func (p *placer) commit(m *member, u *unit, adds []*slot) {
+	if u.whole {
+		m.whole = true
+		if m.guarded != nil {
+			p.drop(m.guarded)
+			m.guarded = nil
 		}
 	}
-	for _, e := range adds {
-		p.target[e.ID] = e
-		p.masks[device.MaskOf(&e.Match)]++
-		p.priorities[e.Priority]++
+	for _, s := range adds {
+		s.in = true
+		p.placed[s.ID] = s
+		if !s.listed {
+			p.fresh = append(p.fresh, s)
+		}
+		p.use.add(s, 1)
 		if p.room > 0 {
 			p.room--
 		}
 		switch {
-		case !e.Punt():
-			p.placements[i].Entries = append(p.placements[i].Entries, e.ID)
-		case e.Priority != stationGuard:
-			q, _ := p.view.t.Index(e.Rule)
-			p.guard[q] = e.ID
+		case !s.Punt():
+			p.ids = append(p.ids, s.ID)
+		case s.Priority != stationGuard:
+			q, _ := p.table.Index(s.Rule)
+			p.members[q].guarded = s
 		}
 	}
 }
 
 // drop takes an entry out of the target.
-func (p *placer) drop(id flow.EntryID) {
-	e := p.target[id]
-	delete(p.target, id)
-	if m := device.MaskOf(&e.Match); p.masks[m] == 1 {
-		delete(p.masks, m)
-	} else {
-		p.masks[m]--
-	}
-	if p.priorities[e.Priority] == 1 {
-		delete(p.priorities, e.Priority)
-	} else {
-		p.priorities[e.Priority]--
-	}
+func (p *placer) drop(s *slot) {
+	s.in = false
+	delete(p.placed, s.ID)
+	p.use.add(s, -1)
 	if p.room >= 0 {
 		p.room++
 	}
 }
 
-// entries returns the target, highest first.
-func (p *placer) entries() []flow.Entry {
-	out := make([]flow.Entry, 0, len(p.target))
-	for _, e := range p.target {
-		out = append(out, e)
+// list brings Planner.sorted and Planner.placed to what is placed.
+func (p *placer) list() {
+	fresh := slices.DeleteFunc(p.fresh, func(s *slot) bool { return !s.in || s.listed })
+	slices.SortFunc(fresh, func(a, b *slot) int { return highestFirst(&a.Entry, &b.Entry) })
+	merged := make([]*slot, 0, len(p.placed))
+	for _, s := range p.sorted {
+		if s.listed = s.in; !s.in {
+			continue
+		}
+		for len(fresh) > 0 && highestFirst(&fresh[0].Entry, &s.Entry) < 0 {
+			merged, fresh = append(merged, fresh[0]), fresh[1:]
+		}
+		merged = append(merged, s)
 	}
-	slices.SortFunc(out, highestFirst)
-	return out
+	merged = append(merged, fresh...)
+	for _, s := range merged {
+		s.listed = true
+	}
+	p.sorted = merged
+	p.Planner.placed = p.placed
+}
+
+// used returns what the target takes of the device, foreign entries included.
+func (p *placer) used() Usage {
+	u := Usage{Entries: len(p.sorted) + len(p.foreign), Foreign: len(p.foreign), Masks: p.use.allMasks, Priorities: p.use.allLevels}
+	for _, s := range p.sorted {
+		switch s.Kind {
+		case flow.GuardEntry:
+			u.Guards++
+		case flow.PieceEntry:
+			u.Pieces++
+		}
+	}
+	return u
 }

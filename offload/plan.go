@@ -43,7 +43,7 @@ type input struct {
 	old, want *flow.Table
 	installed []flow.Entry
 	model     device.Model
-	heat      Heat
+	traffic   Traffic
 	banned    map[flow.EntryID]device.Refusal
 }
 
@@ -55,7 +55,7 @@ type input struct {
 // The plan is safe whatever is installed: entries that nothing vouches for are
 // retired first. heat decides only which rules get the room.
 func NewPlan(old, want *flow.Table, installed []flow.Entry, m device.Model, heat Heat) Plan {
-	return newPlan(input{old: old, want: want, installed: installed, model: m, heat: heat})
+	return newPlan(input{old: old, want: want, installed: installed, model: m, traffic: Traffic{Rules: heat}})
 }
 
 // Without returns the plan that p would be if an entry could not be used, for the
@@ -74,7 +74,12 @@ func (in input) without(id flow.EntryID, why device.Refusal) input {
 // empty returns the plan that takes everything of ours out of the device.
 func (p *Plan) empty() Plan {
 	q := Plan{Want: p.Want, Foreign: p.Foreign, from: p.from}
-	ours := slices.DeleteFunc(slices.Clone(p.from.installed), func(e flow.Entry) bool { return !Ours(e.ID) })
+	var ours []*flow.Entry
+	for i := range p.from.installed {
+		if e := &p.from.installed[i]; Ours(e.ID) {
+			ours = append(ours, e)
+		}
+	}
 	q.Retire = removals(ours, nil)
 	q.Used = used(nil, p.Foreign)
 	for _, pl := range p.Placements {
@@ -95,51 +100,79 @@ func (p *Plan) kept() []flow.Entry {
 	return minus(p.from.installed, retired)
 }
 
-func newPlan(in input) Plan {
-	var ours, foreign []flow.Entry
-	for _, e := range in.installed {
-		if Ours(e.ID) {
+func newPlan(in input) Plan { return new(Planner).plan(in) }
+
+func (p *Planner) plan(in input) Plan {
+	p.learn(&in)
+	var ours []*flow.Entry
+	var foreign []flow.Entry
+	for i := range in.installed {
+		if e := &in.installed[i]; Ours(e.ID) {
 			ours = append(ours, e)
 		} else {
-			foreign = append(foreign, e)
+			foreign = append(foreign, *e)
 		}
 	}
-	want := newView(in.want)
-	views := []*view{want}
-	if in.old != in.want {
-		views = append(views, newView(in.old))
+	target := p.place(&in, foreign)
+	plan := Plan{Want: in.want, Foreign: foreign, Placements: target.placements, from: in}
+	plan.Entries = make([]flow.Entry, len(p.sorted))
+	planned := make([]*flow.Entry, len(p.sorted))
+	for i, s := range p.sorted {
+		plan.Entries[i], planned[i] = s.Entry, &s.Entry
 	}
-	m := &in.model
-	target := place(want, m, foreign, in.heat, in.banned)
-	p := Plan{Want: in.want, Entries: target.entries(), Foreign: foreign, Placements: target.placements, from: in}
-	p.Used = used(p.Entries, foreign)
+	plan.Used = target.used()
 
-	usable := slices.DeleteFunc(slices.Clone(ours), func(e flow.Entry) bool { _, no := in.banned[e.ID]; return no })
-	kept := soundSubset(usable, foreign, m, views...)
-	p.Retire = removals(ours, kept)
+	sides := []side{before, after}
+	if in.old == in.want {
+		sides = sides[1:]
+	}
+	usable := ours
+	if len(in.banned) > 0 {
+		usable = slices.DeleteFunc(slices.Clone(ours), func(e *flow.Entry) bool { _, no := in.banned[e.ID]; return no })
+	}
+	kept := p.soundSubset(in.old, usable, foreign, proof{p.proved, before}, sides...)
+	plan.Retire = removals(ours, holding(kept))
 	stay := kept
-	if union := append(slices.Clone(kept), minus(p.Entries, kept)...); !fits(union, foreign, m) {
-		stay = soundSubset(intersect(kept, p.Entries), foreign, m, want)
-		p.Promote = removals(kept, stay) // break before make: there is no room for both
+	if !p.fits(kept, foreign, &in.model) {
+		common := slices.DeleteFunc(slices.Clone(kept), func(e *flow.Entry) bool { return p.placed[e.ID] == nil })
+		stay = p.soundSubset(in.old, common, foreign, proof{kept, after}, after)
+		plan.Promote = removals(kept, holding(stay)) // break before make: there is no room for both
 	}
-	adds := minus(p.Entries, stay)
-	slices.SortFunc(adds, highestFirst)
-	for _, e := range adds {
-		p.Promote = append(p.Promote, Op{Add, e})
+	staying := holding(stay)
+	for _, s := range p.sorted {
+		if o := staying[s.ID]; o == nil || !o.Equal(&s.Entry) {
+			plan.Promote = append(plan.Promote, Op{Add, s.Entry})
+		}
 	}
-	p.Promote = append(p.Promote, removals(stay, p.Entries)...)
-	return p
+	leaving := slices.DeleteFunc(slices.Clone(stay), func(e *flow.Entry) bool { s := p.placed[e.ID]; return s != nil && s.Equal(e) })
+	plan.Promote = append(plan.Promote, removals(leaving, nil)...)
+	p.proved = planned
+	return plan
 }
 
 // removals returns the removal of what is in have and not in keep, lowest first.
-func removals(have, keep []flow.Entry) []Op {
-	gone := minus(have, keep)
+func removals(have []*flow.Entry, keep map[flow.EntryID]*flow.Entry) []Op {
+	var gone []*flow.Entry
+	for _, e := range have {
+		if k := keep[e.ID]; k == nil || !k.Equal(e) {
+			gone = append(gone, e)
+		}
+	}
 	slices.SortFunc(gone, lowestFirst)
 	var ops []Op
 	for _, e := range gone {
-		ops = append(ops, Op{Remove, e})
+		ops = append(ops, Op{Remove, *e})
 	}
 	return ops
+}
+
+// holding returns entries by ID.
+func holding(entries []*flow.Entry) map[flow.EntryID]*flow.Entry {
+	m := make(map[flow.EntryID]*flow.Entry, len(entries))
+	for _, e := range entries {
+		m[e.ID] = e
+	}
+	return m
 }
 
 // minus returns the entries of a that are not in b; entries are told apart by ID
@@ -147,11 +180,6 @@ func removals(have, keep []flow.Entry) []Op {
 func minus(a, b []flow.Entry) []flow.Entry {
 	in := byID(b)
 	return slices.DeleteFunc(slices.Clone(a), func(e flow.Entry) bool { o, ok := in[e.ID]; return ok && o.Equal(&e) })
-}
-
-func intersect(a, b []flow.Entry) []flow.Entry {
-	in := byID(b)
-	return slices.DeleteFunc(slices.Clone(a), func(e flow.Entry) bool { _, ok := in[e.ID]; return !ok })
 }
 
 func byID(entries []flow.Entry) map[flow.EntryID]*flow.Entry {
@@ -162,11 +190,30 @@ func byID(entries []flow.Entry) map[flow.EntryID]*flow.Entry {
 	return m
 }
 
-// fits reports whether a device can hold ours and foreign at the same time.
-func fits(ours, foreign []flow.Entry, m *device.Model) bool {
-	u := used(ours, foreign)
-	return (m.Entries == 0 || u.Entries <= m.Entries) && (m.Masks == 0 || u.Masks <= m.Masks) &&
-		(m.Priorities == 0 || u.Priorities <= m.Priorities)
+// fits reports whether a device can hold what is kept and placed at the same time.
+func (p *Planner) fits(kept []*flow.Entry, foreign []flow.Entry, m *device.Model) bool {
+	if m.Entries == 0 && m.Masks == 0 && m.Priorities == 0 {
+		return true
+	}
+	n := len(p.sorted) + len(foreign)
+	var extra []flow.Entry
+	for _, e := range kept {
+		if s := p.placed[e.ID]; s == nil || !s.Equal(e) {
+			n++
+			extra = append(extra, *e)
+		}
+	}
+	if m.Entries > 0 && n > m.Entries {
+		return false
+	}
+	if m.Masks == 0 && m.Priorities == 0 {
+		return true
+	}
+	for _, s := range p.sorted {
+		extra = append(extra, s.Entry)
+	}
+	u := used(extra, foreign)
+	return (m.Masks == 0 || u.Masks <= m.Masks) && (m.Priorities == 0 || u.Priorities <= m.Priorities)
 }
 
 func used(ours, foreign []flow.Entry) Usage {

@@ -14,70 +14,202 @@ import (
 // entry above, a guard or a sound one. So one pass from the highest priority down
 // finds the greatest sound subset, and removing entries from the lowest up keeps
 // every remaining entry sound all the way.
+//
+// What the last plan put in is sound together for the table it was made for, which
+// is the one before. An entry of it only has to be looked at again if something
+// changed under it: a new rule asked before its own, or an entry above it that is no
+// longer there. After a change of ten rules that is few.
 
-// view is a table with what is needed to ask for soundness.
-type view struct {
-	t        *flow.Table
-	index    *index
-	stations map[flow.Match]flow.Port // by what they pin
+// proof is entries, highest first, that are known to be sound together for the table
+// on a side.
+type proof struct {
+	entries []*flow.Entry
+	at      side
 }
 
-func newView(t *flow.Table) *view {
-	v := &view{t: t, index: newIndex(t), stations: map[flow.Match]flow.Port{}}
-	for _, st := range stations(t.Switch()) {
-		v.stations[pinned(st)] = st.Port
+// survey is one search for a greatest sound subset.
+type survey struct {
+	*Planner
+	old    *flow.Table
+	sides  []side
+	proof  proof
+	held   []*member // those that have something in member.held
+	guards map[flow.Match]uint64
+
+	kept    []*flow.Entry // highest first
+	noted   int           // how many of kept are in member.held
+	missing []*flow.Entry // of proof, what is not there or not kept
+}
+
+// soundSubset returns the greatest subset of entries that is sound for the tables on
+// the given sides, highest first. Foreign and altered entries are not in it, nor is
+// anything that overlaps a foreign entry. known spares it work.
+func (p *Planner) soundSubset(old *flow.Table, entries []*flow.Entry, foreign []flow.Entry, known proof, sides ...side) []*flow.Entry {
+	s := survey{Planner: p, old: old, sides: sides, proof: known}
+	proved := holding(known.entries)
+	there := make(map[flow.EntryID]bool, len(proved))
+	var strangers []*flow.Entry
+	for _, e := range entries {
+		if k := proved[e.ID]; k != nil && k.Equal(e) {
+			there[e.ID] = true
+		} else if genuine(e) {
+			strangers = append(strangers, e)
+		}
 	}
-	return v
-}
-
-// holding is a set of entries, indexed for the question what takes which packets of
-// the rules of one view.
-type holding struct {
-	*view
-	byRule map[flow.RuleID][]*flow.Entry
-	guards map[flow.Match]uint64 // the highest priority of a guard with this match
-	whole  []uint64              // by table index: the highest priority of an entry that takes all of the rule
-}
-
-func newHolding(v *view) *holding {
-	return &holding{v, map[flow.RuleID][]*flow.Entry{}, map[flow.Match]uint64{}, make([]uint64, v.t.Len()+1)}
-}
-
-func (h *holding) add(e *flow.Entry) {
-	h.byRule[e.Rule] = append(h.byRule[e.Rule], e)
-	if e.Punt() {
-		h.guards[e.Match] = max(h.guards[e.Match], e.Priority)
+	slices.SortFunc(strangers, highestFirst)
+	for _, e := range known.entries {
+		for len(strangers) > 0 && highestFirst(strangers[0], e) < 0 {
+			s.consider(strangers[0], foreign, false)
+			strangers = strangers[1:]
+		}
+		if there[e.ID] {
+			s.consider(e, foreign, true)
+		} else {
+			s.missing = append(s.missing, e)
+		}
 	}
-	if i, there := h.t.Index(e.Rule); there && e.Match.Covers(&h.t.Rule(i).Match) {
-		h.whole[i] = max(h.whole[i], e.Priority)
+	for _, e := range strangers {
+		s.consider(e, foreign, false)
+	}
+	for _, m := range s.held {
+		m.held, m.top = nil, 0
+	}
+	return s.kept
+}
+
+// consider keeps e, the next highest entry, if it is sound.
+func (s *survey) consider(e *flow.Entry, foreign []flow.Entry, proved bool) {
+	sound := meetsForeign(&e.Match, foreign) == nil
+	if sound && !e.Punt() && !(proved && s.untouched(e)) {
+		s.note()
+		sound = !slices.ContainsFunc(s.sides, func(at side) bool { return !s.sound(e, at) })
+	}
+	if sound {
+		s.kept = append(s.kept, e)
+	} else if proved {
+		s.missing = append(s.missing, e)
 	}
 }
 
-// soundSubset returns the greatest subset of entries that is sound for every view,
-// in the order given by highestFirst. Foreign and altered entries are not in it,
-// nor is anything that overlaps a foreign entry.
-func soundSubset(entries, foreign []flow.Entry, m *device.Model, views ...*view) []flow.Entry {
-	sorted := slices.Clone(entries)
-	slices.SortFunc(sorted, highestFirst)
-	var holds []*holding
-	for _, v := range views {
-		holds = append(holds, newHolding(v))
+// manyMissing is how many missing entries untouched looks at before it gives up.
+const manyMissing = 64
+
+// untouched reports that nothing has changed that a proved entry relies on.
+func (s *survey) untouched(e *flow.Entry) bool {
+	m := s.rule(e.Rule, after)
+	if m == nil || len(s.missing) > manyMissing {
+		return false
 	}
-	var kept []flow.Entry
-	for i := range sorted {
-		e := &sorted[i]
-		if !genuine(e) || meetsForeign(&e.Match, foreign) != nil {
+	if s.proof.at == before {
+		if m.place[before] < 0 {
+			return false
+		}
+		for _, q := range s.fresh {
+			if q.place[after] < m.place[after] && q.rule.Match.Overlaps(&e.Match) {
+				return false
+			}
+		}
+	}
+	for _, d := range s.missing {
+		if d.Priority <= e.Priority {
 			continue
 		}
-		if slices.ContainsFunc(holds, func(h *holding) bool { return !h.sound(e, m) }) {
-			continue
+		if d.Match.Overlaps(&e.Match) {
+			return false
 		}
-		for _, h := range holds {
-			h.add(e)
+		if q := s.rule(d.Rule, s.proof.at); q == nil || d.Priority != stationGuard && q.rule.Match.Overlaps(&e.Match) {
+			return false
 		}
-		kept = append(kept, *e)
 	}
-	return kept
+	return true
+}
+
+// rule returns the member with this ID in the table on a side, nil if it has none.
+func (s *survey) rule(id flow.RuleID, at side) *member {
+	t, members := s.table, s.members
+	if at == before {
+		t, members = s.old, s.was
+	}
+	if i, ok := t.Index(id); ok {
+		return members[i]
+	}
+	return nil
+}
+
+// note puts what is kept so far into member.held.
+func (s *survey) note() {
+	for ; s.noted < len(s.kept); s.noted++ {
+		e := s.kept[s.noted]
+		var last *member
+		for _, at := range s.sides {
+			m := s.rule(e.Rule, at)
+			if m == nil || m == last {
+				continue
+			}
+			if len(m.held) == 0 {
+				s.held = append(s.held, m)
+			}
+			m.held = append(m.held, e)
+			if e.Match.Covers(&m.rule.Match) {
+				m.top = max(m.top, e.Priority)
+			}
+			last = m
+		}
+		if e.Punt() {
+			if s.guards == nil {
+				s.guards = map[flow.Match]uint64{}
+			}
+			s.guards[e.Match] = max(s.guards[e.Match], e.Priority)
+		}
+	}
+}
+
+// sound reports whether e is sound for the table on a side above nothing but what is
+// kept.
+func (s *survey) sound(e *flow.Entry, at side) bool {
+	m := s.rule(e.Rule, at)
+	if m == nil || !m.rule.Match.Covers(&e.Match) || !s.says(m.rule, e, at) {
+		return false
+	}
+	with := part{e.Match, s.kindsOf(&e.Match)}
+	return s.index.each(&e.Match, func(q *member) bool {
+		if q.place[at] < 0 || q.place[at] >= m.place[at] {
+			return true
+		}
+		taken := s.model.Order == device.Honoured && (q.top > e.Priority || s.takes(q, e))
+		return taken || !s.matters(q, &with)
+	})
+}
+
+// says reports whether e's actions are what r does to e's packets.
+func (s *survey) says(r *flow.Rule, e *flow.Entry, at side) bool {
+	normal, retags := switches(r.Actions)
+	if !normal {
+		return e.Actions.Equal(r.Actions)
+	}
+	station := pinned(flow.Station{VLAN: uint16(e.Match.Value.Get(flow.VLAN) & flow.TagID), MAC: e.Match.Value.Get(flow.DstMAC)})
+	port, known := s.pinned[at][station]
+	if retags || !known || !station.Covers(&e.Match) || !e.Actions.Equal(resolved(r.Actions, port)) {
+		return false
+	}
+	if !mayComeFrom(&e.Match, port) {
+		return true
+	}
+	back := fromPort(station, port)
+	return s.model.Order == device.Honoured && s.guards[s.model.Widen(&back)] > e.Priority
+}
+
+// takes reports whether the kept entries of rule q above e take every packet of q
+// that e could answer, although none of them takes all of q.
+func (s *survey) takes(q *member, e *flow.Entry) bool {
+	above := func(part *flow.Match) bool {
+		return slices.ContainsFunc(q.held, func(g *flow.Entry) bool { return g.Priority > e.Priority && g.Match.Covers(part) })
+	}
+	if len(q.held) == 0 || above(&e.Match) {
+		return len(q.held) > 0
+	}
+	split := s.model.Split(&q.rule.Match)
+	return len(split) > 1 && !slices.ContainsFunc(split, func(part flow.Match) bool { return !above(&part) })
 }
 
 // meetsForeign returns a foreign entry that overlaps match, or nil.
@@ -89,70 +221,3 @@ func meetsForeign(match *flow.Match, foreign []flow.Entry) *flow.Entry {
 	}
 	return nil
 }
-
-// sound reports whether e is sound for h's table above nothing but h.
-func (h *holding) sound(e *flow.Entry, m *device.Model) bool {
-	if e.Punt() {
-		return true
-	}
-	i, there := h.t.Index(e.Rule)
-	if !there {
-		return false
-	}
-	r := h.t.Rule(i)
-	if !r.Match.Covers(&e.Match) || !h.says(r, e, m) {
-		return false
-	}
-	for q := range h.index.overlapping(&e.Match, i) {
-		taken := m.Order == device.Honoured && (h.whole[q] > e.Priority || h.takes(h.t.Rule(int(q)), e, m))
-		if !taken && answerable(m, &h.t.Rule(int(q)).Match, &e.Match) {
-			return false
-		}
-	}
-	return true
-}
-
-// says reports whether e's actions are what r does to e's packets.
-func (h *holding) says(r *flow.Rule, e *flow.Entry, m *device.Model) bool {
-	normal, retags := switches(r.Actions)
-	if !normal {
-		return e.Actions.Equal(r.Actions)
-	}
-	station := pinned(flow.Station{VLAN: uint16(e.Match.Value.Get(flow.VLAN) & flow.TagID), MAC: e.Match.Value.Get(flow.DstMAC)})
-	port, known := h.stations[station]
-	if retags || !known || !station.Covers(&e.Match) || !e.Actions.Equal(resolved(r.Actions, port)) {
-		return false
-	}
-	if !mayComeFrom(&e.Match, port) {
-		return true
-	}
-	guard := m.Widen(ref(fromPort(station, port)))
-	return m.Order == device.Honoured && h.guards[guard] > e.Priority
-}
-
-// takes reports whether the entries of rule q in h, above e, take every packet of q
-// that e could answer, although none of them takes all of q.
-func (h *holding) takes(q *flow.Rule, e *flow.Entry, m *device.Model) bool {
-	own := h.byRule[q.ID]
-	above := func(part *flow.Match) bool {
-		return slices.ContainsFunc(own, func(g *flow.Entry) bool { return g.Priority > e.Priority && g.Match.Covers(part) })
-	}
-	if len(own) == 0 || above(&e.Match) {
-		return len(own) > 0
-	}
-	split := m.Split(&q.Match)
-	return len(split) > 1 && !slices.ContainsFunc(split, func(part flow.Match) bool { return !above(&part) })
-}
-
-// answerable reports whether the device could answer some packet of both a and b.
-func answerable(m *device.Model, a, b *flow.Match) bool {
-	for i := range m.Missed {
-		if m.Missed[i].Covers(a) || m.Missed[i].Covers(b) {
-			return false
-		}
-	}
-	_, ok := flow.Shared(a, b)
-	return ok
-}
-
-func ref(m flow.Match) *flow.Match { return &m }

@@ -9,117 +9,137 @@ import (
 	"github.com/bladeflow/bladeflow/offload/device"
 )
 
-// checker is one run of [Prove].
+// checker holds one question, which table and which entries, with what is known of
+// the answer. Here the claims of one entry are proved; turn.go moves a checker on
+// to the next question. A rule and an entry have numbers that stay while they do.
+//
+// Everything is searched in an order that depends on the question alone. So the same
+// question has the same answer, to the packet, whatever was asked before.
 type checker struct {
 	search
-	want    *flow.Table
-	rules   *index  // the matches of the table, the default last
-	missed  []box   // what the device never answers
-	entries []entry // those that match anything, by priority from high to low
-	asked   *index  // the matches of entries
-	shield  []int32 // per rule, the first entry that covers it all; see covering
-	spare   int     // boxes that may be spent on better counterexamples
-	near    []int32 // scratch: rules that meet an entry
-	above   []int32 // scratch: entries that meet a box
-	proof   Proof
+	model  device.Model
+	missed []box // what the device never answers
+
+	want      *flow.Table
+	rules     []rule
+	freeRules []int32 // numbers of none
+	order     []int32 // the rules as the table asks them, the default last
+	asks      index   // their matches, ranked in that order
+
+	entries     []entry
+	freeEntries []int32                // numbers of none
+	listed      []int32                // the entries as the device listed them
+	number      map[flow.EntryID]int32 // of an entry
+	answers     index                  // the matches of the entries, by rank
+	round       uint32                 // counts questions
+
+	spare int     // boxes that may be spent on better counterexamples
+	near  []int32 // scratch: rules that meet an entry
+	above []int32 // scratch: entries that meet a box
+	pairs int     // proved by a search
 }
 
-// entry is one entry with its place among the others.
+// rule is what is known of one rule of the table.
+type rule struct {
+	place  int32  // in the order
+	shield uint64 // the rank of the first entry that covers it all; see covering
+	stale  bool   // for one turn: claims of its entries may not hold any more
+}
+
+// unknown marks a shield that was not looked for yet.
+const unknown = 0
+
+// entry is one entry and what is known of it.
 type entry struct {
-	*flow.Entry
-	rule  int   // its rule's place in the table, or -1
-	first int32 // the entries before this one are asked before it, for sure
+	flow.Entry
+	rank   uint64
+	rule   int32 // the number of its rule, or none
+	at     int32 // its place in listed
+	cost   int32 // boxes its proof looked at; valid iff proved
+	proved bool
+	empty  bool   // no key is in its match: it is in no index
+	round  uint32 // the last in which it was there; 0 if the number is free
 }
 
-func newChecker(want *flow.Table, installed []flow.Entry, m device.Model) *checker {
-	c := &checker{want: want, spare: maxBoxes}
-	rules := make([]box, want.Len()+1)
-	for i := range rules {
-		rules[i], _ = newBox(&want.Rule(i).Match) // a valid match is not empty
-	}
-	c.rules = newIndex(rules)
+// none stands for the number of a rule that the table does not have.
+const none = -1
+
+// newChecker returns a checker that was asked nothing yet: an empty device.
+func newChecker(m device.Model) *checker {
+	c := &checker{model: m, number: map[flow.EntryID]int32{}, answers: newIndex(nil, nil), round: 1}
 	for i := range m.Missed {
 		if b, some := newBox(&m.Missed[i]); some {
 			c.missed = append(c.missed, b)
 		}
 	}
-	order := make([]*flow.Entry, len(installed))
-	for i := range installed {
-		order[i] = &installed[i]
-	}
-	slices.SortStableFunc(order, func(a, b *flow.Entry) int { return cmp.Compare(b.Priority, a.Priority) })
-	var boxes []box
-	for _, e := range order {
-		b, some := newBox(&e.Match)
-		if !some {
-			continue
-		}
-		x := entry{Entry: e, rule: -1}
-		if i, known := want.Index(e.Rule); known {
-			x.rule = i
-		}
-		if last := len(c.entries) - 1; m.Order == device.Honoured && last >= 0 {
-			x.first = c.entries[last].first
-			if c.entries[last].Priority != e.Priority {
-				x.first = int32(len(c.entries))
-			}
-		}
-		c.entries = append(c.entries, x)
-		boxes = append(boxes, b)
-	}
-	c.asked = newIndex(boxes)
-	c.shield = make([]int32, len(rules))
-	for i := range c.shield {
-		c.shield[i] = unknown
-	}
 	return c
 }
 
-// unknown marks a shield that was not looked for yet.
-const unknown = -1
-
-// covering returns the number of the first entry that covers all of rule j, or the
-// number of entries if there is none. Most rules that meet an entry are covered by
-// a guard or by themselves, and then there is nothing to search.
-func (c *checker) covering(j int32) int32 {
-	if c.shield[j] == unknown {
-		first := int32(len(c.entries))
-		rule := &c.rules.boxes[j]
-		c.above = c.asked.meeting(rule, first, c.above[:0])
-		for _, i := range c.above {
-			if i < first && c.asked.boxes[i].covers(rule) {
-				first = i
-			}
-		}
-		c.shield[j] = first
+// rankOf says when an entry is asked: of those that match a packet one of the lowest
+// rank answers.
+func (c *checker) rankOf(e *flow.Entry) uint64 {
+	if c.model.Order != device.Honoured {
+		return unordered // whatever else a model says: any of them may
 	}
-	return c.shield[j]
+	return ^e.Priority
 }
+
+const unordered = 1
+
+// shielded reports whether an entry that is asked before e covers all of rule j.
+// Most rules that meet an entry are covered by a guard or by themselves, and then
+// there is nothing to search.
+func (c *checker) shielded(j int32, e *entry) bool { return c.covering(j) < e.rank }
+
+// covering returns the rank of the first entry that covers all of rule j. If none
+// does, no entry comes after it.
+func (c *checker) covering(j int32) uint64 {
+	r := &c.rules[j]
+	if r.shield == unknown {
+		r.shield = c.answers.first(&c.asks.boxes[j], noLimit)
+	}
+	return r.shield
+}
+
+// earlier reports whether the table asks rule j before e's. Whatever rule has the
+// packet, it is before that of an entry whose rule the table does not have.
+func (c *checker) earlier(j int32, e *entry) bool {
+	return e.rule < 0 || c.rules[j].place < c.rules[e.rule].place
+}
+
+// line returns rule j as the table has it.
+func (c *checker) line(j int32) *flow.Rule { return c.want.Rule(int(c.rules[j].place)) }
 
 // check proves entry i, or returns what is wrong with it; at most one result is
 // not nil.
-func (c *checker) check(i int) (*Mismatch, *Unprovable) {
-	e, b := &c.entries[i], &c.asked.boxes[i]
-	if reason := unreadable(e.Entry); reason != "" {
-		return nil, &Unprovable{Entry: *e.Entry, Reason: reason}
-	}
-	if e.Punt() {
+func (c *checker) check(i int32) (*Mismatch, *Unprovable) {
+	e := &c.entries[i]
+	c.left = maxBoxes
+	if e.empty {
+		e.proved, e.cost = true, 0
 		return nil, nil
 	}
-	c.left = maxBoxes
-	if bad := c.attribution(e, b); bad != nil {
-		return c.sharpen(e, b, bad), nil
+	b := &c.answers.boxes[i]
+	if reason := unreadable(&e.Entry); reason != "" {
+		return nil, &Unprovable{Entry: e.Entry, Reason: reason}
 	}
-	var bad *Mismatch
-	if c.left >= 0 && e.rule >= 0 {
-		if r := c.want.Rule(e.rule); !e.Actions.Equal(r.Actions) {
-			bad = c.differ(e, r, *b, c.before(e, b), axes(b, c.want.Switch(), e.Actions, r.Actions))
+	if !e.Punt() {
+		if bad := c.attribution(e, b); bad != nil {
+			return c.sharpen(e, b, bad), nil
+		}
+		if c.left >= 0 && e.rule >= 0 {
+			if r := c.line(e.rule); !e.Actions.Equal(r.Actions) {
+				if bad := c.differ(e, r, *b, c.before(e, b), axes(b, c.want.Switch(), e.Actions, r.Actions)); bad != nil {
+					return bad, nil
+				}
+			}
+		}
+		if c.left < 0 {
+			return nil, &Unprovable{Entry: e.Entry, Reason: fmt.Sprintf("what it answers falls into more than %d boxes", maxBoxes)}
 		}
 	}
-	if bad == nil && c.left < 0 {
-		return nil, &Unprovable{Entry: *e.Entry, Reason: fmt.Sprintf("what it answers falls into more than %d boxes", maxBoxes)}
-	}
-	return bad, nil
+	e.proved, e.cost = true, int32(maxBoxes-c.left)
+	return nil, nil
 }
 
 // unreadable says why the meaning of an entry is not known, or returns "".
@@ -142,25 +162,26 @@ func unreadable(e *flow.Entry) string {
 // attribution proves that the table gives every packet e really answers to e's
 // rule: claims (1) and (2).
 func (c *checker) attribution(e *entry, b *box) *Mismatch {
-	limit := int32(e.rule)
-	if e.rule < 0 {
-		limit = int32(len(c.rules.boxes)) // whatever rule has the packet, it is not e's
+	limit := uint64(noLimit)
+	if e.rule >= 0 {
+		limit = c.asks.rank[e.rule]
 	}
-	c.near = c.rules.meeting(b, limit, c.near[:0])
-	c.proof.Pairs += len(c.near)
-	for _, j := range c.near {
-		if c.covering(j) < e.first {
-			continue
-		}
-		v, _ := b.and(&c.rules.boxes[j])
-		if m := c.stray(e, &v); m != nil || c.left < 0 {
+	// A shield that is known spares the look at the rule's match.
+	c.near = c.asks.meeting(b, limit, func(j int32) bool {
+		s := c.rules[j].shield
+		return s == unknown || s >= e.rank
+	}, c.near[:0])
+	near := slices.DeleteFunc(c.near, func(j int32) bool { return c.shielded(j, e) })
+	c.inOrder(near)
+	for _, j := range near {
+		if m := c.pair(e, b, j); m != nil || c.left < 0 {
 			return m
 		}
 	}
 	if e.rule < 0 {
 		return nil
 	}
-	rule := &c.rules.boxes[e.rule]
+	rule := &c.asks.boxes[e.rule]
 	if !rule.meets(b) {
 		return c.stray(e, b)
 	}
@@ -170,6 +191,19 @@ func (c *checker) attribution(e *entry, b *box) *Mismatch {
 		}
 	}
 	return nil
+}
+
+// inOrder sorts rules as the table asks them.
+func (c *checker) inOrder(rules []int32) {
+	slices.SortFunc(rules, func(i, j int32) int { return cmp.Compare(c.rules[i].place, c.rules[j].place) })
+}
+
+// pair proves that e answers no packet of rule j, which meets it and is asked before
+// e's: claim (1), as far as it is about j.
+func (c *checker) pair(e *entry, b *box, j int32) *Mismatch {
+	c.pairs++
+	v, _ := b.and(&c.asks.boxes[j])
+	return c.stray(e, &v)
 }
 
 // stray searches v, in which the table gives no packet to e's rule, for one that e
@@ -191,14 +225,14 @@ func (c *checker) sharpen(e *entry, b *box, m *Mismatch) *Mismatch {
 	}
 	c.left = c.spare
 	defer func() { c.spare = c.left }()
-	near := c.rules.meeting(b, int32(len(c.rules.boxes)), nil)
-	slices.Sort(near)
+	near := c.asks.meeting(b, noLimit, nil, nil)
+	c.inOrder(near)
 	var earlier []*box
 	for _, j := range near {
 		if c.left < 0 {
 			break
 		}
-		w, rule := c.want.Rule(int(j)), &c.rules.boxes[j]
+		w, rule := c.line(j), &c.asks.boxes[j]
 		if v, _ := b.and(rule); !e.Actions.Equal(w.Actions) {
 			over := append(c.before(e, &v), earlier...)
 			if better := c.differ(e, w, v, over, axes(&v, c.want.Switch(), e.Actions, w.Actions)); better != nil {
@@ -219,17 +253,24 @@ func (c *checker) before(e *entry, v *box) []*box {
 			over = append(over, &c.missed[i])
 		}
 	}
-	c.above = c.asked.meeting(v, e.first, c.above[:0])
+	c.above = c.answers.meeting(v, e.rank, func(i int32) bool { return c.entries[i].rank < e.rank }, c.above[:0])
+	slices.SortFunc(c.above, c.asked)
 	for _, i := range c.above {
-		over = append(over, &c.asked.boxes[i])
+		over = append(over, &c.answers.boxes[i])
 	}
 	return over
+}
+
+// asked orders entries as the device asks them, and among equals by ID.
+func (c *checker) asked(i, j int32) int {
+	a, b := &c.entries[i], &c.entries[j]
+	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.ID, b.ID))
 }
 
 // mismatch describes what e and rule w, which wins, do to a packet with key k. It
 // takes a frame on which their emissions differ, if there is one.
 func (c *checker) mismatch(e *entry, w *flow.Rule, k flow.Key) *Mismatch {
-	m := &Mismatch{Key: k, Entry: *e.Entry, Rule: w, ports: c.want.Ports()}
+	m := &Mismatch{Key: k, Entry: e.Entry, Rule: w, ports: c.want.Ports()}
 	in, sw := flow.Port(k.Get(flow.InPort)), c.want.Switch()
 	frames := variants(k, sw, e.Actions, w.Actions)
 	for _, f := range append(frames, frames[0]) { // the last round is for when none differs
@@ -252,14 +293,14 @@ func (c *checker) reason(e *entry, m *Mismatch) string {
 	var why string
 	at, _ := c.want.Index(m.Rule.ID)
 	switch {
-	case e.rule == at:
-		return fmt.Sprintf("its actions do not do to the packet what those of rule %s do", name)
 	case e.rule < 0:
 		why = fmt.Sprintf("its rule %#x is not in the table, which answers by rule %s", uint64(e.Rule), name)
-	case at < e.rule:
+	case c.order[at] == e.rule:
+		return fmt.Sprintf("its actions do not do to the packet what those of rule %s do", name)
+	case c.earlier(c.order[at], e):
 		why = fmt.Sprintf("the table asks rule %s first, and nothing in the device does", name)
 	default:
-		why = fmt.Sprintf("the match of rule %s does not hold the packet, which the table answers by rule %s", c.want.Rule(e.rule).Name, name)
+		why = fmt.Sprintf("the match of rule %s does not hold the packet, which the table answers by rule %s", c.line(e.rule).Name, name)
 	}
 	if !m.Differs() {
 		why += "; the same is emitted, but the wrong rule would count it"

@@ -208,6 +208,15 @@ func (t *trial) piece(rng *rand.Rand) {
 	}
 }
 
+// free returns an ID that no entry has.
+func (t *trial) free() flow.EntryID {
+	id := flow.EntryID(1)
+	for _, e := range t.entries {
+		id = max(id, e.ID+1)
+	}
+	return id
+}
+
 // mutate breaks the device in one way, or does no harm.
 func (t *trial) mutate(rng *rand.Rand) string {
 	if len(t.entries) == 0 {
@@ -255,7 +264,7 @@ func (t *trial) mutate(rng *rand.Rand) string {
 		half := t.entries[guard] // two narrower guards, or one of them
 		t.u.look(rng, &t.entries[guard].Match, part)
 		if t.u.look(rng, &half.Match, part); rng.IntN(2) == 0 {
-			half.ID = 99
+			half.ID = t.free()
 			t.entries = append(t.entries, half)
 		}
 		return "guard or entry split"

@@ -9,7 +9,7 @@ import (
 )
 
 // TestIndex compares the index with a scan, for boxes that are prefixes, ranges and
-// any masks, on sets small and large.
+// any masks, on sets small and large, while boxes come and go.
 func TestIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	some := func() box {
@@ -31,22 +31,61 @@ func TestIndex(t *testing.T) {
 		return b
 	}
 	for _, n := range []int{0, 1, 5, 50, 3000} {
-		boxes := make([]box, n)
+		boxes, ranks := make([]box, n), make([]uint64, n)
 		for i := range boxes {
-			boxes[i] = some()
+			boxes[i], ranks[i] = some(), rng.Uint64N(uint64(n)+1)
 		}
-		x := newIndex(boxes)
+		x := newIndex(boxes, ranks)
+		there := make([]bool, n)
+		for i := range there {
+			there[i] = true
+		}
 		for range 300 {
-			q, limit := some(), int32(rng.IntN(n+1))
-			var want []int32
-			for i := range boxes[:limit] {
-				if boxes[i].meets(&q) {
-					want = append(want, int32(i))
+			q, limit := some(), rng.Uint64N(uint64(n)+2)
+			if rng.IntN(9) == 0 {
+				limit = noLimit
+			}
+			var want, inside []int32
+			first := limit
+			for i := range x.boxes {
+				if !there[i] {
+					continue
+				}
+				if q.covers(&x.boxes[i]) {
+					inside = append(inside, int32(i))
+				}
+				if x.rank[i] < limit || limit == noLimit {
+					if x.boxes[i].meets(&q) {
+						want = append(want, int32(i))
+					}
+					if x.boxes[i].covers(&q) {
+						first = min(first, x.rank[i])
+					}
 				}
 			}
-			got := x.meeting(&q, limit, nil)
+			got := x.meeting(&q, limit, nil, nil)
 			if slices.Sort(got); !slices.Equal(got, want) {
 				t.Fatalf("of %d boxes below %d, %+v meets %v, want %v", n, limit, q, got, want)
+			}
+			got = x.inside(&q, nil)
+			if slices.Sort(got); !slices.Equal(got, inside) {
+				t.Fatalf("of %d boxes %+v covers %v, want %v", n, q, got, inside)
+			}
+			if got := x.first(&q, limit); got != first {
+				t.Fatalf("of %d boxes the first below %d that covers %+v is %d, want %d", n, limit, q, got, first)
+			}
+			for range rng.IntN(20) { // and now others
+				if i := rng.IntN(len(there) + 1); i == len(there) {
+					there = append(there, false)
+				} else if there[i] {
+					x.take(int32(i))
+					there[i] = false
+					continue
+				}
+				i := slices.Index(there, false)
+				b := some()
+				x.put(int32(i), &b, rng.Uint64N(uint64(n)+1))
+				there[i] = true
 			}
 		}
 	}
@@ -54,9 +93,12 @@ func TestIndex(t *testing.T) {
 
 // TestIndexAlike indexes boxes that no bit tells apart.
 func TestIndexAlike(t *testing.T) {
-	x := newIndex(make([]box, 1000))
-	if got := x.meeting(&box{}, 1000, nil); len(got) != 1000 {
-		t.Errorf("%d of 1000 boxes meet everything", len(got))
+	x := newIndex(make([]box, 1000), make([]uint64, 1000))
+	for i := range int32(1000) {
+		x.put(1000+i, &box{}, 0)
+	}
+	if got := x.meeting(&box{}, noLimit, nil, nil); len(got) != 2000 {
+		t.Errorf("%d of 2000 boxes meet everything", len(got))
 	}
 }
 
@@ -68,14 +110,14 @@ func BenchmarkIndex(b *testing.B) {
 	}
 	b.Run("build", func(b *testing.B) {
 		for b.Loop() {
-			newIndex(boxes)
+			newIndex(boxes, make([]uint64, len(boxes)))
 		}
 	})
-	x := newIndex(boxes)
+	x := newIndex(boxes, make([]uint64, len(boxes)))
 	var out []int32
 	b.Run("query", func(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
-			out = x.meeting(&boxes[i%len(boxes)], int32(len(boxes)), out[:0])
+			out = x.meeting(&boxes[i%len(boxes)], noLimit, nil, out[:0])
 		}
 	})
 	b.Run("scan", func(b *testing.B) {

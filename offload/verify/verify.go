@@ -110,7 +110,7 @@ func (u *Unprovable) Culprit() flow.EntryID { return u.Entry.ID }
 type Proof struct {
 	Entries int // in the device, those that punt included
 	Rules   int // of the table, the default not counted
-	Pairs   int // of an entry and a rule asked before the entry's that meet
+	Pairs   int // of an entry and a rule asked before the entry's that no single entry keeps apart
 	Boxes   int // looked at where no single entry answered a pair
 }
 
@@ -125,27 +125,7 @@ func Check(want *flow.Table, installed []flow.Entry, m device.Model) error {
 // Prove is [Check] that also counts what it proved. The counts are whole iff the
 // error is nil.
 func Prove(want *flow.Table, installed []flow.Entry, m device.Model) (Proof, error) {
-	c := newChecker(want, installed, m)
-	var mismatch *Mismatch
-	var unprovable *Unprovable
-	for i := range c.entries {
-		bad, unsure := c.check(i)
-		if bad != nil && bad.Differs() {
-			return c.proof, bad
-		}
-		if mismatch == nil {
-			mismatch = bad
-		}
-		if unprovable == nil {
-			unprovable = unsure
-		}
-	}
-	switch {
-	case mismatch != nil:
-		return c.proof, mismatch
-	case unprovable != nil:
-		return c.proof, unprovable
-	}
-	c.proof = Proof{Entries: len(installed), Rules: want.Len(), Pairs: c.proof.Pairs, Boxes: c.boxes}
-	return c.proof, nil
+	c := newChecker(m)
+	err := c.ask(want, installed)
+	return Proof{Entries: len(installed), Rules: want.Len(), Pairs: c.pairs, Boxes: c.boxes}, err
 }
