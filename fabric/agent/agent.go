@@ -46,10 +46,11 @@ type Config struct {
 	Log      *slog.Logger  // nothing is logged if nil
 	Now      func() time.Time
 
-	Blade  fabric.BladeID  // whose VFs they are; valid iff VFs is not nil
-	VFs    provision.VFs   // set up as Wanted.VNICs says; nil leaves all VFs alone
-	Wake   <-chan struct{} // Run asks Source at once when something comes; may be nil
-	Report func(*Status)   // told the status at the end of each round, if not nil; must not block
+	Blade  fabric.BladeID      // whose VFs they are; valid iff VFs is not nil
+	VFs    provision.VFs       // set up as Wanted.VNICs says; nil leaves all VFs alone
+	Wake   <-chan struct{}     // Run asks Source at once when something comes; may be nil
+	Links  func() []LinkStatus // of the datapath, for the status; nil if it has none to speak of
+	Report func(*Status)       // told the status at the end of each round, if not nil; must not block
 }
 
 // Agent keeps one blade as it is wanted. Its methods may be called by any goroutine.
@@ -73,6 +74,8 @@ type Agent struct {
 	steady     bool         // the last round left nothing to do
 	retry      time.Time    // when to offer a device again what it refused; zero if it refused nothing
 	drift      DriftStatus
+	events     events
+	books      books
 	mismatches uint64
 	rejected   uint64
 	rounds     uint64
@@ -86,6 +89,8 @@ type card struct {
 	ledger     *ledger
 	left       []flow.Entry // what we left there; nil before the first look
 	installed  []flow.Entry // as read last
+	usage      usage        // of installed
+	found      drift        // in the last round
 	model      device.Model
 	full       int // entries that went in when it said it was full; 0 if it never did
 	placements map[flow.RuleID]offload.Placement
@@ -115,7 +120,7 @@ func New(c Config) *Agent {
 	for _, d := range c.Devices {
 		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
 	}
-	a.status.Store(&Status{Devices: []DeviceStatus{}, VFs: []VFStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}})
+	a.status.Store(&Status{Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: []VFStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}, Events: []Event{}, EventTotals: map[string]uint64{}})
 	return a
 }
 
@@ -130,7 +135,7 @@ const retryAfter = 30 * time.Second
 // poll is how often [Agent.Run] asks its source.
 const poll = 250 * time.Millisecond
 
-// Run reconciles every interval, and at once when something else is wanted, until ctx
+// Run reconciles every interval, every [auditPace] at least, and at once when something else is wanted, until ctx
 // ends. It returns nil then: trouble is logged and in the status, and tried again.
 func (a *Agent) Run(ctx context.Context) error {
 	tick := time.NewTicker(min(poll, a.Interval))
@@ -138,7 +143,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var due time.Time
 	for {
 		if now := a.Now(); a.changed() || !now.Before(due) {
-			due = now.Add(a.Interval)
+			due = now.Add(min(a.Interval, auditPace))
 			a.Reconcile(ctx)
 		}
 		select {
@@ -191,12 +196,17 @@ func (a *Agent) Reconcile(ctx context.Context) error {
 // table changes, and when it is proved the links of new ones go on. A VF that cannot
 // be set up keeps the table from changing, not from being put right.
 func (a *Agent) round(ctx context.Context, want *Wanted) error {
-	drifts, err := a.observe(ctx)
-	if err != nil {
+	if err := a.observe(ctx); err != nil {
 		a.steady = false
 		return err
 	}
 	heat := a.warmth.levels
+	if a.unsound() { // before anything else, which may take its time or fail
+		if err := a.change(ctx, &Wanted{Table: a.running, Digest: a.digest, Record: a.record}, heat); err != nil {
+			a.steady = false
+			return err
+		}
+	}
 	if !a.retry.IsZero() && !a.Now().Before(a.retry) {
 		a.steady = false
 		for _, c := range a.devices {
@@ -204,10 +214,11 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		}
 	}
 	vfs := a.planVFs(want)
-	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && maps.Equal(heat, a.planned) && !slices.ContainsFunc(drifts, func(d drift) bool { return d.size() > 0 }) {
+	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && maps.Equal(heat, a.planned) &&
+		!slices.ContainsFunc(a.devices, func(c *card) bool { return c.found.size() > 0 }) {
 		return nil
 	}
-	err = a.provision(vfs.Before)
+	err := a.provision(vfs.Before)
 	if err != nil {
 		want = &Wanted{Table: a.running, Digest: a.digest, Record: a.record}
 	}
@@ -215,7 +226,7 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		a.reportVFs()
 	}
 	if want.Table != nil {
-		err = errors.Join(err, a.change(ctx, want, heat, drifts))
+		err = errors.Join(err, a.change(ctx, want, heat))
 	}
 	if err == nil {
 		err = a.provision(vfs.After)
@@ -226,10 +237,10 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 
 // change brings table and devices to want, and reads back: what [offload.Run] read last
 // if all went well, else once more.
-func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat, drifts []drift) error {
+func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat) error {
 	a.planned, a.retry = heat, time.Time{}
 	err := a.apply(ctx, want, a.plan(want.Table, heat))
-	a.healed(drifts)
+	a.healed()
 	if err != nil || slices.ContainsFunc(a.devices, func(c *card) bool { return c.left == nil }) {
 		if e := a.read(ctx); e != nil {
 			return errors.Join(err, e)
@@ -241,29 +252,6 @@ func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat, dri
 		}
 	}
 	return err
-}
-
-// observe reads every device and counts what changed behind our back.
-func (a *Agent) observe(ctx context.Context) ([]drift, error) {
-	if err := a.read(ctx); err != nil {
-		return nil, err
-	}
-	var drifts []drift
-	for _, c := range a.devices {
-		d := findDrift(c.left, c.installed)
-		drifts = append(drifts, d)
-		a.drift.Missing += uint64(len(d.missing))
-		a.drift.Altered += uint64(len(d.altered))
-		a.drift.Added += uint64(len(d.added))
-		if d.size() > 0 {
-			a.Log.Warn("a device changed behind our back", "device", c.Name,
-				"missing", ids(d.missing), "altered", ids(d.altered), "added", ids(d.added))
-		}
-		if a.running != nil && a.prove(c) != nil {
-			a.steady = false
-		}
-	}
-	return drifts, nil
 }
 
 // read reads model, entries and counters of every device, the VFs, and software's
@@ -309,9 +297,37 @@ func (c *card) read(ctx context.Context, t *flow.Table) error {
 	if err != nil {
 		return fmt.Errorf("counters: %w", err)
 	}
-	c.model, c.installed = model, installed
+	c.model = model
+	c.hold(installed)
 	c.ledger.read(installed, counts, t)
 	return nil
+}
+
+// hold takes a dump as what the device holds.
+func (c *card) hold(installed []flow.Entry) {
+	if c.installed == nil || !sameEntries(installed, c.installed) {
+		c.usage = usageOf(installed)
+	}
+	c.installed = installed
+}
+
+// usage is what of a device's room is taken.
+type usage struct{ foreign, guards, masks int }
+
+func usageOf(installed []flow.Entry) (u usage) {
+	masks := make(map[device.Mask]bool)
+	for i := range installed {
+		e := &installed[i]
+		masks[device.MaskOf(&e.Match)] = true
+		switch {
+		case !offload.Ours(e.ID):
+			u.foreign++
+		case e.Punt():
+			u.guards++
+		}
+	}
+	u.masks = len(masks)
+	return u
 }
 
 // hardware returns what the devices' entries have answered for a rule.
@@ -361,7 +377,8 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		c.left = nil
 		if d.Installed != nil {
-			c.installed, c.left = d.Installed, ours(d.Installed)
+			c.hold(d.Installed)
+			c.left = ours(d.Installed)
 		}
 		c.full = cmp.Or(d.Full, c.full)
 		if report.Swapped || swap == nil {
@@ -372,8 +389,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		for _, f := range d.Failed {
 			a.retry = a.Now().Add(retryAfter)
-			a.Log.Warn("a device did not do it", "device", c.Name, "op", f.Op.Kind.String(), "entry", fmt.Sprintf("%016x", uint64(f.Op.Entry.ID)),
-				"status", f.Outcome.Status.String(), "code", f.Outcome.Code, "text", f.Outcome.Text)
+			a.event(eventRefused, c.Name, fmt.Sprintf("%s entry %016x: %s: %s: %s", f.Op.Kind, uint64(f.Op.Entry.ID), f.Outcome.Status, f.Outcome.Code, f.Outcome.Text))
 		}
 	}
 	return err
@@ -385,6 +401,7 @@ func (a *Agent) swap(t *flow.Table, digest string) error {
 		return err
 	}
 	a.running, a.digest, a.since = t, digest, a.Now()
+	a.events.add(a.since, eventInForce, fmt.Sprintf("generation %d", t.Generation()), fmt.Sprintf("%d rules", t.Len()))
 	a.Log.Info("a new generation is in force", "generation", uint64(t.Generation()), "rules", t.Len())
 	return nil
 }
@@ -399,9 +416,9 @@ func (a *Agent) check(want *flow.Table, installed []flow.Entry, m device.Model) 
 }
 
 // healed counts the drift that is no more.
-func (a *Agent) healed(drifts []drift) {
-	for i, c := range a.devices {
-		n := drifts[i].size()
+func (a *Agent) healed() {
+	for _, c := range a.devices {
+		n := c.found.size()
 		if n == 0 || c.left == nil {
 			continue
 		}
@@ -411,9 +428,14 @@ func (a *Agent) healed(drifts []drift) {
 				wanted[id] = true
 			}
 		}
-		n -= drifts[i].remaining(func(id flow.EntryID) bool { return wanted[id] }, c.left)
+		open := c.found.remaining(func(id flow.EntryID) bool { return wanted[id] }, c.left)
+		n -= open
 		a.drift.Healed += uint64(n)
+		a.events.add(a.Now(), eventHealed, c.Name, fmt.Sprintf("drifted entries put right: %d", n))
 		a.Log.Info("drift healed", "device", c.Name, "entries", n)
+		if open == 0 {
+			c.found = drift{foreign: c.found.foreign}
+		}
 	}
 }
 

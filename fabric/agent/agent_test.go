@@ -501,7 +501,7 @@ func TestRun(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"a new generation is in force", "a device changed behind our back", "drift healed"} {
+	for _, want := range []string{"a new generation is in force", "entries are gone", "drift healed"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, log.String())
 		}

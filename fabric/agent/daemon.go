@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/discover"
@@ -37,6 +38,7 @@ type Daemon struct {
 	agent    *Agent
 	fabric   *Fabric // nil if rules come from files
 	datapath *fallback.Datapath
+	links    *links
 	listener net.Listener // nil if nothing is served
 	closers  []func() error
 }
@@ -95,10 +97,13 @@ func (d *Daemon) open() error {
 		}
 		d.closers = append(d.closers, d.listener.Close)
 	}
-	if d.datapath, err = d.links(maps); err != nil {
+	if err := d.openLinks(maps); err != nil {
 		return err
 	}
-	config.Datapath = d.datapath
+	if d.datapath, err = fallback.New(fallback.Config{Links: d.links.links(), Kernel: &d.links.kernel}); err != nil {
+		return err
+	}
+	config.Datapath, config.Links = d.datapath, d.links.status
 	d.agent = New(config)
 	return nil
 }
@@ -201,62 +206,28 @@ func portMaps(inv fabric.Inventory) ([]PortMap, error) {
 	return maps, nil
 }
 
-// links opens the representors and makes the software datapath of them.
-func (d *Daemon) links(maps []PortMap) (*fallback.Datapath, error) {
-	c := fallback.Config{Links: map[flow.Port]fallback.Link{}}
-	indexes := map[flow.Port]int{}
-	for i, m := range maps {
-		dev, err := net.InterfaceByName(m.Netdev)
-		if err != nil {
-			return nil, &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: err.Error(),
-				Remedy: "name the representor as `ip link` shows it", Err: err}
+// openLinks opens the representors for the software datapath. Where their names come from
+// the inventory, it is asked again for those that were removed.
+func (d *Daemon) openLinks(ports []PortMap) error {
+	d.links = &links{ports: ports, mode: d.file.Datapath, log: d.log, home: netns.None(), names: func() ([]PortMap, error) { return ports, nil }}
+	if len(d.file.Ports) == 0 {
+		d.links.names = func() ([]PortMap, error) {
+			inv, _, err := d.discover()
+			if err != nil {
+				return nil, err
+			}
+			return portMaps(inv)
 		}
-		port := flow.Port(i + 1)
-		indexes[port] = dev.Index
-		l, closeLink, err := d.link(dev.Index)
-		if err != nil {
-			return nil, fmt.Errorf("port %s: %w", m.Name, err)
-		}
-		c.Links[port] = l
-		d.closers = append(d.closers, closeLink)
 	}
-	kernel, closeKernel, err := d.kernel(indexes)
-	if err != nil {
-		return nil, err
-	}
-	c.Kernel = kernel
-	d.closers = append(d.closers, closeKernel)
-	return fallback.New(c)
-}
-
-func (d *Daemon) link(ifindex int) (fallback.Link, func() error, error) {
 	if d.file.Datapath == "afpacket" {
-		l, err := afpacket.Open(ifindex)
-		if err != nil {
-			return nil, nil, err
-		}
-		return l, l.Close, nil
+		d.links.open = func(ifindex int) (socket, error) { return afpacket.Open(ifindex) }
+		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afpacket.OpenKernel(indexes) }
+	} else {
+		d.links.open = func(ifindex int) (socket, error) { return afxdp.Open(ifindex) }
+		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afxdp.OpenKernel(indexes) }
 	}
-	l, err := afxdp.Open(ifindex)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l, l.Close, nil
-}
-
-func (d *Daemon) kernel(indexes map[flow.Port]int) (fallback.Kernel, func() error, error) {
-	if d.file.Datapath == "afpacket" {
-		k, err := afpacket.OpenKernel(indexes)
-		if err != nil {
-			return nil, nil, err
-		}
-		return k, k.Close, nil
-	}
-	k, err := afxdp.OpenKernel(indexes)
-	if err != nil {
-		return nil, nil, err
-	}
-	return k, k.Close, nil
+	d.closers = append(d.closers, d.links.Close)
+	return d.links.take()
 }
 
 // Agent returns the agent that the daemon runs.
@@ -277,6 +248,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer cancel()
 	parts := []func() error{
 		func() error { return d.datapath.Run(ctx) },
+		func() error { return d.links.run(ctx) },
 		func() error { return d.agent.Run(ctx) },
 		func() error { return d.writeStatus(ctx) },
 	}

@@ -38,25 +38,33 @@ func inNamespace(t *testing.T, f func(t *testing.T)) {
 			return
 		}
 		for i := range 2 {
-			name, far := fmt.Sprintf("rep%d", i), fmt.Sprintf("far%d", i)
-			if probe = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: far}); probe != nil {
+			if probe = veth(fmt.Sprintf("rep%d", i), fmt.Sprintf("far%d", i)); probe != nil {
 				return
 			}
-			for _, n := range []string{"lo", name, far} {
-				l, err := netlink.LinkByName(n)
-				if err == nil {
-					err = netlink.LinkSetUp(l)
-				}
-				if err != nil {
-					probe = err
-					return
-				}
-			}
+		}
+		if probe = setUp("lo"); probe != nil {
+			return
 		}
 		f(t)
 	}()
 	<-done
 	must.Have(t, "veth", probe)
+}
+
+// veth makes a pair of netdevs that are up, in the namespace of the calling thread.
+func veth(name, far string) error {
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: far}); err != nil {
+		return err
+	}
+	return errors.Join(setUp(name), setUp(far))
+}
+
+func setUp(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(l)
 }
 
 // configuration writes a configuration and its rules and reads it back.
@@ -135,20 +143,10 @@ func TestDaemon(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(ctx) }()
-		until := func(what string, done func() bool) {
-			t.Helper()
-			for range 500 {
-				if done() {
-					return
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			t.Errorf("%s did not happen: %+v", what, d.Agent().Status())
-		}
-		until("the first generation", func() bool { return d.Agent().Status().Generation == 1 })
+		until(t, d, "the first generation", func(s *Status) bool { return s.Generation == 1 })
 		rewrite(t, f.Rules[0], good)
-		until("the second generation", func() bool { return d.Agent().Status().Generation == 2 })
-		until("the status file", func() bool { gen, _ := LastGeneration(f.Status); return gen == 2 })
+		until(t, d, "the second generation", func(s *Status) bool { return s.Generation == 2 })
+		until(t, d, "the status file", func(*Status) bool { gen, _ := LastGeneration(f.Status); return gen == 2 })
 
 		get := func(path string) string {
 			t.Helper()

@@ -1,22 +1,34 @@
 package agent
 
-import "github.com/bladeflow/bladeflow/flow"
+import (
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+)
 
 // drift is what changed in one device since we last left it, behind our back.
 // It is only counted and reported: what to do about it is decided from the dump
 // alone, by the same plan as always.
 type drift struct {
 	missing []flow.Entry // were there and are gone
-	altered []flow.Entry // are there and differ; as they were
-	added   []flow.Entry // carry our mark and were not there
-	foreign int          // entries of others: never touched, and no drift
+	was     []flow.Entry // are there and differ; as they were
+	altered []flow.Entry // and as they are
+	added   []flow.Entry // carry our mark and were not there: orphans
+	foreign []flow.Entry // of others: never touched, and no drift
+	unsound []flow.Entry // that the checker named
 }
 
 // findDrift compares what was left with what is found. left is nil before the
 // first look, when everything with our mark is an earlier run's and welcome.
 func findDrift(left, found []flow.Entry) drift {
 	mine := ours(found)
-	d := drift{foreign: len(found) - len(mine)}
+	var d drift
+	if len(mine) < len(found) {
+		for i := range found {
+			if !offload.Ours(found[i].ID) {
+				d.foreign = append(d.foreign, found[i])
+			}
+		}
+	}
 	if left == nil || sameEntries(left, mine) {
 		return d
 	}
@@ -27,7 +39,7 @@ func findDrift(left, found []flow.Entry) drift {
 		case !known:
 			d.added = append(d.added, *e)
 		case !old.Equal(e):
-			d.altered = append(d.altered, *old)
+			d.was, d.altered = append(d.was, *old), append(d.altered, *e)
 		}
 	}
 	for i := range left {
@@ -50,7 +62,7 @@ func (d *drift) remaining(wanted func(flow.EntryID) bool, now []flow.Entry) int 
 			n++
 		}
 	}
-	for _, was := range d.altered {
+	for _, was := range d.was {
 		if e := there[was.ID]; e != nil && !e.Equal(&was) {
 			n++
 		}
@@ -61,6 +73,17 @@ func (d *drift) remaining(wanted func(flow.EntryID) bool, now []flow.Entry) int 
 		}
 	}
 	return n
+}
+
+// class is a kind of entry that is in a device and should not be, or not so.
+type class struct {
+	name    string
+	entries []flow.Entry
+}
+
+// strange lists them by class, the worst first.
+func (d *drift) strange() []class {
+	return []class{{"unsound", d.unsound}, {"altered", d.altered}, {"orphaned", d.added}, {"foreign", d.foreign}}
 }
 
 // byID finds entries by their ID.

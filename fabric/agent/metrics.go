@@ -2,6 +2,8 @@ package agent
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -79,6 +81,18 @@ func metrics(perRule bool) []metric {
 			}, "kind"),
 		newMetric(counter, "bladeflow_drift_healed_total", "Drifted entries that were put right.",
 			func(s *Status, emit func(float64, ...string)) { emit(float64(s.Drift.Healed)) }),
+		newMetric(counter, "bladeflow_events_total", "What happened to the blade, by code; `bladeflow describe blade` lists the last.",
+			func(s *Status, emit func(float64, ...string)) {
+				for _, code := range slices.Sorted(maps.Keys(s.EventTotals)) {
+					emit(float64(s.EventTotals[code]), code)
+				}
+			}, "code"),
+		newMetric(gauge, "bladeflow_link_open", "1 if a port's frames come to software and go from it; 0 while its netdev is away.",
+			func(s *Status, emit func(float64, ...string)) {
+				for _, l := range s.Links {
+					emit(truth(l.Open), l.Port)
+				}
+			}, "port"),
 		newMetric(counter, "bladeflow_consistency_mismatch_total", "Times the checker refused a plan or what a device held. Alert above 0.",
 			func(s *Status, emit func(float64, ...string)) { emit(float64(s.Mismatches)) }),
 		newMetric(counter, "bladeflow_rules_rejected_total", "Times the wanted rules could not be used and the generation in force was kept.",

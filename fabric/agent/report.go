@@ -16,25 +16,24 @@ import (
 func (a *Agent) report(err error) {
 	now := a.Now()
 	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Mismatches: a.mismatches, Rejected: a.rejected,
-		Devices: []DeviceStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost()}
+		Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost(), Events: []Event{}, EventTotals: map[string]uint64{}}
+	if a.Links != nil {
+		s.Links = a.Links()
+	}
 	if a.running != nil {
 		s.Generation, s.Digest = uint64(a.running.Generation()), a.digest
 		s.Rules = a.rules()
 		s.Proved = a.proved()
 	}
 	for _, c := range a.devices {
-		limit := c.model.Entries
-		if c.full > 0 && (limit == 0 || c.full < limit) {
-			limit = c.full
-		}
-		s.Devices = append(s.Devices, DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: limit,
-			Foreign: foreign(c.installed), PFs: c.PFs})
+		s.Devices = append(s.Devices, c.status(a.running))
 	}
 	switch {
 	case err != nil:
 		a.failures++
 		if text := err.Error(); text != a.trouble.Text {
 			a.trouble = ErrorStatus{Code: code(err), Text: text, Since: now}
+			a.events.add(now, a.trouble.Code, "blade", text)
 			a.Log.Error("the blade is not as wanted", "code", a.trouble.Code, "error", text)
 		}
 		trouble := a.trouble
@@ -47,10 +46,41 @@ func (a *Agent) report(err error) {
 		a.trouble = ErrorStatus{}
 	}
 	s.Rounds, s.Failures = a.rounds, a.failures
+	if a.events.last != nil {
+		s.Events, s.EventTotals = a.events.last, maps.Clone(a.events.total)
+	}
 	a.status.Store(s)
 	if a.Report != nil {
 		a.Report(s)
 	}
+}
+
+// strangeListed is how many strange entries of a device a status lists.
+const strangeListed = 64
+
+// status says how full a device is and what is odd in it.
+func (c *card) status(t *flow.Table) DeviceStatus {
+	s := DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: c.model.Entries, MaskLimit: c.model.Masks, PFs: c.PFs, Strange: []EntryStatus{}}
+	if c.full > 0 && (s.Limit == 0 || c.full < s.Limit) {
+		s.Limit, s.Learned = c.full, true
+	}
+	var ports *flow.Ports
+	if t != nil {
+		ports = t.Ports()
+	}
+	list := func(class string, e *flow.Entry) {
+		if len(s.Strange) < strangeListed {
+			s.Strange = append(s.Strange, EntryStatus{ID: ruleID(flow.RuleID(e.ID)), Class: class, Kind: e.Kind.String(), Priority: e.Priority,
+				Match: flow.FormatMatch(&e.Match, ports), Actions: flow.FormatActions(e.Actions, ports)})
+		}
+	}
+	s.Foreign, s.Guards, s.Masks = c.usage.foreign, c.usage.guards, c.usage.masks
+	for _, kind := range c.found.strange() {
+		for i := range kind.entries {
+			list(kind.name, &kind.entries[i])
+		}
+	}
+	return s
 }
 
 // reportVFs tells in the middle of a round that VFs have left their place: somebody may

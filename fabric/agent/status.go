@@ -43,11 +43,15 @@ type Status struct {
 	Proved bool `json:"proved"`
 
 	Devices []DeviceStatus `json:"devices"`
+	Links   []LinkStatus   `json:"links"` // of the software datapath, by port
 	VFs     []VFStatus     `json:"vfs"`   // that are not clean; none if VFs are left alone
 	Rules   []RuleStatus   `json:"rules"` // in the order they are asked, the default last
 	Packets []TierPackets  `json:"packets"`
 	Lost    []Lost         `json:"lost"` // in software, without a verdict or on the way out
 	Drift   DriftStatus    `json:"drift"`
+	Events  []Event        `json:"events"` // the last, the oldest first
+
+	EventTotals map[string]uint64 `json:"eventTotals"` // by code, since the agent started
 
 	Mismatches uint64       `json:"mismatches"` // times the checker refused a plan or a read-back
 	Rejected   uint64       `json:"rejected"`   // times the wanted rules could not be used
@@ -56,7 +60,7 @@ type Status struct {
 	Error      *ErrorStatus `json:"error,omitempty"`
 }
 
-// DeviceStatus is one device's table.
+// DeviceStatus is one device's table: what is in it, and for what there is room.
 type DeviceStatus struct {
 	Name    string `json:"name"`
 	Model   string `json:"model"`
@@ -64,7 +68,44 @@ type DeviceStatus struct {
 	Limit   int    `json:"limit"`   // 0 if it is not known
 	Foreign int    `json:"foreign"`
 
+	Learned   bool `json:"learned,omitempty"`   // Limit is where the device said that it was full
+	Guards    int  `json:"guards"`              // of the entries
+	Masks     int  `json:"masks"`               // distinct, of all entries
+	MaskLimit int  `json:"maskLimit,omitempty"` // 0 if it is not known or there is none
+
 	PFs []string `json:"pfs,omitempty"` // whose table it is
+
+	// Strange lists entries that nobody here put in, or not so: foreign ones, and those
+	// with our mark that are orphaned, altered or unsound, as found in the last round.
+	// Foreign ones stay, the others are put right. At most [strangeListed].
+	Strange []EntryStatus `json:"strange"`
+}
+
+// EntryStatus is one entry of a device that is not as it should be.
+type EntryStatus struct {
+	ID       string `json:"id"`
+	Class    string `json:"class"` // foreign, orphaned, altered or unsound
+	Kind     string `json:"kind"`  // rule, guard or piece
+	Priority uint64 `json:"priority"`
+	Match    string `json:"match"`
+	Actions  string `json:"actions"`
+}
+
+// LinkStatus is one port's link of the software datapath.
+type LinkStatus struct {
+	Port   string `json:"port"`
+	Netdev string `json:"netdev"` // its representor
+	Mode   string `json:"mode"`   // how frames come and go: afxdp (native XDP and a socket of it) or afpacket
+
+	// Open says that frames do come and go. A link whose netdev was removed is not open
+	// until it is back; Reason then says so.
+	Open   bool      `json:"open"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"`
+
+	Received uint64 `json:"received"` // frames
+	Sent     uint64 `json:"sent"`
+	Dropped  uint64 `json:"dropped"` // by the link, before anybody saw them
 }
 
 // VFStatus is one VF that is not clean, as read back. PCI is its PF's; rates are in

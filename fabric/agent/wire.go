@@ -184,13 +184,24 @@ func aliveReport(blade string, status api.AliveStatus) any {
 // generationReport says how far the blade has come.
 func generationReport(blade string, s *Status) any {
 	out := api.GenerationStatus{Record: s.Record, Generation: s.Generation, Digest: s.Digest, Since: s.Since, Proved: s.Proved, Mismatches: s.Mismatches,
-		VFs: []api.VFState{}, Devices: []api.Device{}}
+		VFs: []api.VFState{}, Devices: []api.Device{}, Links: []api.Link{}, Events: []api.BladeEvent{}}
 	for _, v := range s.VFs {
 		out.VFs = append(out.VFs, api.VFState{VFID: api.VFID{PCI: v.PCI, Serial: v.Serial, Index: v.Index}, Link: v.Link, Ours: v.Ours,
 			Setting: api.Setting{MAC: v.MAC, VLAN: v.VLAN, Guaranteed: v.Guaranteed, Maximum: v.Maximum, Trust: v.Trust, Spoof: v.Spoof}})
 	}
 	for _, d := range s.Devices {
-		out.Devices = append(out.Devices, api.Device{Name: d.Name, Model: d.Model, PFs: d.PFs, Entries: d.Entries, Limit: d.Limit, Foreign: d.Foreign})
+		w := api.Device{Name: d.Name, Model: d.Model, PFs: d.PFs, Entries: d.Entries, Limit: d.Limit, Learned: d.Learned, Foreign: d.Foreign,
+			Guards: d.Guards, Masks: d.Masks, MaskLimit: d.MaskLimit}
+		for _, e := range d.Strange {
+			w.Strange = append(w.Strange, api.Entry(e))
+		}
+		out.Devices = append(out.Devices, w)
+	}
+	for _, l := range s.Links {
+		out.Links = append(out.Links, api.Link{Port: l.Port, Netdev: l.Netdev, Mode: l.Mode, Open: l.Open, Since: l.Since, Reason: l.Reason})
+	}
+	for _, e := range s.Events {
+		out.Events = append(out.Events, api.BladeEvent(e))
 	}
 	if s.Error != nil {
 		out.Error = &api.Error{Code: s.Error.Code, What: "blade " + blade, Why: s.Error.Text}

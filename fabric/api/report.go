@@ -10,7 +10,7 @@ const (
 	PartAlive      = "alive"      // Alive, leased; written once a start
 	PartInventory  = "inventory"  // Inventory; when it changes
 	PartGeneration = "generation" // BladeStatus; at once when it changes
-	PartRules      = "rules"      // Rules; at most once a second, and only if something counted
+	PartRules      = "rules"      // Rules; at most once a second, a long list less often, and only if something counted
 	PartPorts      = "ports"      // Ports; likewise
 )
 
@@ -43,8 +43,10 @@ type GenerationStatus struct {
 	// table in force, since it came into force.
 	Proved bool `json:"proved"`
 
-	VFs     []VFState `json:"vfs"`     // that are not clean
-	Devices []Device  `json:"devices"` // match tables
+	VFs     []VFState    `json:"vfs"`     // that are not clean
+	Devices []Device     `json:"devices"` // match tables
+	Links   []Link       `json:"links"`   // of the software datapath, by port
+	Events  []BladeEvent `json:"events"`  // the last that happened to the blade, the oldest first
 
 	Mismatches uint64 `json:"mismatches"` // times the checker refused a plan or a read-back
 	Error      *Error `json:"error,omitempty"`
@@ -58,14 +60,48 @@ type VFState struct {
 	Ours bool `json:"ours,omitempty"` // bladeflow set it up
 }
 
-// Device is how full one device's table is.
+// Device is how full one device's table is, and what is odd in it.
 type Device struct {
-	Name    string   `json:"name"`
-	Model   string   `json:"model"`
-	PFs     []string `json:"pfs,omitempty"` // nicN/pfN that share it
-	Entries int      `json:"entries"`       // that it holds, foreign ones included
-	Limit   int      `json:"limit"`         // 0 if it is not known
-	Foreign int      `json:"foreign"`
+	Name      string   `json:"name"`
+	Model     string   `json:"model"`
+	PFs       []string `json:"pfs,omitempty"` // nicN/pfN that share it
+	Entries   int      `json:"entries"`       // that it holds, foreign ones included
+	Limit     int      `json:"limit"`         // 0 if it is not known
+	Learned   bool     `json:"learned,omitempty"`
+	Foreign   int      `json:"foreign"`
+	Guards    int      `json:"guards"`              // of the entries
+	Masks     int      `json:"masks"`               // distinct, of all entries
+	MaskLimit int      `json:"maskLimit,omitempty"` // 0 if it is not known or there is none
+	Strange   []Entry  `json:"strange,omitempty"`   // some of those that nobody of bladeflow put in, or not so
+}
+
+// Entry is an entry of a device that is not as it should be. Match and actions are the
+// contract's text.
+type Entry struct {
+	ID       string `json:"id"`
+	Class    string `json:"class"` // foreign, orphaned, altered or unsound
+	Kind     string `json:"kind"`  // rule, guard or piece
+	Priority uint64 `json:"priority"`
+	Match    string `json:"match"`
+	Actions  string `json:"actions"`
+}
+
+// Link is one port's link of the software datapath.
+type Link struct {
+	Port   string    `json:"port"`
+	Netdev string    `json:"netdev"` // its representor
+	Mode   string    `json:"mode"`   // afxdp (native XDP and a socket of it) or afpacket
+	Open   bool      `json:"open"`   // frames come and go
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"` // why it is not open
+}
+
+// BladeEvent is something that happened to a blade.
+type BladeEvent struct {
+	At     time.Time `json:"at"`
+	Code   string    `json:"code"`   // stable
+	Object string    `json:"object"` // what it happened to
+	Text   string    `json:"text"`
 }
 
 // Rules is where rules live and what they have counted.

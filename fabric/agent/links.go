@@ -1,0 +1,432 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Problem. Representors come and go: a driver is reloaded, VFs are made anew, a cable of
+// the lab is replaced. A socket on a netdev that was removed receives nothing for ever, and
+// the datapath that has it knows its ports since it was made.
+//
+// Idea. The datapath gets a [seat] for each port, which stays; a socket sits on it as long
+// as the port's netdev is there. One goroutine listens to the kernel's link events, takes
+// the sockets of removed netdevs off their seats, and puts new ones on when the netdevs are
+// back, whatever their numbers are then. What the datapath would send to an empty seat is
+// refused and counted, as to a port that is down.
+//
+// Invariant. A socket is closed when nobody can be in it: senders use it with the seat's
+// lock held, and the one receiver closes what was taken off when it comes for the next
+// frames, and so is done with the last ones.
+
+// socket is what sits on a [seat]: a link that somebody has to close.
+type socket interface {
+	fallback.Link
+	Close() error
+}
+
+// seat is a [fallback.Link] that outlives its netdev.
+type seat struct {
+	woken chan struct{} // holds one: Wake was called
+
+	mu      sync.RWMutex // guards what follows; held for reading while the socket is used
+	socket  socket       // nil while the netdev is away
+	ifindex int          // of the netdev that socket is on
+	back    chan struct{}
+	retired []socket // taken off, not closed yet
+	past    fallback.LinkStats
+	since   time.Time // when the socket came or went
+}
+
+var errAway = errors.New("its netdev is not there")
+
+func newSeat() *seat { return &seat{woken: make(chan struct{}, 1), back: make(chan struct{})} }
+
+// put sets a socket on an empty seat.
+func (s *seat) put(l socket, ifindex int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.socket, s.ifindex, s.since = l, ifindex, time.Now()
+	close(s.back)
+}
+
+// clear takes the socket off, if there is one.
+func (s *seat) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.socket
+	if l == nil {
+		return
+	}
+	received, sent, dropped := l.Stats()
+	s.past = fallback.LinkStats{Received: s.past.Received + received, Sent: s.past.Sent + sent, Dropped: s.past.Dropped + dropped}
+	s.socket, s.ifindex, s.since, s.back = nil, 0, time.Now(), make(chan struct{})
+	s.retired = append(s.retired, l)
+	l.Wake()
+}
+
+// Recv implements [fallback.Link]. It waits for a netdev, too.
+func (s *seat) Recv(frames [][]byte) (int, error) {
+	s.mu.RLock()
+	if len(s.retired) > 0 { // and what is the socket now may be retired next: look at it after
+		s.mu.RUnlock()
+		s.bury()
+		s.mu.RLock()
+	}
+	l, back := s.socket, s.back
+	s.mu.RUnlock()
+	if l != nil {
+		return l.Recv(frames)
+	}
+	select {
+	case <-back:
+	case <-s.woken:
+	}
+	return 0, nil
+}
+
+// bury closes what was taken off. Nobody may be receiving.
+func (s *seat) bury() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, l := range s.retired {
+		errs = append(errs, l.Close())
+	}
+	s.retired = nil
+	return errors.Join(errs...)
+}
+
+// Wake implements [fallback.Link].
+func (s *seat) Wake() {
+	ping(s.woken)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.socket != nil {
+		s.socket.Wake()
+	}
+}
+
+// Send implements [fallback.Link].
+func (s *seat) Send(frame []byte) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.socket == nil {
+		return errAway
+	}
+	return s.socket.Send(frame)
+}
+
+// Flush implements [fallback.Link]. On an empty seat nothing waits to leave.
+func (s *seat) Flush() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.socket == nil {
+		return nil
+	}
+	return s.socket.Flush()
+}
+
+// Stats implements [fallback.Link]: of all sockets that sat here.
+func (s *seat) Stats() (received, sent, dropped uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.socket != nil {
+		received, sent, dropped = s.socket.Stats()
+	}
+	return received + s.past.Received, sent + s.past.Sent, dropped + s.past.Dropped
+}
+
+// Close closes all sockets. Nobody may be receiving.
+func (s *seat) Close() error {
+	s.clear()
+	return s.bury()
+}
+
+// passer is a [fallback.Kernel] that is made anew when netdevs come back.
+type passer struct {
+	mu     sync.RWMutex // guards what follows; held for reading while a frame is handed over
+	kernel kernel       // nil if it could not be made
+}
+
+type kernel interface {
+	fallback.Kernel
+	Close() error
+}
+
+// Deliver implements [fallback.Kernel].
+func (p *passer) Deliver(port flow.Port, frame []byte) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.kernel == nil {
+		return errAway
+	}
+	return p.kernel.Deliver(port, frame)
+}
+
+// renew replaces the kernel by what open makes. The old one goes first: both would use
+// the same names.
+func (p *passer) renew(open func() (kernel, error)) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kernel != nil {
+		p.kernel.Close() // its netdevs may be gone, and with them what it complains of
+		p.kernel = nil
+	}
+	if k, e := open(); e == nil {
+		p.kernel = k
+	} else {
+		err = e
+	}
+	return err
+}
+
+// Close closes the kernel.
+func (p *passer) Close() error { return p.renew(func() (kernel, error) { return nil, nil }) }
+
+// links keeps the seats of a blade's ports taken. It is used by one goroutine, except for
+// status.
+type links struct {
+	ports   []PortMap // netdevs by port, the first port first
+	names   func() ([]PortMap, error)
+	mode    string
+	open    func(ifindex int) (socket, error)
+	openAll func(indexes map[flow.Port]int) (kernel, error)
+	seats   []*seat
+	kernel  passer
+	home    netns.NsHandle // where the netdevs are
+	log     *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	faults []error    // why each seat is empty; nil for a taken one
+	netdev []string   // by which name each was found last
+}
+
+// take opens all links for the first time: here none may be missing. The calling thread
+// must be in the netdevs' namespace.
+func (k *links) take() (err error) {
+	if k.home, err = netns.Get(); err != nil {
+		return fmt.Errorf("find the network namespace: %w", err)
+	}
+	k.faults, k.netdev = make([]error, len(k.ports)), make([]string, len(k.ports))
+	indexes := map[flow.Port]int{}
+	for i, m := range k.ports {
+		k.netdev[i] = m.Netdev
+		dev, err := net.InterfaceByName(m.Netdev)
+		if err != nil {
+			return &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: err.Error(),
+				Remedy: "name the representor as `ip link` shows it", Err: err}
+		}
+		l, err := k.open(dev.Index)
+		if err != nil {
+			return fmt.Errorf("port %s: %w", m.Name, err)
+		}
+		s := newSeat()
+		s.put(l, dev.Index)
+		k.seats = append(k.seats, s)
+		indexes[flow.Port(i+1)] = dev.Index
+	}
+	return k.kernel.renew(func() (kernel, error) { return k.openAll(indexes) })
+}
+
+// links returns the seats as the datapath wants them.
+func (k *links) links() map[flow.Port]fallback.Link {
+	out := map[flow.Port]fallback.Link{}
+	for i, s := range k.seats {
+		out[flow.Port(i+1)] = s
+	}
+	return out
+}
+
+// recheck is how often seats are looked at without an event: events can be lost, and a
+// socket may be refused for a moment.
+const recheck = 5 * time.Second
+
+// run keeps the seats taken until ctx ends. It runs on a thread of its own in the netdevs'
+// namespace, which ends with it.
+func (k *links) run(ctx context.Context) error {
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that nobody inherits the namespace
+		ended <- k.watch(ctx)
+	}()
+	return <-ended
+}
+
+func (k *links) watch(ctx context.Context) error {
+	if here, err := netns.Get(); err != nil || !here.Equal(k.home) { // to enter where one is takes a privilege for nothing
+		if err := netns.Set(k.home); err != nil {
+			return fmt.Errorf("enter the network namespace: %w", err)
+		}
+	} else {
+		here.Close()
+	}
+	events := make(chan netlink.LinkUpdate, 256)
+	if err := netlink.LinkSubscribe(events, ctx.Done()); err != nil {
+		return fmt.Errorf("listen to link events: %w", err)
+	}
+	tick := time.NewTicker(recheck)
+	defer tick.Stop()
+	for {
+		k.look()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case _, open := <-events:
+			if !open { // the kernel had more events than room for them
+				events = nil
+			}
+		}
+		for more := true; more && events != nil; {
+			select {
+			case _, more = <-events:
+			default:
+				more = false
+			}
+		}
+		if events == nil && ctx.Err() == nil {
+			events = make(chan netlink.LinkUpdate, 256)
+			if err := netlink.LinkSubscribe(events, ctx.Done()); err != nil {
+				return fmt.Errorf("listen to link events: %w", err)
+			}
+		}
+	}
+}
+
+// look compares seats with the netdevs that are there.
+func (k *links) look() {
+	devs, err := net.Interfaces()
+	if err != nil {
+		k.log.Warn("cannot list netdevs", "error", err)
+		return
+	}
+	there := map[string]int{}
+	for _, d := range devs {
+		there[d.Name] = d.Index
+	}
+	ports := k.ports
+	if k.stray(there) {
+		if now, err := k.names(); err == nil {
+			ports = now
+		}
+	}
+	changed := false
+	for i, s := range k.seats {
+		name := k.ports[i].Netdev
+		for _, m := range ports {
+			if m.Name == k.ports[i].Name {
+				name = m.Netdev
+			}
+		}
+		changed = k.settle(i, s, name, there[name]) || changed
+	}
+	if changed {
+		indexes := map[flow.Port]int{}
+		for i, s := range k.seats {
+			if s.ifindex != 0 {
+				indexes[flow.Port(i+1)] = s.ifindex
+			}
+		}
+		if err := k.kernel.renew(func() (kernel, error) { return k.openAll(indexes) }); err != nil {
+			k.log.Error("frames cannot be passed to the kernel", "error", err)
+		}
+	}
+}
+
+// stray reports whether a seat's socket is not on the netdev of the name it had: then
+// names are asked for anew.
+func (k *links) stray(there map[string]int) bool {
+	for i, s := range k.seats {
+		if s.ifindex == 0 || there[k.netdev[i]] != s.ifindex {
+			return true
+		}
+	}
+	return false
+}
+
+// settle makes seat i right for a netdev of this number, 0 if there is none, and reports
+// whether a socket was put on.
+func (k *links) settle(i int, s *seat, name string, ifindex int) bool {
+	if s.ifindex == ifindex && ifindex != 0 {
+		return false
+	}
+	if s.ifindex != 0 {
+		s.clear()
+		k.note(i, name, errAway)
+		k.log.Warn("a netdev was removed", "port", k.ports[i].Name, "netdev", name)
+	}
+	if ifindex == 0 {
+		return false
+	}
+	l, err := k.open(ifindex)
+	if err != nil {
+		if words(k.fault(i)) != err.Error() {
+			k.log.Error("a link cannot be opened", "port", k.ports[i].Name, "netdev", name, "error", err)
+		}
+		k.note(i, name, err)
+		return false
+	}
+	s.put(l, ifindex)
+	k.note(i, name, nil)
+	k.log.Info("a link is open again", "port", k.ports[i].Name, "netdev", name)
+	return true
+}
+
+func (k *links) note(i int, name string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.netdev[i], k.faults[i] = name, err
+}
+
+func (k *links) fault(i int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.faults[i]
+}
+
+// status says how each link is.
+func (k *links) status() []LinkStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := []LinkStatus{}
+	for i, s := range k.seats {
+		l := LinkStatus{Port: k.ports[i].Name, Netdev: k.netdev[i], Mode: k.mode, Open: true}
+		s.mu.RLock()
+		l.Since = s.since
+		s.mu.RUnlock()
+		if err := k.faults[i]; err != nil {
+			l.Open, l.Reason = false, err.Error()
+		}
+		l.Received, l.Sent, l.Dropped = s.Stats()
+		out = append(out, l)
+	}
+	return out
+}
+
+// Close closes all links. Nothing of them may be in use.
+func (k *links) Close() error {
+	errs := []error{k.kernel.Close()}
+	for _, s := range k.seats {
+		if err := s.Close(); !errors.Is(err, os.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if k.home.IsOpen() {
+		errs = append(errs, k.home.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/bladeflow/bladeflow/fallback/afpacket"
+	"github.com/bladeflow/bladeflow/hwtests/must"
+)
+
+// TestLinkReturns removes a representor under a running daemon and makes another of its
+// name. Meanwhile the status says that it is away and the other port goes on; afterwards
+// frames come and go as before, more than once.
+func TestLinkReturns(t *testing.T) {
+	for _, mode := range []string{"afpacket", "afxdp"} {
+		t.Run(mode, func(t *testing.T) {
+			var missing error // this kernel's AF_XDP
+			inNamespace(t, func(t *testing.T) {
+				f := configuration(t, "  datapath: "+mode+"\n  ports: [{name: nic0/pf0, netdev: rep0}, {name: nic0/pf0/vf0, netdev: rep1}]\n  uplink: nic0/pf0\n")
+				rewrite(t, f.Rules[0], cross)
+				d, err := Open(f, quiet)
+				if err != nil {
+					missing = err
+					return
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan error, 1)
+				go func() { ended <- d.Run(ctx) }()
+				until(t, d, "the first generation", func(s *Status) bool { return s.Generation == 1 })
+				passes(t, "far1", "far0")
+				for range 3 {
+					l, err := netlink.LinkByName("rep0")
+					if err == nil {
+						err = netlink.LinkDel(l)
+					}
+					if err != nil {
+						t.Error(err)
+						break
+					}
+					until(t, d, "the link's end", func(s *Status) bool { return !s.Links[0].Open && s.Links[0].Reason != "" && s.Links[1].Open })
+					if err := veth("rep0", "far0"); err != nil {
+						t.Error(err)
+						break
+					}
+					until(t, d, "the link's return", func(s *Status) bool { return s.Links[0].Open && s.Links[0].Reason == "" })
+					passes(t, "far1", "far0")
+					passes(t, "far0", "far1")
+				}
+				cancel()
+				if err := errors.Join(<-ended, d.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+			if mode == "afxdp" {
+				must.Have(t, "afxdp", missing)
+			} else if missing != nil {
+				t.Error(missing)
+			}
+		})
+	}
+}
+
+// cross leads each of two ports to the other.
+const cross = `apiVersion: bladeflow/v1
+kind: RuleSet
+metadata: {name: cross}
+spec:
+  rules:
+    - {name: out, priority: 1, match: {in_port: vf0}, actions: [{output: uplink}]}
+    - {name: in, priority: 1, match: {in_port: uplink}, actions: [{output: vf0}]}
+`
+
+// until waits for a status.
+func until(t *testing.T, d *Daemon, what string, is func(*Status) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !is(d.Agent().Status()); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("%s did not happen: links %+v, error %+v", what, d.Agent().Status().Links, d.Agent().Status().Error)
+			return
+		}
+	}
+}
+
+// passes sends frames into one far end until one comes out of the other.
+func passes(t *testing.T, from, to string) {
+	t.Helper()
+	ends := map[string]*afpacket.Link{}
+	for _, name := range []string{from, to} {
+		dev, err := net.InterfaceByName(name)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		l, err := afpacket.Open(dev.Index)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer l.Close()
+		ends[name] = l
+	}
+	frame := append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5}, bytes.Repeat([]byte(from), 16)...)
+	came := make(chan error, 1)
+	go func() {
+		frames := make([][]byte, 16)
+		for {
+			n, err := ends[to].Recv(frames)
+			if err != nil || n == 0 {
+				came <- fmt.Errorf("nothing came from %s to %s: %v", from, to, err)
+				return
+			}
+			for _, f := range frames[:n] {
+				if bytes.Equal(f, frame) {
+					came <- nil
+					return
+				}
+			}
+		}
+	}()
+	late := time.After(30 * time.Second)
+	for {
+		if err := ends[from].Send(frame); err != nil {
+			t.Errorf("%s: %v", from, err)
+		}
+		select {
+		case err := <-came:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		case <-late:
+			ends[to].Wake()
+			t.Error(<-came)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// empty is a socket on which nothing happens until it is woken.
+type empty struct {
+	mu     sync.Mutex // guards closed
+	closed bool
+	woken  chan struct{}
+}
+
+func (e *empty) Recv([][]byte) (int, error) {
+	<-e.woken
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return 0, os.ErrClosed // its memory may be somebody else's already
+	}
+	return 0, nil
+}
+func (e *empty) Wake()                   { ping(e.woken) }
+func (e *empty) Send([]byte) error       { return nil }
+func (e *empty) Flush() error            { return nil }
+func (e *empty) Stats() (r, s, d uint64) { return 1, 2, 3 }
+func (e *empty) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	return nil
+}
+
+// TestSeat takes sockets off and puts them on while somebody receives and somebody sends.
+func TestSeat(t *testing.T) {
+	s := newSeat()
+	stop := make(chan struct{})
+	var users sync.WaitGroup
+	users.Go(func() {
+		for {
+			if _, err := s.Recv(nil); err != nil {
+				t.Errorf("a socket was closed under its receiver: %v", err)
+				return
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	users.Go(func() {
+		for {
+			if err := errors.Join(s.Send(nil), s.Flush()); err != nil && !errors.Is(err, errAway) {
+				t.Error(err)
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	const rounds = 2000
+	var sockets []*empty
+	for n := range rounds {
+		sockets = append(sockets, &empty{woken: make(chan struct{}, 1)})
+		s.put(sockets[n], n+1)
+		s.clear()
+	}
+	if received, sent, dropped := s.Stats(); received != rounds || sent != 2*rounds || dropped != 3*rounds {
+		t.Errorf("after %d sockets: %d, %d, %d", rounds, received, sent, dropped)
+	}
+	close(stop)
+	s.Wake()
+	users.Wait()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for n, e := range sockets {
+		if !e.closed {
+			t.Fatalf("socket %d of %d was never closed", n, rounds)
+		}
+	}
+}
