@@ -160,7 +160,7 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 		}
 	}
 	if f.Spec.Store.Dir != "" {
-		sc := store.ServerConfig{Dir: f.Spec.Store.Dir, Listen: f.Spec.Store.Listen}
+		sc := store.ServerConfig{Dir: f.Spec.Store.Dir, Listen: f.Spec.Store.Listen, Log: log}
 		if dir != "" {
 			files := pki.FilesOf(dir, pki.ServerName)
 			sc.TLS = &store.ServerTLS{CA: files.CA, Cert: files.Cert, Key: files.Key, PeerName: pki.ServerName}

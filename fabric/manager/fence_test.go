@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -202,8 +203,8 @@ func launch(t *testing.T, environments ...string) []*process {
 	}
 	for i, p := range out {
 		line, err := bufio.NewReader(pipes[i]).ReadString('\n')
-		if err != nil {
-			t.Fatalf("%v\n%s", err, p.log)
+		if err != nil || !strings.HasPrefix(line, "http") {
+			t.Fatalf("it says %q, %v\n%s", line, err, p.log)
 		}
 		p.url = strings.TrimSpace(line)
 	}
@@ -437,12 +438,17 @@ func leadingMember(t *testing.T, members []*process) *process {
 	return members[0]
 }
 
+// freeAddress is an address for a process that is not there yet. Its port is below those
+// that the kernel gives to connections, which would take it in the meantime.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -120,7 +121,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	}
 	server := &http.Server{Handler: m.Handler(), TLSConfig: m.config.TLS, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelDebug)}
+		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: log.New(serverLog{m.log}, "", 0)}
 	failed := make(chan error, 1)
 	go func() {
 		if m.config.TLS != nil {

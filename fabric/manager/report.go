@@ -61,7 +61,7 @@ type reportFormInput struct {
 }
 
 func (m *Manager) reports(h huma.API) {
-	register(h, "report-capacity", http.MethodGet, "reports/capacity", "What is allocated, used and left, as a CapacityReport", nil,
+	register(m, h, "report-capacity", http.MethodGet, "reports/capacity", "What is allocated, used and left, as a CapacityReport", nil,
 		func(ctx context.Context, in *reportFormInput) (*document, error) {
 			f, known := reportForms[cmp.Or(in.Format, "json")]
 			if !known {
@@ -85,7 +85,7 @@ func (m *Manager) reports(h huma.API) {
 			out.Body = text.Bytes()
 			return out, err
 		})
-	register(h, "report-capacity-input", http.MethodGet, "reports/capacity/input", "What the report is made of, as a CapacityInput in YAML", nil,
+	register(m, h, "report-capacity-input", http.MethodGet, "reports/capacity/input", "What the report is made of, as a CapacityInput in YAML", nil,
 		func(ctx context.Context, in *ReportQuery) (*document, error) {
 			input, err := m.reportInput(ctx, *in)
 			if err != nil {

@@ -58,7 +58,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 		DryRun  string `query:"dryRun" doc:"true to be told what would happen"`
 		RawBody []byte `contentType:"application/json"`
 	}
-	register(h, "apply", http.MethodPost, "apply", "Put several objects in one change: {items: [OBJECT, …]}", reflect.TypeFor[api.List[json.RawMessage]](),
+	register(m, h, "apply", http.MethodPost, "apply", "Put several objects in one change: {items: [OBJECT, …]}", reflect.TypeFor[api.List[json.RawMessage]](),
 		func(ctx context.Context, in *Doc) (*output[api.Preview], error) {
 			var list api.List[json.RawMessage]
 			if err := api.Decode(in.RawBody, &list); err != nil {
@@ -82,7 +82,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 		Name string `path:"name"`
 		Doc
 	}
-	register(h, "move-profile", http.MethodPost, "profiles/{name}/move", "Bring a profile to another place", reflect.TypeFor[api.Move](),
+	register(m, h, "move-profile", http.MethodPost, "profiles/{name}/move", "Bring a profile to another place", reflect.TypeFor[api.Move](),
 		func(ctx context.Context, in *named) (*output[api.Preview], error) {
 			var to api.Move
 			if err := api.Decode(in.RawBody, &to); err != nil {
@@ -90,7 +90,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 			}
 			return m.answer(ctx, "move", in.DryRun, func(v *view) ([]edit, error) { return moveProfile(v, m.now(), in.Name, to) })
 		})
-	register(h, "list-candidates", http.MethodGet, "profiles/{name}/candidates", "Where a profile fits, and where not, why", nil,
+	register(m, h, "list-candidates", http.MethodGet, "profiles/{name}/candidates", "Where a profile fits, and where not, why", nil,
 		func(ctx context.Context, in *struct {
 			Name string `path:"name"`
 		}) (*output[api.List[api.Candidate]], error) {
@@ -105,7 +105,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 			_, all, _ := fabric.Place(v.spec, v.snapshot(m.now()), p, fabric.Spread)
 			return &output[api.List[api.Candidate]]{Body: candidates(v, all)}, nil
 		})
-	register(h, "revert", http.MethodPost, "revert", "Bring back what was wanted earlier: everything, or one profile", reflect.TypeFor[api.Revert](),
+	register(m, h, "revert", http.MethodPost, "revert", "Bring back what was wanted earlier: everything, or one profile", reflect.TypeFor[api.Revert](),
 		func(ctx context.Context, in *Doc) (*output[api.Preview], error) {
 			var to api.Revert
 			if err := api.Decode(in.RawBody, &to); err != nil {
@@ -120,7 +120,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 				return revertTo(v, then, to.Profile), err
 			})
 		})
-	register(h, "diff", http.MethodGet, "diff", "What differs between the wanted state now and at a revision or snapshot", nil,
+	register(m, h, "diff", http.MethodGet, "diff", "What differs between the wanted state now and at a revision or snapshot", nil,
 		func(ctx context.Context, in *struct {
 			Revision string `query:"revision"`
 			Snapshot string `query:"snapshot"`
@@ -145,8 +145,8 @@ func (m *Manager) routes(mux *http.ServeMux) {
 		})
 }
 
-// register adds one operation. Its errors become problems.
-func register[I, O any](h huma.API, id, method, path, summary string, body reflect.Type, do func(context.Context, *I) (*O, error)) {
+// register adds one operation. Its errors become problems; what was denied is logged.
+func register[I, O any](m *Manager, h huma.API, id, method, path, summary string, body reflect.Type, do func(context.Context, *I) (*O, error)) {
 	op := huma.Operation{OperationID: id, Method: method, Path: root + path, Summary: summary, SkipValidateBody: true, MaxBodyBytes: 2 * store.MaxBytes}
 	if body != nil {
 		schema := h.OpenAPI().Components.Schemas.Schema(body, true, id)
@@ -155,7 +155,11 @@ func register[I, O any](h huma.API, id, method, path, summary string, body refle
 	huma.Register(h, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := do(ctx, in)
 		if err != nil {
-			return nil, newProblem(err)
+			p := newProblem(err)
+			if p.Status == http.StatusForbidden {
+				m.refused(actorOf(ctx), method, root+path, err)
+			}
+			return nil, p
 		}
 		return out, nil
 	})
@@ -194,7 +198,7 @@ type listInput struct {
 // readable adds the two operations that read a kind. all returns the objects in the
 // order of their names.
 func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filter) []T) {
-	register(h, "list-"+plural, http.MethodGet, plural, "List "+plural, nil, func(ctx context.Context, in *listInput) (*output[api.List[T]], error) {
+	register(m, h, "list-"+plural, http.MethodGet, plural, "List "+plural, nil, func(ctx context.Context, in *listInput) (*output[api.List[T]], error) {
 		v, err := m.view(ctx, 0)
 		if err != nil {
 			return nil, err
@@ -218,7 +222,7 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 		}
 		return &output[api.List[T]]{Body: page, ETag: etag(v.revision)}, nil
 	})
-	register(h, "get-"+plural, http.MethodGet, plural+"/{name}", "Read one of "+plural+"; / in its name is written %2F", nil, func(ctx context.Context, in *struct {
+	register(m, h, "get-"+plural, http.MethodGet, plural+"/{name}", "Read one of "+plural+"; / in its name is written %2F", nil, func(ctx context.Context, in *struct {
 		Name string `path:"name"`
 	}) (*output[T], error) {
 		v, err := m.view(ctx, 0)
@@ -256,7 +260,7 @@ func wanted[T any](m *Manager, h huma.API, plural, kind string, all func(*view, 
 		}
 		return nil
 	}
-	register(h, "put-"+plural, http.MethodPut, plural+"/{name}", "Create or change one of "+plural+"; the same again changes nothing", reflect.TypeFor[T](),
+	register(m, h, "put-"+plural, http.MethodPut, plural+"/{name}", "Create or change one of "+plural+"; the same again changes nothing", reflect.TypeFor[T](),
 		func(ctx context.Context, in *put) (*output[api.Preview], error) {
 			d, err := decodeDoc(kind, in.RawBody, api.Decode)
 			if err != nil {
@@ -284,7 +288,7 @@ func wanted[T any](m *Manager, h huma.API, plural, kind string, all func(*view, 
 				return applyDocs(v, m.now(), d)
 			})
 		})
-	register(h, "delete-"+plural, http.MethodDelete, plural+"/{name}", "Delete one of "+plural, nil, func(ctx context.Context, in *One) (*output[api.Preview], error) {
+	register(m, h, "delete-"+plural, http.MethodDelete, plural+"/{name}", "Delete one of "+plural, nil, func(ctx context.Context, in *One) (*output[api.Preview], error) {
 		return m.answer(ctx, "delete", in.DryRun, func(v *view) ([]edit, error) {
 			if err := precondition(v, *in); err != nil {
 				return nil, err

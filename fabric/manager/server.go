@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -23,7 +24,13 @@ func (m *Manager) Handler() http.Handler {
 	m.routes(mux)
 	mux.HandleFunc("GET /api/v1/watch", m.watch)
 	m.page(mux)
-	guarded := http.NewCrossOriginProtection().Handler(mux)
+	foreign := http.NewCrossOriginProtection()
+	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := &flow.Fault{Code: "E_DENIED", What: r.Method + " " + r.URL.Path, Why: "a page from elsewhere asked a browser to do it", Remedy: "use this manager's own page", Err: store.ErrDenied}
+		m.refused(actorOf(r.Context()), r.Method, r.URL.Path, err)
+		writeProblem(w, err)
+	}))
+	guarded := foreign.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
@@ -35,13 +42,36 @@ func (m *Manager) Handler() http.Handler {
 			err = &flow.Fault{Code: "E_DENIED", What: r.Method + " " + r.URL.Path, Why: who.Name + " is viewer, and viewers change nothing", Remedy: "use an operator's certificate", Err: store.ErrDenied}
 		}
 		if err != nil {
-			m.log.Warn("refused", "who", who.Name, "role", who.Role, "from", who.From, "method", r.Method, "path", r.URL.Path, "error", err)
+			m.refused(who, r.Method, r.URL.Path, err)
 			writeProblem(w, err)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 2*store.MaxBytes)
 		guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, who)))
 	})
+}
+
+// refused notes a denial. With the line of each change (change.go) these lines are the
+// audit log; changes are in the store's history, too.
+func (m *Manager) refused(who actor, method, path string, err error) {
+	m.log.Warn("refused", "who", who.Name, "role", who.Role, "from", who.From, "method", method, "path", path, "error", err)
+}
+
+// serverLog is what net/http has to say: clients that TLS refused, and trouble of
+// connections, which is nobody's fault.
+type serverLog struct{ *slog.Logger }
+
+// Write takes one line.
+func (l serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	rest, handshake := strings.CutPrefix(text, "http: TLS handshake error from ")
+	from, why, _ := strings.Cut(rest, ": ")
+	if handshake && (strings.HasPrefix(why, "tls: ") || strings.HasPrefix(why, "remote error: tls: ")) {
+		l.Warn("refused", "from", from, "error", why)
+	} else {
+		l.Debug(text)
+	}
+	return len(line), nil
 }
 
 type actorKey struct{}
