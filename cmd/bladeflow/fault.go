@@ -12,16 +12,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/bladeflow/bladeflow/fabric/client"
+	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 )
 
-// Exit codes of the contract. Nothing here conflicts (4) or is partly done (7) yet.
+// Exit codes of the contract.
 const (
 	exitFailure     = 1
 	exitUsage       = 2
 	exitNotFound    = 3
+	exitConflict    = 4
 	exitDenied      = 5
 	exitUnreachable = 6
+	exitPartly      = 7
 	exitInterrupted = 130 // as shells have it: 128 and the signal
 )
 
@@ -33,6 +37,16 @@ var codes = map[string]int{
 	"E_ROOT":           exitNotFound,
 	"E_NO_ROOT":        exitDenied,
 	"E_LAB_UP":         exitFailure, // a file missing deep inside is not what was asked for
+	"E_TIMEOUT":        exitUnreachable,
+	"E_PARTLY":         exitPartly,
+}
+
+// causes are the errors of packages that say by themselves what kind they are.
+var causes = map[error]int{
+	client.ErrNotFound: exitNotFound, store.ErrNotFound: exitNotFound,
+	client.ErrConflict: exitConflict, store.ErrConflict: exitConflict,
+	client.ErrDenied: exitDenied, store.ErrDenied: exitDenied,
+	client.ErrUnreachable: exitUnreachable, store.ErrUnreachable: exitUnreachable,
 }
 
 // exitCode is the one place that turns errors into exit codes.
@@ -50,6 +64,11 @@ func exitCode(err error) int {
 		return codes[fault.Code]
 	case errors.Is(err, fs.ErrNotExist):
 		return exitNotFound
+	}
+	for cause, code := range causes {
+		if errors.Is(err, cause) {
+			return code
+		}
 	}
 	return exitFailure
 }

@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs command lines, good and bad. On top of testscript's commands there
 // are `fails CODE E_CODE ARGS...` (see [fails]), `recorded NAME DIR`, which unpacks a
-// recorded tree of package discover, and `pcap FILE FRAME...`, which writes frames in
-// hexadecimal as a capture.
+// recorded tree of package discover, `pcap FILE FRAME...`, which writes frames in
+// hexadecimal as a capture, and those of fabric_test.go.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
@@ -36,6 +36,8 @@ func TestScripts(t *testing.T) {
 			"fails":    fails,
 			"recorded": recorded,
 			"pcap":     writePcap,
+			"manager":  manage,
+			"blade":    bladeUp,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {
@@ -45,6 +47,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HERE", sure(os.Getwd()))
+			e.Values[managedKey{}] = &managed{}
 			return nil
 		},
 	})
@@ -210,6 +213,7 @@ func TestHelp(t *testing.T) {
 func exampleParses(t *testing.T, line string) {
 	t.Helper()
 	line, _, _ = strings.Cut(line, " >")
+	line, _, _ = strings.Cut(line, " <")
 	line, _, _ = strings.Cut(line, ")")
 	root := newRoot(func() {})
 	for _, c := range allCommands(root) {

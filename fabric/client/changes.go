@@ -20,13 +20,10 @@ func (c *Client) Apply(ctx context.Context, objects []json.RawMessage, dryRun bo
 	return c.change(ctx, request{method: http.MethodPost, path: "apply", body: api.List[json.RawMessage]{APIVersion: api.Version, Kind: "List", Items: objects}}, dryRun)
 }
 
-// Delete deletes one object; if revision is not 0, only if it has that revision.
-func (k Collection[T]) Delete(ctx context.Context, c *Client, name string, revision int64, dryRun bool) (api.Preview, error) {
-	r := request{method: http.MethodDelete, path: k.path(name), header: http.Header{}}
-	if revision != 0 {
-		r.header.Set("If-Match", strconv.Quote(strconv.FormatInt(revision, 10)))
-	}
-	return c.change(ctx, r, dryRun)
+// Delete deletes objects, named by kind and name; one with a revision only if it still
+// has that revision. What needs each other can go together, in any order.
+func (c *Client) Delete(ctx context.Context, objects []api.Head, dryRun bool) (api.Preview, error) {
+	return c.change(ctx, request{method: http.MethodPost, path: "delete", body: api.List[api.Head]{APIVersion: api.Version, Kind: "List", Items: objects}}, dryRun)
 }
 
 // Snapshot names the wanted state as it is after a revision, 0 for now. It fails if

@@ -111,11 +111,13 @@ func TestChanges(t *testing.T) {
 	}
 	_, err = c.Apply(ctx, []json.RawMessage{network("front", 12, 1)}, false)
 	faulty(t, err, "E_CONFLICT", ErrConflict)
-	_, err = Networks.Delete(ctx, c, "front", 1, false)
+	front := api.NewHead(api.KindNetwork, "front")
+	front.Metadata.Revision = 1
+	_, err = c.Delete(ctx, []api.Head{front}, false)
 	faulty(t, err, "E_CONFLICT", ErrConflict)
 	_, err = c.Apply(ctx, []json.RawMessage{json.RawMessage(`{"kind":"Network","spec":{"vlann":1}}`)}, false)
 	faulty(t, err, "E_FIELD_UNKNOWN", nil)
-	if _, err := Networks.Delete(ctx, c, "back", 0, false); err != nil {
+	if _, err := c.Delete(ctx, []api.Head{api.NewHead(api.KindNetwork, "back")}, false); err != nil {
 		t.Error(err)
 	}
 	d, err := c.Diff(ctx, "start", 0)

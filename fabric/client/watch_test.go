@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bladeflow/bladeflow/fabric/api"
 )
 
 // TestWatch plays a manager whose connections break: each connection serves one script,
@@ -101,7 +103,7 @@ func TestFollow(t *testing.T) {
 			apply(network("c", 3, 0))
 			apply(network("b", 4, 0))
 		case 4:
-			if _, err := Networks.Delete(ctx, c, "a", 0, false); err != nil {
+			if _, err := c.Delete(ctx, []api.Head{api.NewHead(api.KindNetwork, "a")}, false); err != nil {
 				t.Fatal(err)
 			}
 		case 5:

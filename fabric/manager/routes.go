@@ -78,6 +78,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 			}
 			return m.answer(ctx, "apply", in.DryRun, func(v *view) ([]edit, error) { return applyDocs(v, m.now(), docs...) })
 		})
+	m.deletion(h)
 	type named struct {
 		Name string `path:"name"`
 		Doc

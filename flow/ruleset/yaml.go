@@ -27,20 +27,12 @@ type documents struct {
 
 func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 	d := documents{file: file, ports: ports}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	for {
-		var n yaml.Node
-		err := dec.Decode(&n)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, SyntaxFault(d.file, data, err)
-		}
-		if err := d.bound(&n); err != nil {
-			return nil, err
-		}
-		if err := d.document(n.Content[0]); err != nil {
+	all, err := Documents(file, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range all {
+		if err := d.document(n); err != nil {
 			return nil, err
 		}
 	}
@@ -48,6 +40,36 @@ func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 		return nil, &flow.Fault{Code: "E_DOCUMENT", What: file, Why: "it has no document", Remedy: "write a RuleSet with apiVersion: " + apiVersion}
 	}
 	return d.sets, nil
+}
+
+// Documents parses a file of YAML documents, whatever their kinds, for readers that
+// take some themselves and give others to [FromYAML]. Aliases in it are bounded.
+func Documents(file string, data []byte) ([]*yaml.Node, error) {
+	d := documents{file: file}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var all []*yaml.Node
+	for {
+		var n yaml.Node
+		err := dec.Decode(&n)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, SyntaxFault(file, data, err)
+		}
+		if err := d.bound(&n); err != nil {
+			return nil, err
+		}
+		all = append(all, n.Content[0])
+	}
+}
+
+// FromYAML reads the RuleSets of one document that [Documents] returned: a RuleSet, or
+// a List of them. Faults say file, line and column.
+func FromYAML(file string, document *yaml.Node, ports *flow.Ports) ([]*Set, error) {
+	d := documents{file: file, ports: ports}
+	err := d.document(document)
+	return d.sets, err
 }
 
 // parserFaults begin the errors whose line the library counts from 0; that of others

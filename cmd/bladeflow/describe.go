@@ -1,0 +1,267 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/client"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/ruleset"
+)
+
+func describeCommand() *cobra.Command {
+	var on connection
+	cmd := &cobra.Command{
+		Use:   "describe NOUN NAME",
+		Short: "show one object with what belongs to it",
+		Long: `Show one object of the fabric: all that is known of it, what belongs to it, and who changed it last.
+Kinds are ` + list(nounNames(anyNoun)) + `. -o json and yaml are the object alone.`,
+		Example: `  bladeflow describe blade b1
+  bladeflow describe profile web`,
+		Args:              needs("bladeflow describe blade b1", "NOUN", "NAME"),
+		ValidArgsFunction: completeNoun(anyNoun),
+	}
+	output := outputFlag(cmd, "text", "json", "yaml")
+	on.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		n, err := findNoun(args[0], anyNoun)
+		if err != nil {
+			return err
+		}
+		c, err := on.open()
+		if err != nil {
+			return err
+		}
+		raw, err := n.all.Get(cmd.Context(), c, args[1])
+		if err != nil {
+			return err
+		}
+		switch *output {
+		case "json":
+			return printJSON(cmd.OutOrStdout(), raw)
+		case "yaml":
+			return printYAML(cmd.OutOrStdout(), raw)
+		}
+		d := describing{cmd, c, cmd.OutOrStdout(), args[1]}
+		return d.text(n, raw)
+	}
+	return cmd
+}
+
+// describing is one `describe`.
+type describing struct {
+	*cobra.Command
+	client *client.Client
+	out    io.Writer
+	name   string
+}
+
+// text prints an object's columns one a line, then what belongs to it.
+func (d *describing) text(n noun, raw json.RawMessage) error {
+	row, err := n.row(raw)
+	if err != nil {
+		return err
+	}
+	h, err := headOf(raw)
+	if err != nil {
+		return err
+	}
+	var lines [][]string
+	for i, head := range n.head {
+		lines = append(lines, []string{strings.ToLower(head) + ":", row[i]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.Metadata.Labels)) {
+		lines = append(lines, []string{"label:", name + "=" + h.Metadata.Labels[name]})
+	}
+	if err := printTable(d.out, lines); err != nil {
+		return err
+	}
+	if err := d.belongings(n, raw); err != nil || !n.made {
+		return err
+	}
+	return d.changes(n)
+}
+
+// belongings prints what belongs to an object.
+func (d *describing) belongings(n noun, raw json.RawMessage) error {
+	blade, _, _ := strings.Cut(d.name, "/")
+	below := func(name string) bool { return strings.HasPrefix(name, d.name+"/") }
+	switch n.name {
+	case "chassis":
+		return related(d, "blades", "blade", client.Query{}, func(b *api.Blade) bool { return b.Spec.Chassis == d.name })
+	case "blade":
+		return d.blade(raw)
+	case "nic":
+		return related(d, "functions", "pf", client.Query{Blade: blade}, func(p *api.PFView) bool { return below(p.Metadata.Name) })
+	case "pf":
+		return related(d, "functions", "vf", client.Query{Blade: blade}, func(v *api.VFView) bool { return below(v.Metadata.Name) })
+	case "profile":
+		return d.profile(raw)
+	case "network":
+		return related(d, "vNICs", "vnic", client.Query{}, func(v *api.VNICView) bool { return v.Spec.Network == d.name })
+	case "ruleset":
+		return d.ruleSet(raw)
+	case "generation":
+		return d.generation(raw)
+	case "event":
+		return d.event(raw)
+	}
+	return nil
+}
+
+// related prints the objects of another kind that belong to the one described.
+func related[T any](d *describing, title, of string, q client.Query, belongs func(*T) bool) error {
+	n, err := findNoun(of, anyNoun)
+	if err != nil {
+		return err
+	}
+	all, err := n.all.List(d.Context(), d.client, q)
+	if err != nil {
+		return err
+	}
+	var items []json.RawMessage
+	for _, raw := range all.Items {
+		var v T
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return err
+		}
+		if belongs(&v) {
+			items = append(items, raw)
+		}
+	}
+	rows, err := tableOf(n, items, false)
+	if err != nil {
+		return err
+	}
+	return d.section(title, rows)
+}
+
+// section prints a table under a title, unless it has only a head.
+func (d *describing) section(title string, rows [][]string) error {
+	if len(rows) < 2 {
+		return nil
+	}
+	fmt.Fprintf(d.out, "\n%s:\n", title)
+	return printTable(d.out, rows)
+}
+
+func (d *describing) blade(raw json.RawMessage) error {
+	var b api.Blade
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return err
+	}
+	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "FOREIGN"}}
+	for _, v := range b.Status.Devices {
+		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), number(v.Limit), strconv.Itoa(v.Foreign)})
+	}
+	here := client.Query{Blade: d.name}
+	return cmp.Or(d.section("devices", rows),
+		related(d, "functions", "pf", here, func(*api.PFView) bool { return true }),
+		related(d, "vNICs", "vnic", here, func(*api.VNICView) bool { return true }),
+		related(d, "rules that software answers, wholly or in part", "rule", here, func(r *api.RuleView) bool { return r.Status.Place != "hardware" }))
+}
+
+func (d *describing) profile(raw json.RawMessage) error {
+	var p api.Profile
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return err
+	}
+	err := related(d, "vNICs", "vnic", client.Query{}, func(v *api.VNICView) bool { return v.Status.Profile == d.name })
+	if err != nil || p.Status == nil || p.Status.State != "waiting" {
+		return err
+	}
+	all, err := d.client.Candidates(d.Context(), d.name)
+	if err != nil {
+		return err
+	}
+	return d.section("where it could be", candidateRows(all.Items))
+}
+
+// candidateRows says of every blade and PF whether a profile fits and if not, why.
+func candidateRows(all []api.Candidate) [][]string {
+	rows := [][]string{{"PLACE", "FITS", "FREE", "GUARANTEEABLE", "WHY NOT"}}
+	for _, c := range all {
+		rows = append(rows, []string{c.Blade, strconv.FormatBool(c.Fits), "-", "-", reason(c.WhyNot)})
+		for _, p := range c.PFs {
+			rows = append(rows, []string{c.Blade + "/" + p.Name, strconv.FormatBool(p.WhyNot == nil), strconv.Itoa(p.FreeVFs), p.Guaranteeable, reason(p.WhyNot)})
+		}
+	}
+	return rows
+}
+
+func (d *describing) ruleSet(raw json.RawMessage) error {
+	sets, ports, err := ruleSetOf(d.name, raw)
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"RULE", "PRIORITY", "MATCH", "ACTIONS"}}
+	for _, s := range sets {
+		for i := range s.Rules {
+			r := &s.Rules[i]
+			_, name, _ := strings.Cut(r.Name, "/")
+			rows = append(rows, []string{name, strconv.Itoa(int(r.Priority)), dash(flow.FormatMatch(&r.Match, ports)), flow.FormatActions(r.Actions, ports)})
+		}
+	}
+	return cmp.Or(d.section("rules", rows),
+		related(d, "where they are", "rule", client.Query{}, func(r *api.RuleView) bool { return strings.HasPrefix(r.Status.Name, d.name+"/") }))
+}
+
+// ruleSetOf reads a rule set as the API has it.
+func ruleSetOf(name string, raw json.RawMessage) ([]*ruleset.Set, *flow.Ports, error) {
+	ports := flow.OpenPorts()
+	sets, err := ruleset.Decode(ruleset.JSON, name, raw, ports)
+	return sets, ports, err
+}
+
+func (d *describing) generation(raw json.RawMessage) error {
+	var g api.GenerationView
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return err
+	}
+	rows := [][]string{{"VNIC", "PORT", "MAC", "VLAN", "GUARANTEED", "MAXIMUM", "CONNECT"}}
+	for _, o := range g.Spec.VNICs {
+		rows = append(rows, []string{o.Profile + "/" + o.VNIC, o.Port, o.MAC, number(o.VLAN), bitRate(o.Guaranteed), bitRate(o.Maximum), strconv.FormatBool(o.Connect)})
+	}
+	return d.section("vNICs", rows)
+}
+
+func (d *describing) event(raw json.RawMessage) error {
+	var e api.Event
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return err
+	}
+	rows := [][]string{{"HOW", "KIND", "NAME", "TENANT"}}
+	for _, t := range e.Spec.Changes {
+		rows = append(rows, []string{t.How, strings.ToLower(t.Kind), t.Name, t.Tenant})
+	}
+	return d.section("changes", rows)
+}
+
+// lately is how many of an object's changes are shown; `get events` has the others.
+const lately = 5
+
+// changes prints who changed the object last.
+func (d *describing) changes(n noun) error {
+	all, err := client.Events.List(d.Context(), d.client, client.Query{})
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"REVISION", "AT", "WHO", "VERB", "HOW"}}
+	for _, e := range slices.Backward(all.Items) {
+		for _, t := range e.Spec.Changes {
+			if t.Kind == n.kind && t.Name == d.name && len(rows) <= lately {
+				rows = append(rows, []string{e.Metadata.Name, at(e.Spec.At), e.Spec.Who, e.Spec.Verb, t.How})
+			}
+		}
+	}
+	return d.section("last changes", rows)
+}

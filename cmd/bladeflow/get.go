@@ -1,0 +1,250 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/client"
+)
+
+func getCommand() *cobra.Command {
+	var on connection
+	var q client.Query
+	var labels selector
+	var watch, bare bool
+	cmd := &cobra.Command{
+		Use:   "get NOUN [NAME...]",
+		Short: "list objects of the fabric, or show some by name",
+		Long: `List objects of a kind, or show those named. Kinds are ` + list(nounNames(anyNoun)) + `; in the plural, too.
+Columns of tables may change from release to release; json and yaml are the API's objects. -w goes on
+and prints each object again when it changed, one line of JSON for each with -o json, until it is stopped.`,
+		Example: `  bladeflow get blades
+  bladeflow get vf --blade b1 -o wide
+  bladeflow get profile web -o yaml > web.yaml
+  bladeflow get profiles -l stage=live -w`,
+		Args:              needs("bladeflow get blades", "NOUN", "[NAME...]"),
+		ValidArgsFunction: completeNoun(anyNoun),
+	}
+	output := outputFlag(cmd, objectForms...)
+	f := cmd.Flags()
+	f.BoolVarP(&watch, "watch", "w", false, "go on, and print what changes")
+	f.BoolVar(&bare, "no-headers", false, "leave out the line with the columns' names")
+	f.StringVar(&q.Blade, "blade", "", "only what is on this blade")
+	f.StringVar(&q.Tenant, "tenant", "", "only this tenant's")
+	f.VarP(&labels, "labels", "l", "only objects with these labels: NAME=VALUE, NAME!=VALUE, NAME, !NAME")
+	on.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		n, err := findNoun(args[0], anyNoun)
+		if err != nil {
+			return err
+		}
+		c, err := on.open()
+		if err != nil {
+			return err
+		}
+		g := getting{cmd, c, n, q, labels, args[1:], *output, !bare}
+		switch {
+		case watch:
+			return g.watch()
+		case len(g.names) == 1:
+			return g.one()
+		}
+		return g.list()
+	}
+	return cmd
+}
+
+// getting is one `get`.
+type getting struct {
+	*cobra.Command
+	client *client.Client
+	noun   noun
+	query  client.Query
+	labels selector
+	names  []string
+	form   string
+	heads  bool
+}
+
+// list prints all objects asked for.
+func (g *getting) list() error {
+	all, err := g.noun.all.List(g.Context(), g.client, g.query)
+	if err != nil {
+		return err
+	}
+	left := slices.Clone(g.names)
+	items := all.Items[:0]
+	for _, raw := range all.Items {
+		h, err := headOf(raw)
+		if err != nil {
+			return err
+		}
+		if g.asked(h.Metadata.Name, h.Metadata.Labels) {
+			items = append(items, raw)
+		}
+		left = slices.DeleteFunc(left, func(name string) bool { return name == h.Metadata.Name })
+	}
+	if len(left) > 0 {
+		_, err := g.noun.all.Get(g.Context(), g.client, left[0]) // says in the manager's words that it is not there
+		if err != nil {
+			return err
+		}
+	}
+	all.Items = items
+	return printObjects(g.OutOrStdout(), g.noun, all, g.form, g.heads)
+}
+
+// asked reports whether an object is one of those that the command line names.
+func (g *getting) asked(name string, labels map[string]string) bool {
+	return (len(g.names) == 0 || slices.Contains(g.names, name)) && g.labels.selects(labels)
+}
+
+// one prints one object; JSON and YAML are the object, not a list.
+func (g *getting) one() error {
+	raw, err := g.noun.all.Get(g.Context(), g.client, g.names[0])
+	if err != nil {
+		return err
+	}
+	switch g.form {
+	case "json":
+		return printJSON(g.OutOrStdout(), raw)
+	case "yaml":
+		return printYAML(g.OutOrStdout(), raw)
+	}
+	return printObjects(g.OutOrStdout(), g.noun, api.List[json.RawMessage]{Items: []json.RawMessage{raw}}, g.form, g.heads)
+}
+
+// watch prints objects as they are and as they change, until it is stopped.
+func (g *getting) watch() error {
+	if g.form == "csv" {
+		return usage("-w", "csv has no way to say that an object is gone", "use -o json: one object a line")
+	}
+	ctx, stop := untilSignal(g.Command)
+	defer stop()
+	lines := columns{w: g.OutOrStdout()}
+	if g.heads && (g.form == "table" || g.form == "wide") {
+		lines.add(g.noun.heads(g.form == "wide"))
+	}
+	begun := false
+	for change, err := range g.noun.all.Follow(ctx, g.client, g.query) {
+		if errors.Is(err, client.ErrUnreachable) && begun {
+			fmt.Fprintf(g.ErrOrStderr(), "warning: %v; trying again\n", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		begun = true
+		if err := g.changed(change, &lines); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changed prints one object that changed, if it was asked for.
+func (g *getting) changed(change client.Change[json.RawMessage], lines *columns) error {
+	h := api.NewHead(g.noun.kind, change.Name)
+	if !change.Deleted {
+		var err error
+		if h, err = headOf(change.Object); err != nil {
+			return err
+		}
+	}
+	if !g.asked(change.Name, h.Metadata.Labels) {
+		return nil
+	}
+	var object any = change.Object
+	if change.Deleted {
+		object = deletedObject{h, true}
+	}
+	out := g.OutOrStdout()
+	switch {
+	case g.form == "json":
+		return printJSONLine(out, object)
+	case g.form == "yaml":
+		fmt.Fprintln(out, "---")
+		return printYAML(out, object)
+	case g.form == "name":
+		fmt.Fprintln(out, change.Name)
+	case change.Deleted:
+		lines.add([]string{change.Name, "deleted"})
+	default:
+		row, err := g.noun.row(change.Object)
+		if err != nil {
+			return err
+		}
+		lines.add(row[:len(g.noun.heads(g.form == "wide"))])
+	}
+	return nil
+}
+
+// deletedObject is what a watch says of an object that is there no more.
+type deletedObject struct {
+	api.Head
+	Deleted bool `json:"deleted"`
+}
+
+// columns prints rows one by one, each column as wide as it ever was.
+type columns struct {
+	w     io.Writer
+	width []int
+}
+
+func (c *columns) add(row []string) {
+	var line strings.Builder
+	for i, cell := range row {
+		if i == len(c.width) {
+			c.width = append(c.width, 0)
+		}
+		c.width[i] = max(c.width[i], utf8.RuneCountInString(cell))
+		fmt.Fprintf(&line, "%-*s", c.width[i]+2, cell)
+	}
+	fmt.Fprintln(c.w, strings.TrimRight(line.String(), " "))
+}
+
+// completeNoun completes a noun, and then names that the manager knows.
+func completeNoun(among func(noun) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nounNames(among), cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		if n, err := findNoun(args[0], among); err == nil {
+			names = namesOf(cmd, n)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// namesOf asks the manager for names; a completion that fails completes nothing.
+func namesOf(cmd *cobra.Command, n noun) []string {
+	on := connection{timeout: 2 * time.Second}
+	for flag, to := range map[string]*string{"server": &on.server, "pki": &on.dir, "as": &on.as, "ca": &on.files.CA, "cert": &on.files.Cert, "key": &on.files.Key} {
+		*to, _ = cmd.Flags().GetString(flag)
+	}
+	c, err := on.open()
+	if err != nil {
+		return nil
+	}
+	all, err := n.all.List(cmd.Context(), c, client.Query{})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, raw := range all.Items {
+		if name, err := nameOf(raw); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
