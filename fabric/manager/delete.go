@@ -17,7 +17,7 @@ func (m *Manager) deletion(h huma.API) {
 		DryRun  string `query:"dryRun" doc:"true to be told what would happen"`
 		RawBody []byte `contentType:"application/json"`
 	}
-	register(h, "delete", http.MethodPost, "delete", "Delete several objects in one change: {items: [{kind, metadata: {name}}, …]}; with a revision, only if it is that", reflect.TypeFor[api.List[api.Head]](),
+	register(m, h, "delete", http.MethodPost, "delete", "Delete several objects in one change: {items: [{kind, metadata: {name}}, …]}; with a revision, only if it is that", reflect.TypeFor[api.List[api.Head]](),
 		func(ctx context.Context, in *doc) (*output[api.Preview], error) {
 			var list api.List[api.Head]
 			if err := api.Decode(in.RawBody, &list); err != nil {
