@@ -41,7 +41,7 @@ type Config struct {
 	Source   Source
 	Devices  []Device // none runs everything in software
 	Datapath Datapath
-	Check    offload.Check // verify.Check, except in tests of what happens without it
+	Check    offload.Check // of a verify.Prover, except in tests of what happens without it
 	Interval time.Duration // between rounds of [Agent.Run]; 2 s if zero
 	Log      *slog.Logger  // nothing is logged if nil
 	Now      func() time.Time
@@ -69,7 +69,6 @@ type Agent struct {
 	refusal    string                         // why what is wanted could not be had in the last round; empty if it could
 	since      time.Time
 	warmth     warmth
-	proofs     proofs
 	planned    offload.Heat // what the last plan went by
 	steady     bool         // the last round left nothing to do
 	retry      time.Time    // when to offer a device again what it refused; zero if it refused nothing
@@ -93,6 +92,7 @@ type card struct {
 	found      drift        // in the last round
 	model      device.Model
 	full       int // entries that went in when it said it was full; 0 if it never did
+	planner    offload.Planner
 	placements map[flow.RuleID]offload.Placement
 	proof      proof
 }
@@ -116,7 +116,7 @@ func New(c Config) *Agent {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &Agent{Config: c, proofs: proofs{check: c.Check}}
+	a := &Agent{Config: c}
 	for _, d := range c.Devices {
 		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
 	}
@@ -351,7 +351,7 @@ func (a *Agent) plan(want *flow.Table, heat offload.Heat) []offload.Target {
 		if c.full > 0 && (m.Entries == 0 || c.full < m.Entries) {
 			m.Entries = c.full
 		}
-		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: offload.NewPlan(old, want, c.installed, m, heat)})
+		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: c.planner.Plan(old, want, c.installed, m, offload.Traffic{Rules: heat})})
 	}
 	return targets
 }
@@ -408,7 +408,7 @@ func (a *Agent) swap(t *flow.Table, digest string) error {
 
 // check asks the checker and counts its refusals.
 func (a *Agent) check(want *flow.Table, installed []flow.Entry, m device.Model) error {
-	err := a.proofs.ask(want, installed, m)
+	err := a.Check(want, installed, m)
 	if err != nil {
 		a.mismatches++
 	}
@@ -446,8 +446,8 @@ func (a *Agent) prove(c *card) error {
 	if c.proof.table == a.running && sameEntries(c.installed, c.proof.entries) {
 		return c.proof.err
 	}
-	err := a.proofs.ask(a.running, c.installed, c.model)
-	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.proofs.ask(a.running, mine, c.model) == nil {
+	err := a.Check(a.running, c.installed, c.model)
+	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.Check(a.running, mine, c.model) == nil {
 		err = &flow.Fault{Code: "E_FOREIGN", What: "device " + c.Name, Why: "an entry that is not bladeflow's answers packets differently from the table: " + err.Error(),
 			Remedy: "find its owner and have it removed", Err: err}
 	} else if err != nil {

@@ -124,7 +124,7 @@ func (f *fleet) simulate(name string, number int) *simulated {
 	if err != nil {
 		f.Fatal(err)
 	}
-	b.agent = New(Config{Source: b.fabric, Wake: b.fabric.Wake(), Report: b.fabric.Report, Check: verify.Check, Interval: 10 * time.Second,
+	b.agent = New(Config{Source: b.fabric, Wake: b.fabric.Wake(), Report: b.fabric.Report, Check: new(verify.Prover).Check, Interval: 10 * time.Second,
 		Devices: []Device{{Name: "card", Driver: offloadtest.New(m)}}, Datapath: &software{count: map[flow.RuleID]flow.Counter{}}})
 	b.content = fabric.Content{Blade: fabric.BladeID(name), Table: flow.TableSpec{Ports: testPorts, Switch: &flow.Switch{}}}
 	return b

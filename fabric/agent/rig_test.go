@@ -105,7 +105,7 @@ func newRig(t *testing.T, entries int) *rig {
 }
 
 func (r *rig) config() Config {
-	return Config{Source: r.wanted, Devices: []Device{{Name: "card", Driver: r.nic}}, Datapath: r.software, Check: verify.Check,
+	return Config{Source: r.wanted, Devices: []Device{{Name: "card", Driver: r.nic}}, Datapath: r.software, Check: new(verify.Prover).Check,
 		Now: func() time.Time { return r.now }}
 }
 
