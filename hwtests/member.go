@@ -50,17 +50,7 @@ func VFs(b *lab.Blade, inv fabric.Inventory) *provision.Emulated {
 	for _, at := range b.Attached {
 		parts[at.Name] = provision.Parts{Workload: netdev(at.Outside), Card: netdev(at.Front), Representor: netdev(at.Representor)}
 	}
-	out := &provision.Emulated{VFs: map[fabric.VFID]provision.Parts{}}
-	for _, n := range inv.NICs {
-		for _, pf := range n.PFs {
-			for _, vf := range pf.VFs {
-				if p, ok := parts[vf.Name]; ok {
-					out.VFs[fabric.VFID{Blade: fabric.BladeID(b.Name), PF: fabric.PFID{PCI: pf.PCI, Serial: n.Serial}, Index: vf.Index}] = p
-				}
-			}
-		}
-	}
-	return out
+	return provision.NewEmulated(fabric.BladeID(b.Name), inv, parts)
 }
 
 // Told is one setting that a VF got, with the time just before and just after,

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/api"
@@ -36,21 +39,26 @@ type Relocation struct {
 	Wrong []string `json:"wrong,omitempty"`
 }
 
-// parcel is the traffic to one workload while it is moved.
-type parcel struct {
-	*Fabric
-	mac   uint64
+// Delivery is what came of packets that were sent to one station, into the wires of all
+// blades at once, as from a switch that floods.
+type Delivery struct {
+	Sent    int // packets, into every wire
+	Lost    int // that left by no port
+	Twice   int // that left by more than one
+	Changed int // that came changed, or more than once at one spot
+
+	// At says where they came. A blade whose software is away hands what its card does
+	// not answer to its kernel.
+	At map[Spot]Stay
+
 	frame []byte
 }
 
-// parcelFor returns the traffic to a station: web packets from the outside.
-func (f *Fabric) parcelFor(mac uint64) (*parcel, error) {
-	text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=80", flow.FormatMAC(mac))
-	k, err := flow.ParseKey(text, f.Blades[0].Ports)
-	if err != nil {
-		return nil, err
-	}
-	return &parcel{f, mac, stampable(k)}, nil
+// Stay is what came at one place, with the times of the first and the last packet,
+// CLOCK_MONOTONIC in ns.
+type Stay struct {
+	Packets     int
+	First, Last int64
 }
 
 // Relocate sends web packets (UDP, port 80) to a profile's first vNIC, into the wires of
@@ -69,14 +77,9 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 	if err != nil {
 		return nil, err
 	}
-	parcel, err := f.parcelFor(mac)
-	if err != nil {
-		return nil, err
-	}
-	f.Reset()
 	r := &Relocation{From: old.Blade}
 	var next api.ProfileStatus
-	r.Sent, err = parcel.send(ctx, func() error {
+	came, err := f.Deliver(ctx, mac, 2000, func() error {
 		begin := time.Now()
 		if err := change(); err != nil {
 			return err
@@ -93,31 +96,69 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 	if err != nil {
 		return nil, err
 	}
-	return r, parcel.judge(r, old.VNICs[0], next.VNICs[0])
+	return r, f.judge(r, came, mac, old.VNICs[0], next.VNICs[0])
 }
 
-// around is how long packets flow before and after a change.
+// around is how long packets flow before and after what is done meanwhile.
 const around = 200 * time.Millisecond
 
-// parcelRate is packets per second into each wire.
-const parcelRate = 2000
-
-// send sends into all wires while do works, and for a moment before and after. It
-// returns how many packets went into every wire.
-func (p *parcel) send(ctx context.Context, do func() error) (int, error) {
-	return p.sendAt(ctx, parcelRate, do)
+// Deliver sends web packets (UDP, port 80) to a station, so many per second into each
+// wire, while do works and for a moment before and after. The observers are reset first,
+// and have room for so many packets as the lab was built for; more are not sent.
+func (f *Fabric) Deliver(ctx context.Context, mac uint64, rate int, do func() error) (*Delivery, error) {
+	text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=80", flow.FormatMAC(mac))
+	k, err := flow.ParseKey(text, f.Blades[0].Ports)
+	if err != nil {
+		return nil, err
+	}
+	d := &Delivery{At: map[Spot]Stay{}, frame: stampable(k)}
+	f.Reset()
+	if d.Sent, err = f.flood(ctx, d.frame, rate, do); err != nil {
+		return nil, err
+	}
+	frame := slices.Clone(d.frame)
+	for n := range uint64(d.Sent) {
+		traffic.Stamp(frame, n)
+		want := observe.Expect(frame)
+		came := 0
+		for _, s := range f.spots() {
+			cell := f.observer(s).Cell(n)
+			if cell.Copies == 0 {
+				continue
+			}
+			if !s.Kernel {
+				came++
+			}
+			if !cell.Same(want) {
+				d.Changed++
+			}
+			at := d.At[s]
+			if at.Packets++; at.First == 0 {
+				at.First = cell.First
+			}
+			at.Last = max(at.Last, cell.Last)
+			d.At[s] = at
+		}
+		switch {
+		case came == 0:
+			d.Lost++
+		case came > 1:
+			d.Twice++
+		}
+	}
+	return d, nil
 }
 
-// sendAt sends so many packets per second into each wire.
-func (p *parcel) sendAt(ctx context.Context, rate int, do func() error) (int, error) {
+// flood sends into all wires and returns how many packets went into every one.
+func (f *Fabric) flood(ctx context.Context, frame []byte, rate int, do func() error) (int, error) {
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	type sent struct {
 		count int
 		err   error
 	}
-	reports := make(chan sent, len(p.Blades))
-	for _, b := range p.Blades {
+	reports := make(chan sent, len(f.Blades))
+	for _, b := range f.Blades {
 		go func() {
 			s, err := b.At(lab.Uplink).Sender()
 			if err != nil {
@@ -125,7 +166,7 @@ func (p *parcel) sendAt(ctx context.Context, rate int, do func() error) (int, er
 				return
 			}
 			defer s.Close()
-			r, err := s.Send(sending, traffic.Load{Frames: traffic.Cycle(p.frame), Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
+			r, err := s.Send(sending, traffic.Load{Frames: traffic.Cycle(frame), Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
 			if sending.Err() != nil && ctx.Err() == nil {
 				err = nil // it was told to stop
 			}
@@ -137,78 +178,53 @@ func (p *parcel) sendAt(ctx context.Context, rate int, do func() error) (int, er
 	time.Sleep(around)
 	stop()
 	least := int(^uint(0) >> 1)
-	for range p.Blades {
+	for range f.Blades {
 		r := <-reports
 		least, err = min(least, r.count), errors.Join(err, r.err)
 	}
-	return least, errors.Join(err, p.Settle(ctx, 50*time.Millisecond))
+	return least, errors.Join(err, f.Settle(ctx, 50*time.Millisecond))
 }
 
-// judge holds what was seen of the packets against what may be seen of a move.
-func (p *parcel) judge(r *Relocation, old, next api.VNICPlace) error {
-	from, fromVF, err := p.spot(r.From, old)
+// judge holds what came against what may come of a move.
+func (f *Fabric) judge(r *Relocation, came *Delivery, mac uint64, old, next api.VNICPlace) error {
+	from, fromVF, err := f.spot(r.From, old)
 	if err != nil {
 		return err
 	}
-	to, toVF, err := p.spot(r.To, next)
+	to, toVF, err := f.spot(r.To, next)
 	if err != nil {
 		return err
 	}
-	var last, first int64
-	elsewhere, changed := 0, 0
-	frame := slices.Clone(p.frame)
-	for n := range uint64(r.Sent) {
-		traffic.Stamp(frame, n)
-		came := 0
-		for _, s := range p.spots() {
-			cell := p.observer(s).Cell(n)
-			switch {
-			case cell.Copies == 0:
-				continue
-			case s == from:
-				last = max(last, cell.Last)
-			case s == to && first == 0:
-				first = cell.First
-			case s != to:
-				elsewhere++
-			}
-			came++
-			if !cell.Same(observe.Expect(frame)) {
-				changed++
-			}
-		}
-		switch came {
-		case 0:
-			r.Lost++
-		case 1:
-		default:
-			r.Twice++
+	r.Sent, r.Lost, r.Twice = came.Sent, came.Lost, came.Twice
+	for s, at := range came.At {
+		if s != from && s != to {
+			r.Wrong = append(r.Wrong, fmt.Sprintf("%d packets came at blade %d port %d", at.Packets, s.Blade+1, s.Port))
 		}
 	}
-	if last == 0 || first == 0 {
-		return fmt.Errorf("of %d packets none came at the old or none at the new place: nothing can be said of the move", r.Sent)
-	}
-	r.Interruption = float64(first-last) / 1e9
-	for what, n := range map[string]int{"packets came at another port": elsewhere, "packets came changed or more than once": changed, "packets came at both places": r.Twice} {
+	for what, n := range map[string]int{"changed or more than once": came.Changed, "at both places": r.Twice} {
 		if n > 0 {
-			r.Wrong = append(r.Wrong, fmt.Sprintf("%d %s", n, what))
+			r.Wrong = append(r.Wrong, fmt.Sprintf("%d packets came %s", n, what))
 		}
 	}
-	r.Wrong = append(r.Wrong, p.order(p.Blades[from.Blade].Told(), fromVF, p.Blades[to.Blade].Told(), toVF, to.Port, first)...)
-	return p.clean(r, from, fromVF)
+	if came.At[from].Packets == 0 || came.At[to].Packets == 0 {
+		r.Wrong = append(r.Wrong, fmt.Sprintf("%d packets came at the old place and %d at the new one", came.At[from].Packets, came.At[to].Packets))
+		return nil
+	}
+	r.Interruption = float64(came.At[to].First-came.At[from].Last) / 1e9
+	r.Wrong = append(r.Wrong, f.order(came, mac, from, fromVF, to, toVF)...)
+	wrong, err := f.clean(mac, from, fromVF)
+	r.Wrong = append(r.Wrong, wrong...)
+	return err
 }
 
 // spot returns where packets to a vNIC leave, and which VF that is.
-func (p *parcel) spot(blade string, at api.VNICPlace) (Spot, fabric.VFID, error) {
-	for i, b := range p.Blades {
-		for _, a := range b.Attached {
-			if b.Name != blade || a.Name != at.Port {
-				continue
-			}
-			for vf := range b.vfs.VFs.VFs {
-				if vf.Index == at.Index && vf.PF.PCI.String() == at.PCI {
-					return Spot{Blade: i, Port: a.Port}, vf, nil
-				}
+func (f *Fabric) spot(blade string, at api.VNICPlace) (Spot, fabric.VFID, error) {
+	if i := f.index(blade); i >= 0 {
+		b := f.Blades[i]
+		for vf := range b.vfs.VFs.VFs {
+			if vf.Index == at.Index && vf.PF.PCI.String() == at.PCI {
+				port, err := b.Ports.Find(at.Port)
+				return Spot{Blade: i, Port: port}, vf, err
 			}
 		}
 	}
@@ -217,9 +233,9 @@ func (p *parcel) spot(blade string, at api.VNICPlace) (Spot, fabric.VFID, error)
 
 // order says what about the order of steps was not as it should be: silence at the old
 // place, rules in force and proved at the new one, its link, its first packet.
-func (p *parcel) order(leaving []Told, old fabric.VFID, coming []Told, next fabric.VFID, port flow.Port, first int64) (wrong []string) {
-	silent, on := lastTold(leaving, old), lastTold(coming, next)
-	if silent == nil || silent.Setting.Traffic || on == nil || !on.Setting.Traffic || on.Setting.MAC != p.mac {
+func (f *Fabric) order(came *Delivery, mac uint64, from Spot, old fabric.VFID, to Spot, next fabric.VFID) (wrong []string) {
+	silent, on := lastTold(f.Blades[from.Blade].Told(), old), lastTold(f.Blades[to.Blade].Told(), next)
+	if silent == nil || silent.Setting.Traffic || on == nil || !on.Setting.Traffic || on.Setting.MAC != mac {
 		return []string{fmt.Sprintf("the old VF was told %+v last, and the new one %+v", silent, on)}
 	}
 	if silent.After > on.Before {
@@ -228,11 +244,10 @@ func (p *parcel) order(leaving []Told, old fabric.VFID, coming []Told, next fabr
 	if on.Proved != nil {
 		wrong = append(wrong, fmt.Sprintf("what the card held when the link went on is not proved: %v", on.Proved))
 	}
-	to := slices.ContainsFunc(flow.Judge(on.Table, p.frame, lab.Uplink), func(e flow.Emission) bool { return e.Port == port && !e.Kernel })
-	if !to {
+	if !slices.ContainsFunc(flow.Judge(on.Table, came.frame, lab.Uplink), func(e flow.Emission) bool { return e.Port == to.Port && !e.Kernel }) {
 		wrong = append(wrong, "the table in force when the link went on does not deliver to the new VF")
 	}
-	if first < on.Before {
+	if came.At[to].First < on.Before {
 		wrong = append(wrong, "a packet came to the new VF before its link went on")
 	}
 	return wrong
@@ -247,30 +262,37 @@ func lastTold(told []Told, vf fabric.VFID) *Told {
 	return nil
 }
 
-// clean checks that the old VF is as if nobody had had it.
-func (p *parcel) clean(r *Relocation, old Spot, vf fabric.VFID) error {
-	b := p.Blades[old.Blade]
+// clean says what about a VF is not as if nobody had had it.
+func (f *Fabric) clean(mac uint64, at Spot, vf fabric.VFID) (wrong []string, err error) {
+	b := f.Blades[at.Blade]
 	set, err := b.vfs.Read()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if s, there := set[vf]; there {
-		r.Wrong = append(r.Wrong, fmt.Sprintf("the old VF is not clean: %s", s.Setting))
+		wrong = append(wrong, fmt.Sprintf("the old VF is not clean: %s", s.Setting))
 	}
-	at := b.At(old.Port)
-	card, err := at.Front.NS.Links().LinkByName(at.Front.Name)
+	card, err := link(b.At(at.Port).Front)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	eth0, err := at.Outside.NS.Links().LinkByName(at.Outside.Name)
+	eth0, err := link(b.At(at.Port).Outside)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if card.Attrs().RawFlags&1 != 0 { // IFF_UP
-		r.Wrong = append(r.Wrong, "the old VF's link is on")
+	if card.Flags&net.FlagUp != 0 {
+		wrong = append(wrong, "the old VF's link is on")
 	}
-	if is := eth0.Attrs().HardwareAddr.String(); is == flow.FormatMAC(p.mac) {
-		r.Wrong = append(r.Wrong, "the old workload still has the address")
+	if eth0.HardwareAddr.String() == flow.FormatMAC(mac) {
+		wrong = append(wrong, "the old workload still has the address")
 	}
-	return nil
+	return wrong, nil
+}
+
+func link(d lab.Netdev) (*netlink.LinkAttrs, error) {
+	l, err := d.NS.Links().LinkByName(d.Name)
+	if err != nil {
+		return nil, err
+	}
+	return l.Attrs(), nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -27,6 +28,7 @@ type File struct {
 	Uplink   string     // name of a port; empty if the blade has none
 	Stations []StationSpec
 	Softnic  string        // pin directory of the emulated card; empty runs everything in software
+	VFs      []VFParts     // what the emulated card's VFs are made of; others than these are left alone
 	Datapath string        // afxdp or afpacket
 	Interval time.Duration // between reconciliations
 	Metrics  string        // address of /metrics and /status; empty serves neither
@@ -44,6 +46,16 @@ type StoreSpec struct {
 
 // PortMap says which netdev is a port's representor.
 type PortMap struct{ Name, Netdev string }
+
+// VFParts says what an emulated VF is made of: the ends of the cable between a workload
+// and the card.
+type VFParts struct {
+	Port           string
+	Workload, Card NetdevIn
+}
+
+// NetdevIn is a netdev in a network namespace with a name, as `ip netns` shows it.
+type NetdevIn struct{ Netns, Netdev string }
 
 // StationSpec is a station of the static switch, its port by name.
 type StationSpec struct {
@@ -72,7 +84,9 @@ spec:
   stations:                        # what normal delivers by
     - {port: vf0, mac: "02:00:00:00:00:01"}
     - {port: vf0, mac: "02:00:00:00:00:01", vlan: 7}
-  device: {softnic: /run/bladeflow/bpf/blade1}   # left out, everything runs in software
+  device: {softnic: /run/bladeflow/bpf/blade1}   # left out, everything runs in software. An emulated
+                                   # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
+                                   # for a fabric to set up; a real card's VFs need no words
   datapath: afxdp                  # or afpacket
   interval: 2s
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
@@ -156,7 +170,10 @@ func (f *File) spec(r *reader, v value, dir string) {
 			})
 		}},
 		"device": {optional, func(v value) {
-			r.fields(v, fields{"softnic": {required, func(v value) { f.Softnic = inDir(v.text()) }}})
+			r.fields(v, fields{
+				"softnic": {required, func(v value) { f.Softnic = inDir(v.text()) }},
+				"vfs":     {optional, func(v value) { v.list(func(v value) { f.VFs = append(f.VFs, parts(r, v)) }) }},
+			})
 		}},
 		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},
 		"interval": {optional, func(v value) {
@@ -199,6 +216,25 @@ func (f *File) store(r *reader, v value, inDir func(string) string) {
 		"name":         {optional, func(v value) { f.Store.Name = v.text() }},
 		"keep":         {required, func(v value) { f.Store.Keep = inDir(v.text()) }},
 	})
+}
+
+// parts reads what an emulated VF is made of.
+func parts(r *reader, v value) (p VFParts) {
+	netdev := func(to *NetdevIn) func(value) {
+		return func(v value) {
+			space, name, ok := strings.Cut(v.text(), "/")
+			if !ok || space == "" || name == "" {
+				v.fault("E_NETDEV", "not a netdev in a namespace", "write NETNS/NETDEV")
+			}
+			*to = NetdevIn{space, name}
+		}
+	}
+	r.fields(v, fields{
+		"port":     {required, func(v value) { p.Port = v.text() }},
+		"workload": {required, netdev(&p.Workload)},
+		"card":     {required, netdev(&p.Card)},
+	})
+	return p
 }
 
 // address reads a listening address, which must be the machine's own as long as

@@ -92,6 +92,9 @@ func TestParseFileRefuses(t *testing.T) {
 	check("6:36: spec.ports[1]", "same name or netdev", smallest+"  ports: [{name: a, netdev: rep0}, {name: b, netdev: rep0}]\n")
 	check("6:11: spec.device", "not a mapping", smallest+"  device: /run/x\n")
 	check("6:12: spec.device.gpu", "no such field", smallest+"  device: {gpu: 1}\n")
+	check("6:11: spec.device.softnic", "it is missing", smallest+"  device: {vfs: []}\n")
+	check("6:35: spec.device.vfs[0].workload", "missing", smallest+"  device: {softnic: /run/x, vfs: [{port: vf0, card: c/v0}]}\n")
+	check("6:68: spec.device.vfs[0].card", "not a netdev in a namespace", smallest+"  device: {softnic: /run/x, vfs: [{port: vf0, workload: w/e, card: v0}]}\n")
 	check("5:3: spec", "come from the store", smallest+"  store: {endpoints: ['https://h:1'], keep: k}\n")
 	member := strings.Replace(smallest, "rules: [r.yaml]", "store: {endpoints: ['https://h:1'], keep: k}", 1)
 	check("5:3: spec", "come from the store", member+"  uplink: pf0\n")
@@ -101,6 +104,16 @@ func TestParseFileRefuses(t *testing.T) {
 	check("5:48: spec.store.token", "no such field", strings.Replace(member, "keep: k", "keep: k, token: t", 1))
 	check("5:3: spec", "neither rules nor a store", strings.Replace(smallest, "rules: [r.yaml]", "interval: 2s", 1))
 	check("6:17: spec.rule_metrics", "not known", smallest+"  rule_metrics: maybe\n")
+}
+
+func TestVFParts(t *testing.T) {
+	f, err := ParseFile("a.yaml", []byte(smallest+"  device: {softnic: /run/x, vfs: [{port: vf0, workload: w0/eth0, card: card/v0}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]VFParts{{"vf0", NetdevIn{"w0", "eth0"}, NetdevIn{"card", "v0"}}}, f.VFs); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 // TestStoreSection takes the store's section of the documented configuration out of its

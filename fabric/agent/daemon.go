@@ -70,7 +70,7 @@ func (d *Daemon) open() error {
 	for _, m := range maps {
 		ports.Declare(m.Name)
 	}
-	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log}
+	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log, State: d.file.state()}
 	if err := d.source(&config, ports); err != nil {
 		return err
 	}
@@ -142,16 +142,20 @@ func (d *Daemon) join(config *Config, ports *flow.Ports) error {
 		return err
 	}
 	config.Source, config.Wake, config.Report = d.fabric, d.fabric.Wake(), d.fabric.Report
+	config.Blade = fabric.BladeID(d.file.Blade)
 	if d.file.Softnic != "" {
-		d.log.Warn("the VFs of an emulated card are left alone: only who made the card knows what they are made of")
-		return nil
+		if len(d.file.VFs) > 0 {
+			config.VFs, err = d.emulated(ports)
+		} else {
+			d.log.Warn("the VFs of the emulated card are left alone: spec.device.vfs does not say what they are made of")
+		}
+		return err
 	}
 	links, err := netlink.NewHandle()
 	if err != nil {
 		return err
 	}
 	d.closers = append(d.closers, func() error { links.Close(); return nil })
-	config.Blade = fabric.BladeID(d.file.Blade)
 	config.VFs = &provision.Netlink{Blade: config.Blade, Links: links, Inventory: func() (fabric.Inventory, error) {
 		inv, _, err := d.discover()
 		return inv, err

@@ -36,6 +36,22 @@ type Netdev struct {
 	Name  string
 }
 
+// NewEmulated returns the VFs of an inventory that parts has, which are by the names of
+// ports.
+func NewEmulated(blade fabric.BladeID, inv fabric.Inventory, parts map[string]Parts) *Emulated {
+	e := &Emulated{VFs: map[fabric.VFID]Parts{}}
+	for _, n := range inv.NICs {
+		for _, pf := range n.PFs {
+			for _, vf := range pf.VFs {
+				if p, ok := parts[vf.Name]; ok {
+					e.VFs[fabric.VFID{Blade: blade, PF: fabric.PFID{PCI: pf.PCI, Serial: n.Serial}, Index: vf.Index}] = p
+				}
+			}
+		}
+	}
+	return e
+}
+
 func (d Netdev) find() (netlink.Link, error) {
 	link, err := d.Links.LinkByName(d.Name)
 	if err != nil {

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/client"
+	"github.com/bladeflow/bladeflow/fabric/pki"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests"
+	"github.com/bladeflow/bladeflow/hwtests/lab"
+)
+
+// daemons are `bladeflow manager` and, in the namespaces of a lab's blades, `bladeflow
+// agent`, each a process of its own as README.md starts them.
+type daemons struct {
+	*testing.T
+	*hwtests.Fabric
+	dir     string
+	running map[string]*exec.Cmd // by the name of the configuration
+}
+
+func newDaemons(t *testing.T) *daemons {
+	needsLab(t)
+	l, err := lab.Up(t.Context(), lab.Config{Blades: 2, VFs: 2, Entries: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	d := &daemons{T: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}, Fabric: &hwtests.Fabric{Chassis: &hwtests.Chassis{Lab: l}}}
+	t.Cleanup(func() {
+		for name := range d.running {
+			d.kill(name)
+		}
+	})
+	if _, stderr, err := invoke("", "pki", "init", "--dir", filepath.Join(d.dir, "pki"), "--blade", "b1", "--blade", "b2", "--user", "ann=admin"); err != nil {
+		t.Fatalf("%v: %s", err, stderr)
+	}
+	page, entry := unusedAddress(t), unusedAddress(t)
+	write(t, d.dir, "manager.yaml", fmt.Sprintf(`apiVersion: bladeflow/v1
+kind: Manager
+metadata: {name: m1}
+spec:
+  listen: %s
+  certificates: pki
+  store: {dir: store, listen: %s}
+`, page, entry))
+	for _, b := range l.Blades {
+		d.Blades = append(d.Blades, &hwtests.Blade{Blade: b})
+		write(t, d.dir, b.Name+".yaml", agentConfig(b, d.line(b, entry)))
+	}
+	tls, err := pki.ClientTLS(pki.FilesOf(filepath.Join(d.dir, "pki"), "ann"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.API, err = client.New(client.Config{Server: "https://" + page, TLS: tls}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// unusedAddress is an address that nobody listens on.
+func unusedAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// line lays the blade's way out of its namespace: what a management network is to a
+// server. It returns the store's URL as the blade sees it.
+func (d *daemons) line(b *lab.Blade, to string) string {
+	d.Helper()
+	lo, err := b.Host.Links().LinkByName("lo")
+	if err == nil {
+		err = b.Host.Links().LinkSetUp(lo)
+	}
+	var listener net.Listener
+	if err == nil {
+		err = b.Host.Do(func() (err error) { listener, err = net.Listen("tcp", "127.0.0.1:0"); return err })
+	}
+	if err != nil {
+		d.Fatal(err)
+	}
+	line := hwtests.LineFrom(listener, to)
+	d.Cleanup(line.Close)
+	return line.URL("https")
+}
+
+// agentConfig is the configuration of the agent of a lab's blade that is one of a fabric.
+func agentConfig(b *lab.Blade, store string) string {
+	var c strings.Builder
+	fmt.Fprintf(&c, `apiVersion: bladeflow/v1
+kind: Agent
+metadata: {name: %s}
+spec:
+  store: {endpoints: ["%s"], certificates: pki, keep: %s.json}
+  root: %s
+  metrics: ""
+  interval: 500ms
+  device:
+    softnic: %s
+    vfs:
+`, b.Name, store, b.Name, b.SysRoot, b.PinDir)
+	for _, at := range b.Attached {
+		if at.Workload != nil {
+			fmt.Fprintf(&c, "      - {port: %s, workload: %s/%s, card: %s/%s}\n", at.Name, at.Outside.NS.Name, at.Outside.Name, at.Front.NS.Name, at.Front.Name)
+		}
+	}
+	return c.String()
+}
+
+// start starts a daemon, in its namespace if it is a blade's.
+func (d *daemons) start(name string) {
+	d.Helper()
+	log, err := os.OpenFile(filepath.Join(d.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		d.Fatal(err)
+	}
+	defer log.Close()
+	args := []string{"bladeflow", "agent", "--config", filepath.Join(d.dir, name+".yaml")}
+	enter := func(f func() error) error { return f() }
+	if name == "manager" {
+		args[1] = name
+		args = append(args, "--drop-privileges")
+	}
+	for _, b := range d.Blades {
+		if b.Name == name {
+			enter = b.Host.Do
+		}
+	}
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: args, Stdout: log, Stderr: log}
+	if err := enter(cmd.Start); err != nil {
+		d.Fatal(err)
+	}
+	d.running[name] = cmd
+}
+
+// kill kills a daemon with no chance to say goodbye.
+func (d *daemons) kill(name string) {
+	_ = d.running[name].Process.Signal(syscall.SIGKILL) // an error says that it is gone
+	_ = d.running[name].Wait()                          // killed
+	delete(d.running, name)
+}
+
+// logs returns the ends of what daemons said.
+func (d *daemons) logs() string {
+	var out strings.Builder
+	for _, name := range []string{"manager", "b1", "b2"} {
+		text, _ := os.ReadFile(filepath.Join(d.dir, name+".log"))
+		lines := bytes.Split(text, []byte("\n"))
+		fmt.Fprintf(&out, "%s:\n%s\n", name, bytes.Join(lines[max(0, len(lines)-12):], []byte("\n")))
+	}
+	return out.String()
+}
+
+// insist repeats f until it succeeds: managers come and go.
+func (d *daemons) insist(what string, f func() error) {
+	d.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for err := f(); err != nil; err = f() {
+		if time.Now().After(deadline) {
+			d.Fatalf("%s: %v\n%s", what, err, d.logs())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// settled waits until the profile is active on a blade, on any if that is empty.
+func (d *daemons) settled(blade string) (where api.ProfileStatus) {
+	d.Helper()
+	d.insist("settling", func() (err error) {
+		if where, err = d.Settled(d.Context(), "web"); err == nil && blade != "" && where.Blade != blade {
+			err = fmt.Errorf("the profile is on %s", where.Blade)
+		}
+		return err
+	})
+	return where
+}
+
+const daemonsMAC = 0x02_00_00_00_aa_01
+
+// TestDaemons runs manager and agents as processes and kills each of them while a
+// profile moves under traffic: no packet ever comes at two places, and when the killed
+// one is started again everything is as it is wanted.
+func TestDaemons(t *testing.T) {
+	d := newDaemons(t)
+	for _, name := range []string{"manager", "b1", "b2"} {
+		d.start(name)
+	}
+	objects := []any{
+		api.Chassis{Head: api.NewHead(api.KindChassis, "c1"), Spec: api.ChassisSpec{Slots: 2}},
+		api.Blade{Head: api.NewHead(api.KindBlade, "b1"), Spec: api.BladeSpec{Chassis: "c1", Slot: 1}},
+		api.Blade{Head: api.NewHead(api.KindBlade, "b2"), Spec: api.BladeSpec{Chassis: "c1", Slot: 2}},
+		api.Network{Head: api.NewHead(api.KindNetwork, "front")},
+		api.RuleSet{Head: api.NewHead(api.KindRuleSet, "web"), Spec: api.RuleSetSpec{Tier: "tenant", Rules: []api.Rule{
+			{Name: "web", Priority: 10, Match: map[string]any{"ip_proto": "udp", "dst_port": 80}, Actions: []any{"normal"}}}}},
+		api.Profile{Head: api.NewHead(api.KindProfile, "web"), Spec: api.ProfileSpec{RuleSets: []string{"web"},
+			VNICs: []api.VNICSpec{{Name: "eth0", MAC: flow.FormatMAC(daemonsMAC), Network: "front"}}}},
+	}
+	d.insist("applying", func() error { return d.Apply(t.Context(), objects...) })
+	here := d.settled("").Blade
+	d.sameVFs()
+
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	other := map[string]string{"b1": "b2", "b2": "b1"}
+	for _, victim := range []string{"manager", "old", "new", "manager", "old", "new"} {
+		there := other[here]
+		name := map[string]string{"manager": "manager", "old": here, "new": there}[victim]
+		after := time.Duration(rng.IntN(150)) * time.Millisecond
+		begin := time.Now()
+		came, err := d.Deliver(t.Context(), daemonsMAC, 1000, func() error {
+			if _, err := d.API.Move(t.Context(), "web", api.Move{Blade: there}, false); err != nil {
+				return err
+			}
+			time.Sleep(after)
+			d.kill(name)
+			time.Sleep(200 * time.Millisecond)
+			d.start(name)
+			d.settled(there)
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%v\n%s", err, d.logs())
+		}
+		took := time.Since(begin)
+		t.Logf("%s killed %s after the command to move: %d packets, %d at neither place, settled after %.1f s", name, after, came.Sent, came.Lost, took.Seconds())
+		if came.Twice+came.Changed > 0 || len(ports(came)) > 2 {
+			t.Errorf("%s killed: %d packets came twice, %d changed, at %v", name, came.Twice, came.Changed, came.At)
+		}
+		here = there
+		d.only(here)
+	}
+}
+
+// ports returns where packets left.
+func ports(came *hwtests.Delivery) (out []hwtests.Spot) {
+	for s := range came.At {
+		if !s.Kernel {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// only checks that the profile answers at one place alone, once for each packet.
+func (d *daemons) only(blade string) {
+	d.Helper()
+	came, err := d.Deliver(d.Context(), daemonsMAC, 1000, func() error { return nil })
+	if err != nil {
+		d.Fatal(err)
+	}
+	if came.Lost+came.Twice+came.Changed > 0 || len(came.At) != 1 || len(ports(came)) != 1 {
+		d.Errorf("settled on %s, of %d packets %d were lost, %d came twice, %d changed, at %v\n%s", blade, came.Sent, came.Lost, came.Twice, came.Changed, came.At, d.logs())
+	}
+	for s := range came.At {
+		if d.Blades[s.Blade].Name != blade {
+			d.Errorf("packets came at %s, wanted is %s", d.Blades[s.Blade].Name, blade)
+		}
+	}
+}
+
+// sameVFs compares what `bladeflow get vf` lists with what `bladeflow inventory` says on
+// each blade, VF by VF and field by field.
+func (d *daemons) sameVFs() {
+	d.Helper()
+	fields := func(v any) string { return string(sure(json.Marshal(v))) }
+	var want, got []string
+	for _, b := range d.Blades {
+		var inv api.Inventory
+		d.print(&inv, "inventory", "--root", b.SysRoot, "--name", b.Name)
+		for _, nic := range inv.Status.NICs {
+			for _, pf := range nic.PFs {
+				for _, vf := range pf.VFs {
+					want = append(want, b.Name+" "+fields(vf))
+				}
+			}
+		}
+	}
+	var vfs api.List[api.VFView]
+	d.print(&vfs, "get", "vf", "--server", d.API.Server(), "--pki", filepath.Join(d.dir, "pki"), "--as", "ann")
+	for _, vf := range vfs.Items {
+		got = append(got, vf.Status.Blade+" "+fields(vf.Status.VF))
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(want) != 4 {
+		d.Errorf("%d VFs on the blades, (-inventory +get):\n%s", len(want), diff)
+	}
+}
+
+// print runs bladeflow and decodes the JSON that it prints.
+func (d *daemons) print(into any, args ...string) {
+	d.Helper()
+	stdout, stderr, err := invoke("", append(args, "-o", "json")...)
+	if err == nil {
+		err = json.Unmarshal([]byte(stdout), into)
+	}
+	if err != nil {
+		d.Fatalf("%v: %v: %s", args, err, stderr)
+	}
+}
