@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -62,6 +63,12 @@ func (m *Model) admitMatch(match *flow.Match) error {
 			return &Refusal{"E_RANGE_UNSUPPORTED", fmt.Sprintf("%s takes no such range of %s", m.Name, p), "use single ports or prefixes of ports"}
 		}
 	}
+	if p := m.lacks(match); p != NumParts {
+		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("%s has to match %s in every entry, and wholly", m.Name, p), fmt.Sprintf("match one value of %s", p)}
+	}
+	if !m.speaks(match) {
+		return &Refusal{"E_PROTOCOL_NEEDED", fmt.Sprintf("%s matches ports of some protocols only", m.Name), "match " + protocolNames(m.Protocols)}
+	}
 	if match.Mask.Get(flow.Flags)&^knownFlags != 0 || match.Mask.Get(flow.Reserved) != 0 {
 		return &Refusal{"E_FIELD_UNSUPPORTED", "reserved bits cannot be matched", "leave them out"}
 	}
@@ -69,6 +76,16 @@ func (m *Model) admitMatch(match *flow.Match) error {
 }
 
 const knownFlags = flow.FlagIP | flow.FlagL4 | flow.FlagFragFirst | flow.FlagFragLater | flow.FlagOdd
+
+func protocolNames(protocols []uint8) string {
+	var names []string
+	for _, p := range protocols {
+		var m flow.Match
+		m.Pin(flow.Proto, uint64(p), flow.Proto.Max())
+		names = append(names, flow.FormatMatch(&m, nil))
+	}
+	return strings.Join(names, " or ")
+}
 
 func (m *Model) refuseField(p Part) *Refusal {
 	if m.Fields[p] == No {
@@ -152,6 +169,10 @@ func (m *Model) Widen(match *flow.Match) flow.Match {
 			low := uint16(1)<<bits.Len16(r.Lo^r.Hi) - 1
 			w.SetPorts(f, r.Lo&^low, r.Lo|low)
 		}
+	}
+	if !m.speaks(&w) {
+		w.SetPorts(flow.SrcPort, 0, 0xffff)
+		w.SetPorts(flow.DstPort, 0, 0xffff)
 	}
 	return w
 }

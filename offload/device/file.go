@@ -73,6 +73,10 @@ type form struct {
 	Limits     limits               `yaml:"limits"`
 	Fields     map[string]yaml.Node `yaml:"fields"`
 	Ranges     bool                 `yaml:"ranges"`
+	Needs      []yaml.Node          `yaml:"needs"`
+	MasksPer   []yaml.Node          `yaml:"masks_per"`
+	Protocols  []yaml.Node          `yaml:"port_protocols"`
+	InsertCost time.Duration        `yaml:"insert_cost"`
 	Actions    []yaml.Node          `yaml:"actions"`
 	Counters   counters             `yaml:"counters"`
 	Missed     []yaml.Node          `yaml:"missed"`
@@ -83,14 +87,17 @@ type limits struct {
 	Entries    int `yaml:"entries"`
 	Masks      int `yaml:"masks"`
 	Priorities int `yaml:"priorities"`
+	Counted    int `yaml:"counted"`
 	Outputs    int `yaml:"outputs"`
 	Copies     int `yaml:"copies_per_port"`
 	VLANOps    int `yaml:"vlan_ops"`
 }
 
 type counters struct {
-	PerEntry bool          `yaml:"per_entry"`
-	Lag      time.Duration `yaml:"lag"`
+	PerEntry   bool          `yaml:"per_entry"`
+	Lag        time.Duration `yaml:"lag"`
+	PacketBits int           `yaml:"packet_bits"`
+	ByteBits   int           `yaml:"byte_bits"`
 }
 
 // claims are the names every model must give evidence for.
@@ -116,10 +123,11 @@ func Parse(where string, b []byte) (Model, error) {
 		return Model{}, err
 	}
 	m := Model{Name: f.Name, Version: f.Version, About: f.About, Order: f.Order, MissFalls: f.MissFalls,
-		Entries: f.Limits.Entries, Masks: f.Limits.Masks, Priorities: f.Limits.Priorities,
+		Entries: f.Limits.Entries, Masks: f.Limits.Masks, Priorities: f.Limits.Priorities, Counted: f.Limits.Counted,
 		Outputs: f.Limits.Outputs, Copies: f.Limits.Copies, VLANOps: f.Limits.VLANOps,
-		Ranges: f.Ranges, Counters: f.Counters.PerEntry, CounterLag: f.Counters.Lag, Evidence: f.Evidence}
-	for _, step := range []func(*form, *Model) error{r.head, r.fields, r.actions, r.missed, r.evidence} {
+		Ranges: f.Ranges, Counters: f.Counters.PerEntry, CounterLag: f.Counters.Lag,
+		PacketBits: f.Counters.PacketBits, ByteBits: f.Counters.ByteBits, InsertCost: f.InsertCost, Evidence: f.Evidence}
+	for _, step := range []func(*form, *Model) error{r.head, r.fields, r.needs, r.actions, r.missed, r.evidence} {
 		if err := step(f, &m); err != nil {
 			return Model{}, err
 		}
@@ -179,9 +187,10 @@ func (r *reader) head(f *form, _ *Model) error {
 		return r.fail(0, "name", "missing", "give the model a name")
 	case f.Version < 1:
 		return r.fail(0, "version", "missing", "give a version of at least 1")
-	case f.Order != Honoured && f.Order != Undefined:
-		return r.fail(0, fmt.Sprintf("order %q", f.Order), "unknown", "use honoured or undefined")
-	case min(l.Entries, l.Masks, l.Priorities, l.Outputs, l.Copies, l.VLANOps) < 0 || f.Counters.Lag < 0:
+	case f.Order != Honoured && f.Order != Constant && f.Order != Undefined:
+		return r.fail(0, fmt.Sprintf("order %q", f.Order), "unknown", "use honoured, constant or undefined")
+	case min(l.Entries, l.Masks, l.Priorities, l.Counted, l.Outputs, l.Copies, l.VLANOps, f.Counters.PacketBits, f.Counters.ByteBits) < 0 ||
+		min(f.Counters.Lag, f.InsertCost) < 0:
 		return r.fail(0, "limits", "one is below zero", "use 0 for no known limit")
 	}
 	return nil
@@ -198,6 +207,34 @@ func (r *reader) fields(f *form, m *Model) error {
 			return r.fail(n.Line, fmt.Sprintf("field %s: %q", name, n.Value), "unknown", "use no, exact, prefix or any")
 		}
 		m.Fields[p] = How(h)
+	}
+	return nil
+}
+
+// needs reads the lists of parts, and the protocols whose ports can be matched.
+func (r *reader) needs(f *form, m *Model) error {
+	for _, list := range []struct {
+		name string
+		from []yaml.Node
+		to   *[]Part
+	}{{"needs", f.Needs, &m.Needs}, {"masks_per", f.MasksPer, &m.MasksPer}} {
+		for _, n := range list.from {
+			p := slices.IndexFunc(parts[:], func(p part) bool { return p.name == n.Value })
+			if p < 0 {
+				return r.fail(n.Line, list.name+": "+n.Value, "unknown", "use one of "+partNames())
+			}
+			if m.Fields[p] == No {
+				return r.fail(n.Line, list.name+": "+n.Value, "the device cannot match it", "list it among the fields")
+			}
+			*list.to = append(*list.to, Part(p))
+		}
+	}
+	for _, n := range f.Protocols {
+		one, err := flow.ParseMatch("ip_proto="+n.Value, nil)
+		if err != nil {
+			return r.fail(n.Line, "port_protocols: "+n.Value, "no protocol", "use tcp, udp or sctp")
+		}
+		m.Protocols = append(m.Protocols, uint8(one.Value.Get(flow.Proto)))
 	}
 	return nil
 }
@@ -238,8 +275,8 @@ func (r *reader) evidence(f *form, _ *Model) error {
 		switch e, ok := f.Evidence[name]; {
 		case !ok || e.Source == "":
 			return r.fail(0, "evidence", "none for "+name, "say where the limit is from")
-		case !slices.Contains([]Tier{Proven, Emulated, Expected, Vendor}, e.Tier):
-			return r.fail(0, "evidence for "+name, fmt.Sprintf("unknown tier %q", e.Tier), "use proven, emulated, expected or vendor")
+		case !slices.Contains([]Tier{Proven, Emulated, Expected, Vendor, Unknown}, e.Tier):
+			return r.fail(0, "evidence for "+name, fmt.Sprintf("unknown tier %q", e.Tier), "use proven, emulated, expected, vendor or unknown")
 		}
 	}
 	return nil

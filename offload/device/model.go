@@ -20,7 +20,8 @@ type Order string
 // What devices do with priorities.
 const (
 	Honoured  Order = "honoured"  // the highest priority answers; among equals any
-	Undefined Order = "undefined" // any matching entry may answer
+	Constant  Order = "constant"  // all entries have one priority: any that matches may answer
+	Undefined Order = "undefined" // priorities are lost on the way, or what becomes of them is not known
 )
 
 // Model is what one kind of device can do. A number that is zero means no limit
@@ -34,9 +35,18 @@ type Model struct {
 	Priorities int // distinct priorities among the entries
 	Entries    int // entries that fit
 	Masks      int // distinct masks ([MaskOf]) among the entries
+	// MasksPer are parts for each combination of whose values there are Masks masks: a
+	// device may have one mask for each kind of flow. Empty means that all count
+	// together.
+	MasksPer []Part
+	Counted  int // entries that count; guards need not
 
 	Fields Fields // what an entry can match, part by part
-	Ranges bool   // port ranges are native; otherwise they take prefixes
+	Needs  []Part // what every entry has to pin wholly
+	// Protocols are those whose ports an entry can match, if it pins one of them.
+	// Empty means that ports can be matched of all.
+	Protocols []uint8
+	Ranges    bool // port ranges are native; otherwise they take prefixes
 
 	// Actions are the ones an entry may have. Normal is never among them: it
 	// reaches a device only as the output it resolves to. Nor is Pass.
@@ -48,6 +58,10 @@ type Model struct {
 
 	Counters   bool          // every entry counts packets and bytes
 	CounterLag time.Duration // how old a counter may be when it is read
+	// PacketBits and ByteBits are how wide the device's counters are; 0 is wide enough
+	// never to wrap, or not known.
+	PacketBits, ByteBits int
+	InsertCost           time.Duration // what one operation takes; 0 is not known
 
 	// Missed are packets the device never answers whatever entries it holds: they
 	// reach software unchanged. It is the device's denotation: an entry really
@@ -74,6 +88,8 @@ const (
 	Emulated Tier = "emulated" // hwtests passed in emulation
 	Expected Tier = "expected" // read in the driver's source
 	Vendor   Tier = "vendor"   // the vendor's word
+	Learned  Tier = "learned"  // found out on a card that is in use, by its first refusal
+	Unknown  Tier = "unknown"  // nobody says; the limit is learned
 )
 
 // Evidence is why a limit is believed.
@@ -95,6 +111,20 @@ func MaskOf(m *flow.Match) Mask {
 	k.Src = maskPort(&k.Key, flow.SrcPort, m.SrcPort)
 	k.Dst = maskPort(&k.Key, flow.DstPort, m.DstPort)
 	return k
+}
+
+// MaskSet returns what tells the sets of masks apart that m has Masks of each: the
+// match's values of MasksPer.
+func (m *Model) MaskSet(match *flow.Match) flow.Key {
+	var set flow.Key
+	for _, i := range m.MasksPer {
+		p := &parts[i]
+		set.Set(p.field, set.Get(p.field)|match.Value.Get(p.field)&(p.bits|p.presence()))
+		if p.wide {
+			set.Set(p.lower, match.Value.Get(p.lower))
+		}
+	}
+	return set
 }
 
 // maskPort puts the mask of a prefix into k; it reports whether r is another range.

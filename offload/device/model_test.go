@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -145,9 +146,17 @@ func TestAdmit(t *testing.T) {
 	check(soft, "", drop, flow.RuleEntry, "E_MISS_LOST", "softnic")
 }
 
+var softnic = sync.OnceValue(func() Model {
+	m, err := Load("softnic")
+	if err != nil {
+		panic(err)
+	}
+	return m
+})
+
 // randomModel is a shipped model with other fields.
 func randomModel(rng *rand.Rand) Model {
-	m, _ := Load("softnic")
+	m := softnic()
 	for p := range m.Fields {
 		m.Fields[p] = How(rng.IntN(4))
 	}
