@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -220,7 +219,7 @@ func printDifferences(cmd *cobra.Command, all []api.Difference, form string) err
 		return printJSON(out, all)
 	case "name":
 		for _, d := range all {
-			fmt.Fprintln(out, strings.ToLower(d.Kind), d.Name)
+			fmt.Fprintln(out, kindWord(d.Touched), d.Name)
 		}
 		return nil
 	}
@@ -233,7 +232,7 @@ func printDifferences(cmd *cobra.Command, all []api.Difference, form string) err
 		if err != nil {
 			return err
 		}
-		what := strings.ToLower(d.Kind) + " " + d.Name
+		what := kindWord(d.Touched) + " " + d.Name
 		text := diff.Diff("was "+what, was, "is "+what, is)
 		_, text, _ = bytes.Cut(text, []byte("\n")) // the line that only repeats both names
 		fmt.Fprintf(out, "%s: %s\n%s", what, d.How, text)

@@ -23,6 +23,8 @@ func commands() []*cobra.Command {
 		snapshotCommand(),
 		revertCommand(),
 		waitCommand(),
+		backupCommand(),
+		restoreCommand(),
 		inventoryCommand(),
 		rulesCommand(),
 		classifyCommand(),

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,8 +26,8 @@ import (
 // Scripts of the fabric run against `bladeflow manager` as a process of its own, with
 // its store and with TLS, started by the script's command `manager`. The users are ann
 // (admin), oli (operator) and vic (viewer); commands ask as ann unless BLADEFLOW_AS
-// says otherwise. `blade NAME VFS` starts what answers for a blade (see [puppet]), and
-// `manager stop` ends the process as systemd would.
+// says otherwise. `blade NAME VFS` starts what answers for a blade (see [puppet]),
+// `manager stop` ends the process as systemd would, and [eventually] waits for output.
 
 // managed is the manager of one script.
 type managed struct {
@@ -127,6 +128,23 @@ func (m *managed) stop() error {
 	case <-time.After(20 * time.Second):
 		return errors.Join(errors.New("the manager does not end"), m.cmd.Process.Kill())
 	}
+}
+
+// eventually is the command `eventually FILE PATTERN`: it waits until what a command in
+// the background writes matches.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: eventually FILE PATTERN")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	var text []byte
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if text, err = os.ReadFile(ts.MkAbs(args[0])); err == nil && pattern.Match(text) {
+			return
+		}
+	}
+	ts.Fatalf("%s never matched %s: %v\n%s", args[0], args[1], err, text)
 }
 
 // bladeUp is the command `blade NAME VFS`.

@@ -132,18 +132,16 @@ func (g *getting) watch() error {
 	defer stop()
 	lines := columns{w: g.OutOrStdout()}
 	if g.heads && (g.form == "table" || g.form == "wide") {
-		lines.add(g.noun.heads(g.form == "wide"))
+		lines.head = g.noun.heads(g.form == "wide")
 	}
-	begun := false
 	for change, err := range g.noun.all.Follow(ctx, g.client, g.query) {
-		if errors.Is(err, client.ErrUnreachable) && begun {
+		if errors.Is(err, client.ErrLost) {
 			fmt.Fprintf(g.ErrOrStderr(), "warning: %v; trying again\n", err)
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		begun = true
 		if err := g.changed(change, &lines); err != nil {
 			return err
 		}
@@ -194,17 +192,26 @@ type deletedObject struct {
 	Deleted bool `json:"deleted"`
 }
 
+// narrowest is how wide a column of a watch is at least: what comes later may be wider
+// than what came before, and lines that were printed stay as they are.
+const narrowest = 8
+
 // columns prints rows one by one, each column as wide as it ever was.
 type columns struct {
 	w     io.Writer
+	head  []string // goes before the first row; nil for none
 	width []int
 }
 
 func (c *columns) add(row []string) {
+	if head := c.head; head != nil {
+		c.head = nil
+		c.add(head)
+	}
 	var line strings.Builder
 	for i, cell := range row {
 		if i == len(c.width) {
-			c.width = append(c.width, 0)
+			c.width = append(c.width, narrowest)
 		}
 		c.width[i] = max(c.width[i], utf8.RuneCountInString(cell))
 		fmt.Fprintf(&line, "%-*s", c.width[i]+2, cell)

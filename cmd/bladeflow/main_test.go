@@ -38,6 +38,8 @@ func TestScripts(t *testing.T) {
 			"pcap":     writePcap,
 			"manager":  manage,
 			"blade":    bladeUp,
+
+			"eventually": eventually,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,6 +22,9 @@ var (
 	ErrDenied      = errors.New("denied")
 	ErrGone        = errors.New("history is gone")
 	ErrUnreachable = errors.New("unreachable")
+
+	// ErrLost is an ErrUnreachable after which whoever said so tries again.
+	ErrLost = fmt.Errorf("connection lost: %w", ErrUnreachable)
 )
 
 // kinds says what an answer's status means.
@@ -84,4 +88,15 @@ func cause(err error) string {
 		err = u.Err
 	}
 	return strings.TrimPrefix(err.Error(), "remote error: ")
+}
+
+// again says that the fault is not the last word: what was lost is being made again.
+func again(err error) error {
+	f, ok := asFault(err)
+	if !ok {
+		return err
+	}
+	g := *f
+	g.Err = ErrLost
+	return &g
 }

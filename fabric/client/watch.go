@@ -30,9 +30,9 @@ const (
 )
 
 // Watch yields every change after a cursor, which a list has, until ctx ends. When the
-// connection breaks it yields an error around ErrUnreachable, connects again and goes
-// on where it was: nothing is missed, but what was under way may come twice. Whoever
-// does not want to wait stops there. Any other error is the last thing it yields;
+// connection breaks it yields an error around ErrLost, connects again and goes on where
+// it was: nothing is missed, but what was under way may come twice. Whoever does not
+// want to wait stops there. Any other error is the last thing it yields;
 // ErrGone says that the history in between is gone, so list again.
 func (c *Client) Watch(ctx context.Context, cursor int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
@@ -47,7 +47,7 @@ func (c *Client) Watch(ctx context.Context, cursor int64) iter.Seq2[Event, error
 			case !errors.Is(err, ErrUnreachable):
 				yield(Event{}, err)
 				return
-			case !yield(Event{}, err):
+			case !yield(Event{}, again(err)):
 				return
 			}
 			if s.cursor != before {
@@ -179,7 +179,7 @@ func (k Collection[T]) Follow(ctx context.Context, c *Client, q Query) iter.Seq2
 			case ctx.Err() != nil:
 				return
 			case errors.Is(err, ErrUnreachable) && f.known != nil:
-				if !yield(Change[T]{}, err) {
+				if !yield(Change[T]{}, again(err)) {
 					return
 				}
 				wait(ctx, lastPause)
@@ -250,7 +250,7 @@ func (f *follower[T]) await(ctx context.Context, c *Client, cursor int64, counte
 		switch {
 		case errors.Is(err, ErrGone):
 			return true
-		case errors.Is(err, ErrUnreachable):
+		case errors.Is(err, ErrLost):
 			if !f.yield(Change[T]{}, err) {
 				return false
 			}

@@ -41,7 +41,7 @@ func TestWatch(t *testing.T) {
 	lost := 0
 	for e, err := range c.Watch(t.Context(), 4) {
 		switch {
-		case errors.Is(err, ErrUnreachable):
+		case errors.Is(err, ErrLost):
 			lost++
 		case err != nil:
 			faulty(t, err, "E_COMPACTED", ErrGone)
@@ -73,7 +73,7 @@ func TestWatchSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	for e, err := range c.Watch(t.Context(), 4) {
-		if !errors.Is(err, ErrUnreachable) {
+		if !errors.Is(err, ErrLost) {
 			t.Errorf("got %v %v", e, err)
 		}
 		break
