@@ -108,8 +108,8 @@ func Demo(ctx context.Context, c DemoConfig) (*Report, error) {
 	c.fill()
 	count := int(c.Duration.Seconds() * float64(c.Rate))
 	c.Say("building a chassis of %d blades with %d VFs each, with a manager and an agent on each blade", c.Blades, c.VFs)
-	f, err := StartFabric(ctx, Config{Source: c.Source, Interval: 500 * time.Millisecond,
-		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 1<<16), demoBurst)}})
+	f, err := StartFabric(ctx, FabricConfig{Config: Config{Source: c.Source, Interval: 500 * time.Millisecond,
+		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 1<<16), demoBurst)}}})
 	if err != nil {
 		return nil, err
 	}

@@ -27,18 +27,25 @@ import (
 type Fabric struct {
 	*Chassis
 	API   *client.Client   // of the manager
-	Lines map[string]*Line // from each blade's agent to the store
+	Lines map[string]*Line // to the store, from each blade's agent and from the manager, by their names
 
+	manager *manager.Manager
 	dir     string
 	store   store.ServerConfig
 	server  *store.Server
 	closers []func()
 }
 
-// StartFabric brings up a fabric; what c says of members is not used. The manager's page
+// FabricConfig says what fabric to bring up. What it says of members is not used.
+type FabricConfig struct {
+	Config
+	Lease time.Duration // how long other managers wait before they lead in place of one that is gone; as a manager's own if zero
+}
+
+// StartFabric brings up a fabric. The manager's page
 // and API are on a loopback address without TLS, so whoever is on this machine may use
 // them. Nothing is wanted yet. Cost: two seconds more than [Start].
-func StartFabric(ctx context.Context, c Config) (*Fabric, error) {
+func StartFabric(ctx context.Context, c FabricConfig) (*Fabric, error) {
 	f := &Fabric{Lines: map[string]*Line{}}
 	if err := f.start(ctx, c); err != nil {
 		return nil, errors.Join(err, f.Stop())
@@ -46,7 +53,7 @@ func StartFabric(ctx context.Context, c Config) (*Fabric, error) {
 	return f, nil
 }
 
-func (f *Fabric) start(ctx context.Context, c Config) (err error) {
+func (f *Fabric) start(ctx context.Context, c FabricConfig) (err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -64,13 +71,13 @@ func (f *Fabric) start(ctx context.Context, c Config) (err error) {
 	if err := f.openStore(ctx, names); err != nil {
 		return err
 	}
-	if err := f.manage(c.Log); err != nil {
+	if f.manager, f.API, err = f.manage(manager.Config{Name: pki.ManagerName, Log: c.Log, Lease: c.Lease}, f.Lines[pki.ManagerName].URL("https")); err != nil {
 		return err
 	}
 	c.Member = &Membership{Keep: f.dir, Dial: func(ctx context.Context, blade string) (store.Store, error) {
 		return f.Dial(ctx, blade, f.Lines[blade].URL("https"))
 	}}
-	f.Chassis, err = Start(ctx, c)
+	f.Chassis, err = Start(ctx, c.Config)
 	return err
 }
 
@@ -90,40 +97,39 @@ func (f *Fabric) openStore(ctx context.Context, blades []string) error {
 	if err := f.server.Local().Enforce(ctx, blades...); err != nil {
 		return err
 	}
-	for _, b := range blades {
+	for _, name := range append(blades, pki.ManagerName) {
 		line, err := NewLine(f.store.Listen)
 		if err != nil {
 			return err
 		}
-		f.Lines[b] = line
+		f.Lines[name] = line
 		f.closers = append(f.closers, line.Close)
 	}
 	return nil
 }
 
-// manage starts a manager.
-func (f *Fabric) manage(log *slog.Logger) error {
-	s, err := f.Dial(context.Background(), pki.ManagerName, f.server.Endpoint())
+// manage starts a manager that reaches the store at endpoint.
+func (f *Fabric) manage(c manager.Config, endpoint string) (*manager.Manager, *client.Client, error) {
+	s, err := f.Dial(context.Background(), pki.ManagerName, endpoint)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	f.closers = append(f.closers, func() { _ = s.Close() })
-	m, err := manager.New(manager.Config{Store: s, Name: "manager", Listen: "127.0.0.1:0", Log: log})
+	c.Store, c.Listen = s, "127.0.0.1:0"
+	m, err := manager.New(c)
 	if err != nil {
-		return err
-	}
-	if f.API, err = client.New(client.Config{Server: m.URL()}); err != nil {
-		return err
+		return nil, nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
 		if err := m.Run(ctx); err != nil {
-			log.Error("manager", "error", err)
+			c.Log.Error("manager", "error", err)
 		}
 	})
 	f.closers = append(f.closers, func() { stop(); done.Wait() })
-	return nil
+	api, err := client.New(client.Config{Server: m.URL()})
+	return m, api, err
 }
 
 // Dial reaches the store at some of its URLs with the certificate of that name.

@@ -26,10 +26,10 @@ type fabricLab struct {
 	*Fabric
 }
 
-func newFabricLab(t *testing.T) *fabricLab {
+func newFabricLab(t *testing.T, lease time.Duration) *fabricLab {
 	t.Helper()
 	needs(t, "afxdp")
-	f, err := StartFabric(context.Background(), Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}})
+	f, err := StartFabric(context.Background(), FabricConfig{Lease: lease, Config: Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func other(blade string) string { return map[string]string{"b1": "b2", "b2": "b1
 // TestFabric creates a profile, moves it to the other blade and reverts that, each under
 // traffic, and looks at what packets and cards saw of it.
 func TestFabric(t *testing.T) {
-	f := newFabricLab(t)
+	f := newFabricLab(t, 0)
 	here, created := f.create()
 	if _, err := f.API.Snapshot(t.Context(), "before", api.SnapshotSpec{}); err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ const isolation = 60 * time.Second
 // when it can be reached again, it goes to the newest.
 func TestFabricCutOff(t *testing.T) {
 	t.Parallel()
-	f := newFabricLab(t)
+	f := newFabricLab(t, 0)
 	here, _ := f.create()
 	b := f.Blades[f.index(here.Blade)]
 	before := b.Agent.Status()

@@ -5,17 +5,58 @@ import (
 	"sync"
 )
 
-// Line carries TCP connections to one address, and can be cut: then nothing gets
-// through, and nobody at either end is told, as when a switch between them has died.
-// When it is mended what was sent meanwhile arrives, as TCP's repetitions would.
+// Line carries TCP connections to one address, and can be cut, both ways or one: then
+// nothing gets through, and nobody at either end is told, as when a switch between them
+// has died. When it is mended what was sent meanwhile arrives, as TCP's repetitions would.
 type Line struct {
 	listener net.Listener
 	to       string
 	done     sync.WaitGroup
+	out, in  gate // from who called to who was called, and back
 
 	mu    sync.Mutex
-	mend  chan struct{}         // guarded by mu; closed while the line is whole
 	conns map[net.Conn]struct{} // guarded by mu; nil when the line is closed
+}
+
+// gate is open or shut.
+type gate struct {
+	mu     sync.Mutex
+	opened chan struct{} // guarded by mu; nil if the gate was never shut, else closed when it is open
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opened == nil || isClosed(g.opened) {
+		g.opened = make(chan struct{})
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opened != nil && !isClosed(g.opened) {
+		close(g.opened)
+	}
+}
+
+// wait returns when the gate is open.
+func (g *gate) wait() {
+	g.mu.Lock()
+	opened := g.opened
+	g.mu.Unlock()
+	if opened != nil {
+		<-opened
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // NewLine lays a line from a free port of loopback to an address.
@@ -30,8 +71,7 @@ func NewLine(to string) (*Line, error) {
 // LineFrom lays a line from a listener, which it closes in the end, to an address. The
 // listener may be of another network namespace.
 func LineFrom(listener net.Listener, to string) *Line {
-	l := &Line{listener: listener, to: to, mend: make(chan struct{}), conns: map[net.Conn]struct{}{}}
-	close(l.mend)
+	l := &Line{listener: listener, to: to, conns: map[net.Conn]struct{}{}}
 	l.done.Go(l.accept)
 	return l
 }
@@ -41,31 +81,17 @@ func (l *Line) URL(scheme string) string { return scheme + "://" + l.listener.Ad
 
 // Cut lets nothing through until [Line.Mend].
 func (l *Line) Cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.mend:
-		l.mend = make(chan struct{})
-	default:
-	}
+	l.out.shut()
+	l.in.shut()
 }
+
+// CutOut lets through only what comes back, until [Line.Mend].
+func (l *Line) CutOut() { l.out.shut() }
 
 // Mend makes the line whole.
 func (l *Line) Mend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.mend:
-	default:
-		close(l.mend)
-	}
-}
-
-// whole is closed while the line is.
-func (l *Line) whole() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.mend
+	l.in.open()
+	l.out.open()
 }
 
 // Close ends the line and its connections.
@@ -116,25 +142,25 @@ func (l *Line) carry(near net.Conn) {
 		return
 	}
 	defer l.drop(near)
-	<-l.whole()
+	l.out.wait()
 	far, err := net.Dial("tcp", l.to)
 	if err != nil || !l.keep(far) {
 		return
 	}
 	defer l.drop(far)
 	var both sync.WaitGroup
-	both.Go(func() { l.pass(far, near) })
-	both.Go(func() { l.pass(near, far) })
+	both.Go(func() { l.out.pass(far, near) })
+	both.Go(func() { l.in.pass(near, far) })
 	both.Wait()
 }
 
 // pass copies until either end is closed, and closes the other.
-func (l *Line) pass(to, from net.Conn) {
+func (g *gate) pass(to, from net.Conn) {
 	defer to.Close()
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
-		<-l.whole()
+		g.wait()
 		if n > 0 {
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
