@@ -46,6 +46,10 @@ type Config struct {
 	Log      *slog.Logger  // nothing is logged if nil
 	Now      func() time.Time
 
+	// State is where the journal and the counters are kept, as STATE.journal and
+	// STATE.counters; empty keeps neither.
+	State string
+
 	Blade  fabric.BladeID      // whose VFs they are; valid iff VFs is not nil
 	VFs    provision.VFs       // set up as Wanted.VNICs says; nil leaves all VFs alone
 	Wake   <-chan struct{}     // Run asks Source at once when something comes; may be nil
@@ -75,6 +79,11 @@ type Agent struct {
 	drift      DriftStatus
 	events     events
 	books      books
+	journal    journal
+	past       account   // counted by earlier processes
+	shown      account   // what the status says
+	kept       time.Time // when it was written last
+	unkept     string    // why it cannot be; empty if it can
 	mismatches uint64
 	rejected   uint64
 	rounds     uint64
@@ -116,10 +125,17 @@ func New(c Config) *Agent {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &Agent{Config: c}
+	a := &Agent{Config: c, journal: journal{path: c.State}}
+	if c.State != "" {
+		a.journal.path += ".journal"
+	}
 	for _, d := range c.Devices {
 		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
 	}
+	if err := a.recount(); err != nil {
+		a.event("E_KEPT", "counters", "they begin again, for what was kept of them cannot be read: "+err.Error())
+	}
+	a.interrupted()
 	a.status.Store(&Status{Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: []VFStatus{}, Rules: []RuleStatus{}, Packets: []TierPackets{}, Lost: []Lost{}, Events: []Event{}, EventTotals: map[string]uint64{}})
 	return a
 }
@@ -251,6 +267,9 @@ func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat) err
 			err = errors.Join(err, a.prove(c))
 		}
 	}
+	if err == nil {
+		a.pass(phaseDone)
+	}
 	return err
 }
 
@@ -277,8 +296,10 @@ func (a *Agent) read(ctx context.Context) error {
 			packets[id] += n.Packets
 		}
 	}
-	for id, n := range a.Datapath.Counters() {
-		packets[id] += n.Packets
+	for _, part := range []map[flow.RuleID]flow.Counter{a.past.software, a.Datapath.Counters()} {
+		for id, n := range part {
+			packets[id] += n.Packets
+		}
 	}
 	a.warmth.update(a.Now(), packets)
 	return nil
@@ -369,6 +390,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		return swap(want)
 	}
+	a.begin(want, targets)
 	report, err := offload.Run(ctx, targets, swap, a.check)
 	for i, d := range report.Devices {
 		c := a.devices[i]
@@ -400,6 +422,7 @@ func (a *Agent) swap(t *flow.Table, digest string) error {
 	if err := a.Datapath.Swap(t); err != nil {
 		return err
 	}
+	a.pass(phasePromote)
 	a.running, a.digest, a.since = t, digest, a.Now()
 	a.events.add(a.since, eventInForce, fmt.Sprintf("generation %d", t.Generation()), fmt.Sprintf("%d rules", t.Len()))
 	a.Log.Info("a new generation is in force", "generation", uint64(t.Generation()), "rules", t.Len())

@@ -70,7 +70,7 @@ func (d *Daemon) open() error {
 	for _, m := range maps {
 		ports.Declare(m.Name)
 	}
-	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log}
+	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log, State: d.file.state()}
 	if err := d.source(&config, ports); err != nil {
 		return err
 	}

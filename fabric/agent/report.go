@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -15,6 +14,7 @@ import (
 // it begins, changes or ends.
 func (a *Agent) report(err error) {
 	now := a.Now()
+	a.show(now)
 	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Mismatches: a.mismatches, Rejected: a.rejected,
 		Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost(), Events: []Event{}, EventTotals: map[string]uint64{}}
 	if a.Links != nil {
@@ -132,11 +132,10 @@ func (a *Agent) rules() []RuleStatus {
 			}
 		}
 	}
-	software := a.Datapath.Counters()
 	out := make([]RuleStatus, t.Len()+1)
 	for i := range out {
 		r, s := t.Rule(i), &out[i]
-		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.hardware(r.ID)), Software: Count(software[r.ID])}
+		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.shown.hardware[r.ID]), Software: Count(a.shown.software[r.ID])}
 		if s.Entries > 0 {
 			s.Place = "hardware"
 		}
@@ -171,35 +170,21 @@ func (a *Agent) why(id flow.RuleID, entries int) (whole bool, code, reason, fix 
 	return true, "", "", ""
 }
 
-// packets sums what was answered where. Words that never occurred are there with 0,
-// so that a series begins before its first packet.
-func (a *Agent) packets() []TierPackets {
-	hardware := map[string]uint64{"drop": 0, "normal": 0, "output": 0, "punt": 0}
-	for _, c := range a.devices {
-		for word, n := range c.ledger.verdicts {
-			hardware[word] += n
-		}
+// packets lists what was answered where.
+func (a *Agent) packets() (out []TierPackets) {
+	for _, word := range slices.Sorted(maps.Keys(a.shown.verdicts)) {
+		out = append(out, TierPackets{"hardware", word, a.shown.verdicts[word]})
 	}
-	st := a.Datapath.Stats()
-	software := map[string]uint64{"drop": st.Dropped, "normal": st.Normal, "output": st.Output, "pass": st.Passed}
-	var out []TierPackets
-	for _, word := range slices.Sorted(maps.Keys(hardware)) {
-		out = append(out, TierPackets{"hardware", word, hardware[word]})
-	}
-	for _, word := range slices.Sorted(maps.Keys(software)) {
-		out = append(out, TierPackets{"software", word, software[word]})
+	for _, word := range slices.Sorted(maps.Keys(a.shown.packets)) {
+		out = append(out, TierPackets{"software", word, a.shown.packets[word]})
 	}
 	return out
 }
 
-// lost sums what software received or made and could not deal with.
-func (a *Agent) lost() []Lost {
-	st := a.Datapath.Stats()
-	var dropped uint64
-	for _, l := range st.Links {
-		dropped += l.Dropped
+// lost lists what software received or made and could not deal with.
+func (a *Agent) lost() (out []Lost) {
+	for _, why := range slices.Sorted(maps.Keys(a.shown.lost)) {
+		out = append(out, Lost{why, a.shown.lost[why]})
 	}
-	out := []Lost{{"no table yet", st.Early}, {"frame too short", st.Short}, {"no such port", st.NoPort}, {"refused on sending", st.Failed}, {"dropped by a link", dropped}}
-	slices.SortFunc(out, func(a, b Lost) int { return cmp.Compare(a.Reason, b.Reason) })
 	return out
 }

@@ -30,7 +30,7 @@ func NewObject(name string, s *Status) Object {
 }
 
 // Status is what a blade does, as of Reconciled. Lists are never null. Counters
-// never decrease while the agent runs.
+// of packets never decrease, also when the agent starts anew, if it keeps them.
 type Status struct {
 	Generation uint64    `json:"generation"`       // of the table in force; 0 before the first
 	Digest     string    `json:"digest,omitempty"` // of the files or the content it was made of
@@ -216,10 +216,18 @@ func replace(path string, data []byte, mode os.FileMode, durable bool) error {
 	if e := f.Close(); err == nil {
 		err = e
 	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil || !durable {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // LastGeneration returns the generation and digest that a status file tells of, and
