@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
@@ -156,4 +158,80 @@ func BenchmarkCompile(b *testing.B) {
 		}
 		b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/float64(t.Len())*1e9, "ns/rule")
 	})
+}
+
+// BenchmarkUpdate replaces rules one by one, in random order, while another goroutine
+// looks keys up, and reports what an update takes: CPU time of the thread, and wall-clock
+// time, which the scheduler adds to. It also reports how fast lookups are meanwhile.
+func BenchmarkUpdate(b *testing.B) {
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{1000, 10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", family, n), func(b *testing.B) {
+				rules := flowtest.Generate(family, 2*n, 1)
+				rand.New(rand.NewPCG(1, 2)).Shuffle(len(rules), func(i, j int) { rules[i], rules[j] = rules[j], rules[i] })
+				keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 64 * batch})
+				c := matcher.Compile(flowtest.NewTable(rules[:n], nil), matcher.SaveMemory())
+				bytes := c.Bytes()
+				alone := perSecond(c, keys, batch, 5, 0)
+				var stop atomic.Bool
+				var meanwhile []float64
+				done := make(chan bool)
+				go func() {
+					defer close(done)
+					for !stop.Load() {
+						meanwhile = append(meanwhile, perSecond(c, keys, batch, 1, 0))
+					}
+				}()
+				cpu, wall := replace(b, c, rules, n, min(2*n, 50_000), 0)
+				stop.Store(true)
+				<-done
+				slices.Sort(meanwhile)
+				b.ReportMetric(0, "ns/op")
+				for unit, times := range map[string][]time.Duration{"cpu": cpu, "wall": wall} {
+					slices.Sort(times)
+					var sum time.Duration
+					for _, t := range times {
+						sum += t
+					}
+					b.ReportMetric(float64(sum)/float64(len(times)), unit+"-mean-ns")
+					b.ReportMetric(float64(times[len(times)/2]), unit+"-p50-ns")
+					b.ReportMetric(float64(times[len(times)*99/100]), unit+"-p99-ns")
+					b.ReportMetric(float64(times[len(times)-1]), unit+"-max-ns")
+				}
+				b.ReportMetric(alone/1e6, "alone-M/s")
+				b.ReportMetric(meanwhile[len(meanwhile)/2]/1e6, "meanwhile-M/s")
+				b.ReportMetric(float64(c.Bytes())/float64(bytes), "memory-ratio")
+				for range b.N {
+				}
+			})
+		}
+	}
+}
+
+// replace makes updates in turn: a rule that is not among the n first comes, one that is
+// there goes. It returns how long each took, in CPU time and by the wall clock. perSecond
+// is how many are made a second; 0 is as many as possible.
+func replace(b *testing.B, c *matcher.Classifier, rules []flow.Rule, n, updates int, perSecond float64) (cpu, wall []time.Duration) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin := time.Now()
+	for i := range updates {
+		for perSecond > 0 && time.Since(begin).Seconds() < float64(i)/perSecond {
+		}
+		r := &rules[(n+i/2)%len(rules)]
+		t, w := threadTime(), time.Now()
+		var err error
+		if i%2 == 0 {
+			err = c.Insert(*r)
+		} else {
+			r = &rules[i/2%len(rules)]
+			err = c.Delete(r.ID)
+		}
+		wall = append(wall, time.Since(w))
+		cpu = append(cpu, threadTime()-t)
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	return cpu, wall
 }

@@ -2,10 +2,13 @@ package matcher
 
 import (
 	"cmp"
+	"math"
 	"math/bits"
 	"slices"
+	"sync/atomic"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/epoch"
 	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
@@ -56,7 +59,7 @@ const (
 // newEngine builds an engine of t with the cheapest of several limits, see cost.go;
 // hurried with one that is never bad.
 func newEngine(t *flow.Table, lane Lane, hurried bool) *engine {
-	e := &engine{lane: lane, base: t}
+	e := &engine{lane: lane, base: t, steps: new(atomic.Uint64)}
 	build := func(limit int) {
 		e.limit = limit
 		e.set.Store(e.tables())
@@ -121,7 +124,7 @@ func (e *engine) tables() *tableSet {
 	}
 	tables := make([]*subtable, len(drawers))
 	for i := range drawers {
-		tables[i] = drawers[i].pack(t, words)
+		tables[i] = drawers[i].pack(t, words, &e.epochs)
 	}
 	return newTableSet(tables, words)
 }
@@ -215,17 +218,20 @@ func (d *drawer) findGuards(t *flow.Table) {
 }
 
 // pack makes a table of d; words are those that have columns in a batch.
-func (d *drawer) pack(t *flow.Table, words []uint8) *subtable {
-	s := &subtable{mask: d.mask, Table: kernel.Table{Best: firstPlace(int(d.rules[0]), t.Len())}}
+func (d *drawer) pack(t *flow.Table, words []uint8, epochs *epoch.Domain) *subtable {
+	s := &subtable{mask: d.mask, arena: newArena(epochs), Table: kernel.Table{Best: firstPlace(int(d.rules[0]), t.Len())}}
 	for at, w := range words {
 		column := uint32(at * 4 * kernel.Lanes)
 		if m := word(&d.guard.Mask, int(w)); m != 0 {
 			s.GuardColumn[s.Guards], s.GuardWord[s.Guards] = column, w
 			s.GuardMask[s.Guards], s.GuardValue[s.Guards] = m, word(&d.guard.Value, int(w))
-			s.guard[w/2] |= uint64(m) << (w % 2 * 32)
+			shift := w % 2 * 32
+			s.guard.Mask[w/2] |= uint64(m) << shift
+			s.guard.Value[w/2] |= uint64(word(&d.guard.Value, int(w))) << shift
+			s.guarded[w/2] |= math.MaxUint32 << shift
 			s.Guards++
 		}
-		if m := word(&d.mask, int(w)) &^ word(&s.guard, int(w)); m != 0 {
+		if m := word(&d.mask, int(w)) &^ word(&s.guard.Mask, int(w)); m != 0 {
 			s.HashColumn[s.Hashed], s.HashWord[s.Hashed], s.HashMask[s.Hashed] = column, w, m
 			s.Hashed++
 		}
@@ -255,6 +261,7 @@ func (d *drawer) pack(t *flow.Table, words []uint8) *subtable {
 		}
 		arena, s.Heads[slot] = s.add(arena, t, order[:n])
 		order = order[n:]
+		s.keys++
 	}
 	s.setArena(append(arena, make([]uint32, kernel.Pad)...))
 	return s
@@ -267,9 +274,9 @@ func (d *drawer) columns(t *flow.Table, s *subtable) {
 	for _, i := range d.rules {
 		m := &t.Rule(int(i)).Match
 		for w := range ones {
-			ones[w] += bits.OnesCount32(ternary(m, w) &^ word(&s.guard, w))
+			ones[w] += bits.OnesCount32(ternary(m, w) &^ word(&s.guard.Mask, w))
 		}
-		exact := ternary(m, kernel.PortWord) != word(&m.Mask, kernel.PortWord) && word(&s.guard, kernel.PortWord) == 0
+		exact := ternary(m, kernel.PortWord) != word(&m.Mask, kernel.PortWord) && word(&s.guard.Mask, kernel.PortWord) == 0
 		if exact || !m.SrcPort.Any() || !m.DstPort.Any() {
 			s.Ranges = 1
 		}
@@ -281,13 +288,7 @@ func (d *drawer) columns(t *flow.Table, s *subtable) {
 		}
 	}
 	slices.SortStableFunc(words, func(a, b int) int { return cmp.Compare(ones[b], ones[a]) })
-	if len(words) == 0 {
-		words = []int{0} // the kernels want one; its masks are zero
-	}
-	for i, w := range words {
-		s.ColumnWord[i], s.ColumnOffset[i] = uint8(w), uint32(4*w)
-	}
-	s.Ternary = uint32(len(words))
+	s.setColumns(words)
 }
 
 // ternary returns the bits of a word that a rule compares by mask. A port that is
@@ -344,11 +345,14 @@ func (s *subtable) write(row []uint32, m int, place, rule int32, match *flow.Mat
 	}
 }
 
-// setArena makes a whole arena that of s.
+// setArena makes words, cut into parts, the arena of s.
 func (s *subtable) setArena(words []uint32) {
-	s.arena.used = len(words) / kernel.Unit
-	for at := 0; at < len(words); at += kernel.ArenaUnits * kernel.Unit {
-		s.Arena = append(s.Arena, words[at:])
+	const size = kernel.ArenaUnits * kernel.Unit
+	s.arena.units = len(words) / kernel.Unit
+	s.arena.parts = (len(words) + size - 1) / size
+	s.Arena = make([][]uint32, s.arena.parts+s.arena.parts/2+spareParts)
+	for i := range s.arena.parts {
+		s.Arena[i] = words[i*size:]
 	}
 }
 

@@ -38,7 +38,7 @@ func TestInvariants(t *testing.T) {
 	}
 	for name, tab := range tables {
 		c := Compile(tab)
-		set := c.engine.set.Load()
+		set := c.engine.Load().set.Load()
 		if len(set.tables) > maxTables {
 			t.Errorf("%s: %d tables", name, len(set.tables))
 		}
@@ -80,7 +80,7 @@ func TestInvariants(t *testing.T) {
 // TestRepeatable checks that equal tables make equal classifiers.
 func TestRepeatable(t *testing.T) {
 	tab := flowtest.NewTable(flowtest.Generate(flowtest.IPC, 1000, 1), nil)
-	if a, b := Compile(tab), Compile(tab); !reflect.DeepEqual(a.small, b.small) || !reflect.DeepEqual(a.engine.set.Load(), b.engine.set.Load()) {
+	if a, b := Compile(tab), Compile(tab); !reflect.DeepEqual(a.fast.Load(), b.fast.Load()) || !reflect.DeepEqual(a.engine.Load().set.Load(), b.engine.Load().set.Load()) {
 		t.Error("two compilations of one table differ")
 	}
 }

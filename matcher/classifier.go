@@ -1,98 +1,200 @@
 package matcher
 
 import (
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
-// Classifier answers which rule of one table wins for a key. It is immutable, so
-// any number of goroutines may use it at once, and a new table is put in place by
-// storing a new Classifier in an atomic pointer.
+// Classifier answers which rule of a table wins for a key. Any number of goroutines
+// may look keys up while others change rules with [Classifier.Insert] and
+// [Classifier.Delete]; lookups take no locks and wait for nobody.
+//
+// A change of one rule is atomic: a lookup that begins after Insert or Delete has
+// returned sees it, and one that runs meanwhile answers each key as it is before or
+// after, never by half a change. Changes that must be seen together, such as a new
+// generation of a table, are a new Classifier, put in place by storing it in an
+// atomic pointer.
 type Classifier struct {
 	lane    Lane
+	compact bool // no accelerator
+
+	// version goes up by one at the beginning of each step of an update and by one at
+	// its end.
+	version atomic.Uint64
+	engine  atomic.Pointer[engine] // always current; nil in the lane definition
+	fast    atomic.Pointer[fast]   // right as long as the version is its own
+	table   atomic.Pointer[dated]  // the last one asked for
+
+	mu      sync.Mutex    // held while changing
+	tending bool          // guarded by mu
+	changed uint64        // number of updates, guarded by mu
+	rest    time.Duration // see tend; only the goroutine that tends uses it
+}
+
+// fast is an accelerator, and what it was built from.
+type fast struct {
+	*vectors
+	dated
+}
+
+// dated is the table of a version.
+type dated struct {
 	table   *flow.Table
-	engine  *engine
-	small   *vectors // the same table once more, or nil
-	compact bool     // never have small
+	version uint64
 }
 
 // Compile makes a classifier of t. Cost: 1 to 5 ms for 1,000 rules, 20 to 60 for
 // 10,000, 50 to 100 for 100,000.
 func Compile(t *flow.Table, opts ...Option) *Classifier {
-	c := &Classifier{lane: Lanes()[0], table: t}
+	c := &Classifier{lane: Lanes()[0]}
 	for _, o := range opts {
 		o(c)
 	}
+	c.table.Store(&dated{t, 0})
 	if c.lane == Definition {
 		return c
 	}
+	hurried := false // small tables hardly ask the engine
 	if hasVectors(c.lane) && !c.compact {
-		c.small = newVectors(t)
+		if v := newVectors(t); v != nil {
+			c.fast.Store(&fast{v, dated{t, 0}})
+			hurried = true
+		}
 	}
-	c.engine = newEngine(t, c.lane, c.small != nil)
+	e := newEngine(t, c.lane, hurried)
+	e.steps = &c.version
+	c.engine.Store(e)
 	return c
 }
-
-// Table returns what c was compiled from.
-func (c *Classifier) Table() *flow.Table { return c.table }
 
 // Lane returns the lane c uses.
 func (c *Classifier) Lane() Lane { return c.lane }
 
-// Bytes returns the memory that c holds beside the table it was compiled from.
+// Bytes returns the memory that c holds beside its rules.
 func (c *Classifier) Bytes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	n := 0
-	if c.engine != nil {
-		n += c.engine.bytes()
+	if e := c.engine.Load(); e != nil {
+		n += e.bytes()
 	}
-	if c.small != nil {
-		n += c.small.bytes()
+	if f := c.fast.Load(); f != nil {
+		n += f.bytes()
 	}
 	return n
 }
 
-// Batch is a number of keys and the answers to them.
+// Batch is a number of keys and the answers to them. It belongs to one goroutine.
 type Batch struct {
-	Keys  []flow.Key
-	Rules []int32 // for each key the place of its rule in the table, or Table.Len() for the default
+	Keys []flow.Key
+	// Rules is, for each key, the number of its rule. In a classifier whose rules never
+	// changed that is the rule's place in the table, or Table.Len() for the default;
+	// after changes, [Batch.Rule] knows what a number means.
+	Rules []int32
+
+	table  *flow.Table // that Rules are places in
+	engine *engine     // or, if it is not nil, that has given the numbers
+}
+
+// Rule returns the rule that was the answer to key i; the default has ID
+// [flow.DefaultRule]. It is right until the next lookup with b, whatever happens to the
+// rule, and must not be changed.
+func (b *Batch) Rule(i int) *flow.Rule {
+	if b.engine != nil {
+		return b.engine.rule(b.Rules[i])
+	}
+	return b.table.Rule(int(b.Rules[i]))
 }
 
 // Lookup answers every key of b into b.Rules, which must be at least as long as
-// b.Keys. It allocates nothing and writes nothing but b.Rules. Batches of 64 and more
-// are fastest.
+// b.Keys. It allocates nothing. Batches of 64 and more are fastest.
 func (c *Classifier) Lookup(b *Batch) {
 	answers := b.Rules[:len(b.Keys)]
 	if c.lane == Definition {
+		b.table, b.engine = c.Table(), nil
 		for i := range b.Keys {
-			answers[i] = int32(c.table.Lookup(&b.Keys[i]))
+			answers[i] = int32(b.table.Lookup(&b.Keys[i]))
 		}
 		return
 	}
+	if f := c.current(); f != nil && len(answers) >= smallBatch {
+		b.table, b.engine = f.table, nil
+		f.lookupAll(b.Keys, answers)
+		return
+	}
+	for {
+		e := c.engine.Load()
+		if b.table, b.engine = nil, e; c.lookupAll(e, b.Keys, answers) {
+			return
+		}
+	}
+}
+
+// current returns the accelerator if it is not behind.
+func (c *Classifier) current() *fast {
+	if f := c.fast.Load(); f != nil && f.version == c.version.Load() {
+		return f
+	}
+	return nil
+}
+
+func (f *fast) lookupAll(keys []flow.Key, answers []int32) {
 	for at := 0; at < len(answers); at += kernel.Lanes {
-		end := min(at+kernel.Lanes, len(answers))
-		if keys, answers := b.Keys[at:end], answers[at:end]; c.small != nil && len(keys) >= smallBatch {
-			c.lookupSmall(keys, answers)
-		} else {
-			c.engine.lookup(keys, answers)
+		if end := at + kernel.Lanes; end <= len(answers) { // the usual batch needs no copy
+			f.lookup(keys[at:end], (*[kernel.Lanes]int32)(answers[at:end]))
+			continue
+		}
+		var best [kernel.Lanes]int32
+		f.lookup(keys[at:], &best)
+		copy(answers[at:], best[:])
+	}
+}
+
+// lookupAll has e answer keys, as many at once as are answered before more than one
+// step is made. It returns false if there is another engine now.
+func (c *Classifier) lookupAll(e *engine, keys []flow.Key, answers []int32) bool {
+	for most := kernel.Lanes; len(keys) > 0; {
+		n := min(most, len(keys))
+		before := c.version.Load()
+		if c.engine.Load() != e {
+			return false
+		}
+		reader := e.epochs.Enter(&answers[0])
+		e.lookup(keys[:n], answers[:n])
+		reader.Leave()
+		if steps(before, c.version.Load()) > 1 {
+			most = max(1, n/2)
+			continue
+		}
+		keys, answers = keys[n:], answers[n:]
+		most = min(2*most, kernel.Lanes)
+	}
+	return true
+}
+
+// steps returns the number of steps that may have been made between two versions, those
+// that had begun before or not ended after counting too.
+func steps(before, after uint64) uint64 { return (after+1)/2 - before/2 }
+
+// LookupOne returns the rule that wins for k; the default has ID [flow.DefaultRule].
+func (c *Classifier) LookupOne(k *flow.Key) *flow.Rule {
+	if c.lane == Definition {
+		t := c.Table()
+		return t.Rule(t.Lookup(k))
+	}
+	var own int32
+	for {
+		before := c.version.Load()
+		e := c.engine.Load()
+		reader := e.epochs.Enter(&own)
+		n := e.search(e.set.Load(), k)
+		reader.Leave()
+		if steps(before, c.version.Load()) <= 1 {
+			return e.rule(n)
 		}
 	}
-}
-
-func (c *Classifier) lookupSmall(keys []flow.Key, answers []int32) {
-	if len(answers) == kernel.Lanes { // the usual batch needs no copy
-		c.small.lookup(keys, (*[kernel.Lanes]int32)(answers))
-		return
-	}
-	var best [kernel.Lanes]int32
-	c.small.lookup(keys, &best)
-	copy(answers, best[:])
-}
-
-// LookupOne returns the place of the rule that wins for k, or Table.Len() for the
-// default.
-func (c *Classifier) LookupOne(k *flow.Key) int {
-	if c.lane == Definition {
-		return c.table.Lookup(k)
-	}
-	return int(c.engine.search(c.engine.set.Load(), k))
 }

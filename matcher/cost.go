@@ -41,6 +41,9 @@ func (e *engine) price(keys []flow.Key) float64 {
 	var best kernel.Best
 	var found kernel.Found
 	var probes, buckets, chunks, many, rules int
+	var own int32
+	reader := e.epochs.Enter(&own)
+	defer reader.Leave()
 	set := e.set.Load()
 	for at := 0; at < len(keys); at += kernel.Lanes {
 		batch := keys[at:min(at+kernel.Lanes, len(keys))]
@@ -76,10 +79,29 @@ func (e *engine) price(keys []flow.Key) float64 {
 
 // likelyKeys returns keys that rules match, each rule being as likely as another.
 func likelyKeys(t *flow.Table, n int) []flow.Key {
+	return drawKeys(n, t.Len(), func(i int) *flow.Match { return &t.Rule(i).Match })
+}
+
+// sampleKeys is likelyKeys for all rules that e ever had.
+func (e *engine) sampleKeys(n int) []flow.Key {
+	rules := e.base.Len() + 1
+	if p := e.pages.Load(); p != nil {
+		rules += len(*p) * pageRules
+	}
+	return drawKeys(n, rules, func(i int) *flow.Match {
+		if r := e.rule(int32(i)); r != nil { // else the number is not yet in use
+			return &r.Match
+		}
+		return &e.base.Rule(i % (e.base.Len() + 1)).Match
+	})
+}
+
+// drawKeys returns keys in the matches of random ones of that many rules.
+func drawKeys(n, rules int, match func(i int) *flow.Match) []flow.Key {
 	rng := rand.New(rand.NewPCG(1, 2))
 	keys := make([]flow.Key, n)
 	for i := range keys {
-		m := &t.Rule(rng.IntN(t.Len())).Match
+		m := match(rng.IntN(rules))
 		for w := range keys[i] {
 			keys[i][w] = m.Value[w] | rng.Uint64()&^m.Mask[w]
 		}

@@ -1,19 +1,26 @@
 package matcher
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/epoch"
 	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
-// engine is a table as hash tables, see the essay in build.go.
+// engine is a table as hash tables, see the essays in build.go and update.go.
 type engine struct {
-	lane  Lane
-	base  *flow.Table // what it was built from: rule i has number i, the default the next
-	limit int         // rules in a bucket
-	set   atomic.Pointer[tableSet]
+	lane    Lane
+	base    *flow.Table // what it was built from: rule i has number i, the default the next
+	limit   int         // rules in a bucket
+	set     atomic.Pointer[tableSet]
+	pages   atomic.Pointer[[]*page]
+	epochs  epoch.Domain
+	steps   *atomic.Uint64 // goes up by one at the beginning of a step and by one at the end
+	changes *changes       // the writer's; nil before the first update
+	health  health
 }
 
 // tableSet is the hash tables of an engine; all but their buckets is immutable.
@@ -26,24 +33,22 @@ type tableSet struct {
 // subtable is a hash table of rules under one mask.
 type subtable struct {
 	kernel.Table
-	mask  flow.Key // what it hashes
-	guard flow.Key // what it compares before
-	arena arena
+	mask    flow.Key   // what it hashes
+	guard   flow.Match // what it compares before
+	guarded flow.Key   // the 32-bit words that guard is about
+	covered flow.Key   // these, and those that buckets have columns for
+	keys    int        // heads in use
+	arena   *arena
 }
 
-// arena says how much of a table's arena is in use.
-type arena struct {
-	used int // units
-}
-
-// rule returns the rule with a number.
-func (e *engine) rule(n int32) *flow.Rule { return e.base.Rule(int(n)) }
-
-// bytes returns the memory of the tables of e.
+// bytes returns the memory of e beside its rules.
 func (e *engine) bytes() int {
 	n := 0
 	for _, t := range e.set.Load().tables {
-		n += 4*len(t.Heads) + 4*kernel.Unit*t.arena.used
+		n += 4*len(t.Heads) + 4*kernel.Unit*t.arena.units + 24*len(t.Arena)
+	}
+	if c := e.changes; c != nil {
+		n += c.order.bytes() + 8*pageRules*len(*e.pages.Load()) + 16*cap(c.log) + 40*len(c.added) + 20*len(c.gone)
 	}
 	return n
 }
@@ -109,9 +114,10 @@ func (e *engine) search(s *tableSet, k *flow.Key) int32 {
 	return rule
 }
 
-// newTableSet returns a set of tables, whose rules number as said.
+// newTableSet returns a set of tables, which it sorts; words are those that they number.
 func newTableSet(tables []*subtable, words []uint8) *tableSet {
-	s := &tableSet{tables: tables, words: slices.Clone(words)}
+	slices.SortStableFunc(tables, func(a, b *subtable) int { return cmp.Compare(a.Best, b.Best) })
+	s := &tableSet{tables: tables, words: words}
 	for _, w := range words {
 		s.offsets = append(s.offsets, 4*uint32(w))
 	}

@@ -28,8 +28,8 @@ func ExampleClassifier_Lookup() {
 		batch.Keys[i].Set(flow.DstPort, port)
 	}
 	c.Lookup(&batch)
-	for _, i := range batch.Rules {
-		fmt.Println(table.Rule(int(i)).Name)
+	for i := range batch.Keys {
+		fmt.Println(batch.Rule(i).Name)
 	}
 	// Output:
 	// web
@@ -50,6 +50,6 @@ func ExampleClassifier_Explain() {
 	var k flow.Key
 	k.Set(flow.DstPort, 80)
 	rule, mask := matcher.Compile(table).Explain(k)
-	fmt.Printf("%s, dst_port under mask %#04x\n", table.Rule(rule).Name, mask.Get(flow.DstPort))
+	fmt.Printf("%s, dst_port under mask %#04x\n", rule.Name, mask.Get(flow.DstPort))
 	// Output: -, dst_port under mask 0xff00
 }

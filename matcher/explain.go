@@ -2,6 +2,7 @@ package matcher
 
 import (
 	"math/bits"
+	"sync/atomic"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
@@ -20,25 +21,41 @@ import (
 // the same way through the tables to the same rule.
 //
 // Cost: about two lookups.
-func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
-	e := explanation{key: &k}
+func (c *Classifier) Explain(k flow.Key) (rule *flow.Rule, mask flow.Key) {
+	x := explanation{key: &k}
 	if c.lane == Definition {
-		rule = c.table.Lookup(&k)
-		e.accept(&c.table.Rule(rule).Match)
-		for i := range rule {
-			e.refute(&c.table.Rule(i).Match)
+		t := c.Table()
+		i := t.Lookup(&k)
+		x.accept(&t.Rule(i).Match)
+		for j := range i {
+			x.refute(&t.Rule(j).Match)
 		}
-		return rule, wholeBytes(e.mask)
+		return t.Rule(i), wholeBytes(x.mask)
 	}
-	place, best := int32(kernel.None), int32(c.table.Len())
-	for _, t := range c.engine.set.Load().tables {
-		if t.Best >= place {
+	for {
+		before := c.version.Load()
+		x.mask = flow.Key{}
+		rule = c.engine.Load().explain(&x)
+		if steps(before, c.version.Load()) <= 1 {
+			return rule, wholeBytes(x.mask)
+		}
+	}
+}
+
+// explain grows the mask of x and returns the winner for its key.
+func (e *engine) explain(x *explanation) *flow.Rule {
+	var own int32
+	reader := e.epochs.Enter(&own)
+	defer reader.Leave()
+	place, best := int32(kernel.None), int32(e.base.Len())
+	for _, t := range e.set.Load().tables {
+		if atomic.LoadInt32(&t.Best) >= place {
 			break
 		}
-		for w := range e.mask {
-			e.mask[w] |= t.mask[w] | t.guard[w]
+		for w := range x.mask {
+			x.mask[w] |= t.mask[w] | t.guard.Mask[w]
 		}
-		head := t.Find(&k)
+		head := t.Find(x.key)
 		if head == 0 {
 			continue
 		}
@@ -46,17 +63,17 @@ func (c *Classifier) Explain(k flow.Key) (rule int, mask flow.Key) {
 			if p >= place {
 				return false
 			}
-			m := &c.engine.rule(r).Match
-			if m.Matches(&k) {
+			m := &e.rule(r).Match
+			if m.Matches(x.key) {
 				place, best = p, r
-				e.accept(m)
+				x.accept(m)
 				return false
 			}
-			e.refute(m)
+			x.refute(m)
 			return true
 		})
 	}
-	return int(best), wholeBytes(e.mask)
+	return e.rule(best)
 }
 
 // wholeBytes makes every byte of a mask that has a bit have all: looking at more is

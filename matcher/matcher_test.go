@@ -38,7 +38,7 @@ func checkLookup(t *testing.T, c *matcher.Classifier, keys []flow.Key) {
 		if int(b.Rules[i]) != want {
 			t.Fatalf("lane %s: batch says rule %d for key %x, the definition %d", c.Lane(), b.Rules[i], keys[i], want)
 		}
-		if got := c.LookupOne(&keys[i]); got != want {
+		if got, want := c.LookupOne(&keys[i]).ID, c.Table().Rule(want).ID; got != want {
 			t.Fatalf("lane %s: rule %d for key %x, the definition says %d", c.Lane(), got, keys[i], want)
 		}
 	}
@@ -58,8 +58,8 @@ func TestExplainSmall(t *testing.T) {
 						k := u.Key(rng)
 						rule, mask := c.Explain(k)
 						for i := range u.Keys {
-							if want := tab.Lookup(&u.Keys[i]); agree(&k, &u.Keys[i], &mask) && want != rule {
-								t.Fatalf("lane %s: key %x has rule %d under mask %x, but %x has %d", lane, k, rule, mask, u.Keys[i], want)
+							if want := tab.Rule(tab.Lookup(&u.Keys[i])).ID; agree(&k, &u.Keys[i], &mask) && want != rule.ID {
+								t.Fatalf("lane %s: key %x has rule %d under mask %x, but %x has %d", c.Lane(), k, rule.ID, mask, u.Keys[i], want)
 							}
 						}
 					}
@@ -188,16 +188,16 @@ func TestRandomTables(t *testing.T) {
 func checkExplain(t *testing.T, rng *rand.Rand, c *matcher.Classifier, k flow.Key) {
 	t.Helper()
 	rule, mask := c.Explain(k)
-	if want := c.Table().Lookup(&k); rule != want {
-		t.Fatalf("lane %s: explains rule %d for key %x, the definition says %d", c.Lane(), rule, k, want)
+	if want := c.Table().Rule(c.Table().Lookup(&k)); rule.ID != want.ID {
+		t.Fatalf("lane %s: explains rule %d for key %x, the definition says %d", c.Lane(), rule.ID, k, want.ID)
 	}
 	try := func(flip flow.Key) {
 		o := k
 		for w := range o {
 			o[w] ^= flip[w] &^ mask[w]
 		}
-		if got := c.LookupOne(&o); got != rule {
-			t.Fatalf("lane %s: key %x has rule %d under mask %x, but %x has %d", c.Lane(), k, rule, mask, o, got)
+		if got := c.LookupOne(&o); got.ID != rule.ID {
+			t.Fatalf("lane %s: key %x has rule %d under mask %x, but %x has %d", c.Lane(), k, rule.ID, mask, o, got.ID)
 		}
 	}
 	try(flow.Key{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)})

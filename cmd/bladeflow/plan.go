@@ -179,10 +179,11 @@ func (f *filled) answers(k *flow.Key) *flow.Entry {
 	if slices.ContainsFunc(f.model.Missed, func(m flow.Match) bool { return m.Matches(k) }) {
 		return nil
 	}
-	if i := f.search.LookupOne(k); i < len(f.entries) {
-		return &f.entries[i]
+	i, ok := f.search.Table().Index(f.search.LookupOne(k).ID)
+	if !ok || i == len(f.entries) {
+		return nil
 	}
-	return nil
+	return &f.entries[i]
 }
 
 func (d *planDoc) print(cmd *cobra.Command, t rules) error {

@@ -156,9 +156,9 @@ func (t *tracer) trace(frame []byte, in flow.Port) *traceDoc {
 		doc.step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), cmp.Or(flow.FormatMatch(&r.Match, t.Ports()), "every packet"))
 	}
 	for _, c := range t.lanes {
-		if got := c.LookupOne(&k); got != won {
+		if got := c.LookupOne(&k); got.ID != r.ID {
 			doc.Agree = false
-			doc.step("disagree: lane %s says rule %s", c.Lane(), t.name(got))
+			doc.step("disagree: lane %s says rule %s", c.Lane(), got.Name)
 		}
 	}
 	for _, a := range r.Actions {

@@ -122,6 +122,9 @@ func Head(offset uint32, tags ...uint32) uint32 {
 	return tag<<24 | offset&offsetMask
 }
 
+// Offset returns the offset of a head's bucket.
+func Offset(head uint32) uint32 { return head & offsetMask }
+
 // Find returns the head of the bucket that k falls into, or 0.
 func (t *Table) Find(k *flow.Key) uint32 {
 	for i := range t.Guards {
