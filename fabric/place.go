@@ -82,8 +82,17 @@ func (s Spec) Fits(seen Snapshot) error {
 	return nil
 }
 
-// Place finds a place for a profile that has none, and does not take it.
+// Place finds a place for a profile that has none, and does not take it; with nothing
+// that fits it says why, which costs as much as looking at all candidates.
 func (st *Stock) Place(p Profile, policy Policy) (Placement, error) {
+	if at, fits := st.Fit(p, policy); fits {
+		return at, nil
+	}
+	return nil, st.refusal(p)
+}
+
+// Fit is Place without reasons.
+func (st *Stock) Fit(p Profile, policy Policy) (_ Placement, fits bool) {
 	var blades []*bladeStock
 	for _, b := range st.blades {
 		if b.why == nil && p.Where.Holds(b.Blade) {
@@ -99,10 +108,10 @@ func (st *Stock) Place(p Profile, policy Policy) (Placement, error) {
 	})
 	for _, b := range blades {
 		if at := st.on(b, p, policy); at != nil {
-			return at, nil
+			return at, true
 		}
 	}
-	return nil, st.refusal(p)
+	return nil, false
 }
 
 // refusal says why a profile fits nowhere.

@@ -58,7 +58,7 @@ func sample() map[string]any {
 		"assignment": &Assignment{Head: named(KindAssignment, "web"), Spec: AssignmentSpec{Blade: "b1", VNICs: []Placed{{"eth0", vf}}}},
 		"snapshot":   &Snapshot{Head: named(KindSnapshot, "before"), Spec: SnapshotSpec{Revision: 7, Note: "before the move", Made: at}},
 		"history": &History{Head: named("History", "7"), Spec: HistorySpec{EventSpec: EventSpec{At: at, Who: "ann", Role: "admin", From: "10.0.0.1", Verb: "apply",
-			Changes: []Touched{{KindNetwork, "default", "front", "created"}, {KindNetwork, "default", "back", "deleted"}}}, Before: [][]byte{nil, []byte("{}")}}},
+			Changes: []Touched{{KindNetwork, "default", "front", "created"}, {KindNetwork, "default", "back", "deleted"}}}, Before: []json.RawMessage{json.RawMessage("null"), json.RawMessage("{}")}}},
 		"preview": &Preview{Revision: 7, DryRun: true, Changes: []Touched{{KindProfile, "default", "web", "created"}}, Steps: []Step{{"b1", "prove", "prove b1 ab12"}},
 			Held: []Held{{"b2", "web/eth0", Error{"E_BLADE_SILENT", "blade b2", "its agent does not report any more", ""}}}, Capacity: []CapacityOf{{"b1", Free{8, "-", 0}, Free{7, "1G", 1}, effect}}, Fleet: &effect},
 		"inventory": &Inventory{Head: NewHead(KindInventory, "b1"), Status: InventoryStatus{Findings: []Finding{},

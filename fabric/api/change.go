@@ -40,11 +40,26 @@ type History struct {
 	Spec HistorySpec `json:"spec"`
 }
 
-// HistorySpec is an event and what it replaced, in the order of its changes; null for
-// what was not there.
+// HistorySpec is an event, and its objects as they are stored, in the order of its
+// changes: before it, and after it if they were too many to be put with it. Null is what
+// was not there.
 type HistorySpec struct {
 	EventSpec
-	Before [][]byte `json:"before"` // the stored documents
+	Before []json.RawMessage `json:"before"`
+	After  []json.RawMessage `json:"after,omitempty"`
+}
+
+// State is what was wanted after a change, where the history that told it is gone: its
+// objects as they are stored.
+type State struct {
+	Head
+	Spec StateSpec `json:"spec"`
+}
+
+// StateSpec is the objects, and which they are.
+type StateSpec struct {
+	Objects []Touched         `json:"objects"`
+	Values  []json.RawMessage `json:"values"`
 }
 
 // Preview is what a change would do, or did.

@@ -18,10 +18,10 @@ import (
 )
 
 // Changes of what is wanted are numbered: change n is the record at History(n), written
-// in the same transaction as the objects it changes, on the condition that it does not
-// exist yet. So each change was decided on exactly the state that the change before it
-// left: that a spec is valid as a whole, that a VF is given to one vNIC only, needs no
-// locks. Whoever loses decides again on the new state.
+// with the objects it changes (commit.go), on the condition that it does not exist yet. So
+// each change was decided on exactly the state that the change before it left: that a spec
+// is valid as a whole, that a VF is given to one vNIC only, needs no locks. Whoever loses
+// decides again on the new state.
 //
 // A record keeps what was there before, so the wanted state of any earlier revision is
 // found by undoing changes, and a revert is a change like others.
@@ -71,27 +71,36 @@ func (m *Manager) change(ctx context.Context, r request) (api.Preview, error) {
 			return api.Preview{}, err
 		}
 		p, err := m.prepare(v, r, edits)
-		if err != nil || r.dryRun || len(p.edits) == 0 {
+		if err != nil || r.dryRun || p.commit == nil {
 			return p.preview, err
 		}
-		cursor, err := m.store.Txn(ctx, append(p.compares, r.fence...), p.ops)
+		cursor, err := m.commit(ctx, p.commit)
 		if err == nil {
 			m.cache.put(v, cursor, p.after)
-			m.log.Info("change", "revision", v.revision+1, "who", r.who.Name, "role", r.who.Role, "from", r.who.From, "verb", r.verb, "objects", len(p.edits))
+			m.log.Info("change", "revision", v.revision+1, "who", r.who.Name, "role", r.who.Role, "from", r.who.From, "verb", r.verb, "objects", len(p.commit.before))
 			_, err = m.view(ctx, cursor)
 			return p.preview, err
 		}
 		if !errors.Is(err, store.ErrConflict) || try == tries || m.fenced(ctx, r.fence) {
 			return api.Preview{}, err
 		}
-		kv, err := m.store.Read(ctx, p.history)
-		if err != nil {
-			return api.Preview{}, err
-		}
-		if v, err = m.view(ctx, kv.Modified); err != nil {
+		if v, err = m.after(ctx, p.commit.number); err != nil {
 			return api.Preview{}, err
 		}
 	}
+}
+
+// after returns the view to decide on when change number met another: one that has the
+// other change, or one in which nothing is pending any more.
+func (m *Manager) after(ctx context.Context, number int64) (*view, error) {
+	if err := m.finish(ctx); err != nil {
+		return nil, err
+	}
+	kv, err := m.store.Read(ctx, store.History(uint64(number)))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	return m.view(ctx, kv.Modified)
 }
 
 // fenced reports whether one of the conditions cannot hold any more.
@@ -103,14 +112,11 @@ func (m *Manager) fenced(ctx context.Context, fence []store.Compare) bool {
 	return err != nil
 }
 
-// prepared is a change ready to be written.
+// prepared is a change ready to be made.
 type prepared struct {
-	edits    []edit
-	history  store.Key
-	compares []store.Compare
-	ops      []store.Op
-	preview  api.Preview
-	after    map[fabric.BladeID]fabric.Compiled
+	commit  *commit // nil if it changes nothing
+	preview api.Preview
+	after   map[fabric.BladeID]fabric.Compiled
 }
 
 func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
@@ -120,18 +126,18 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 	for id, d := range v.docs {
 		docs[id] = d
 	}
-	event := api.EventSpec{At: m.now().UTC(), Who: r.who.Name, Role: r.who.Role, From: r.who.From, Verb: r.verb}
-	var before [][]byte
+	c := &commit{number: number, pieces: map[store.Sum][]byte{}, fence: r.fence,
+		event: api.EventSpec{At: m.now().UTC(), Who: r.who.Name, Role: r.who.Role, From: r.who.From, Verb: r.verb}}
 	for _, e := range edits {
 		was := docs[e.docID]
 		t := api.Touched{Kind: e.Kind, Name: e.Name}
+		var next *doc
 		switch {
 		case was == nil && e.next == nil:
 			continue
 		case e.next == nil:
 			t.Tenant, t.How = was.head.Metadata.Tenant, "deleted"
 			delete(docs, e.docID)
-			p.ops = append(p.ops, store.Delete(store.Wanted(e.Kind, t.Tenant, e.Name)))
 		default:
 			t.Tenant, t.How = e.next.head.Metadata.Tenant, "created"
 			if was != nil {
@@ -139,28 +145,24 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 					return p, &flow.Fault{Code: "E_TENANT", What: e.docID.String(), Why: "it is tenant " + was.head.Metadata.Tenant + "'s", Remedy: "use another name, or delete it first"}
 				}
 			}
-			next, same, err := e.next.after(was, number)
-			if err != nil {
+			var same bool
+			var err error
+			if next, same, err = e.next.after(was, number); err != nil {
 				return p, err
 			}
 			if same {
 				continue
 			}
 			docs[e.docID] = next
-			p.ops = append(p.ops, store.Put(store.Wanted(e.Kind, t.Tenant, e.Name), next.raw))
 		}
 		if err := permitted(r.who, was, e.next); err != nil {
 			return p, err
 		}
-		p.edits = append(p.edits, e)
-		event.Changes = append(event.Changes, t)
-		if was == nil {
-			before = append(before, nil)
-		} else {
-			before = append(before, was.raw)
+		if err := c.add(t, was, next); err != nil {
+			return p, err
 		}
 	}
-	if len(p.edits) == 0 {
+	if len(c.before) == 0 {
 		if r.dryRun {
 			return p, m.capacityEffect(v, v.spec, m.cache.of(v), m.cache.of(v), &p.preview)
 		}
@@ -169,17 +171,12 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 	if err := m.check(v, docs, &p); err != nil {
 		return p, err
 	}
-	p.preview.Changes = event.Changes
+	p.preview.Changes = c.event.Changes
 	if !r.dryRun {
 		p.preview.Revision = number
 	}
-	h := api.History{Head: api.NewHead("History", fmt.Sprint(number)), Spec: api.HistorySpec{EventSpec: event, Before: before}}
-	h.Metadata.Revision = number
-	text, err := json.Marshal(h)
-	p.history = store.History(uint64(number))
-	p.compares = []store.Compare{store.Absent(p.history)}
-	p.ops = append(p.ops, store.Put(p.history, text))
-	return p, err
+	p.commit = c
+	return p, nil
 }
 
 // check refuses what cannot be wanted, and says what a change that can be means.
@@ -304,7 +301,11 @@ func (d *doc) after(was *doc, number int64) (*doc, bool, error) {
 		return nil, false, err
 	}
 	next, err := decodeDoc(d.Kind, text, lenient)
-	return next, false, err
+	if err != nil {
+		return nil, false, err
+	}
+	next.packed = store.Pack(text)
+	return next, false, nil
 }
 
 func (d *doc) metadata(revision int64) api.Metadata {
@@ -354,14 +355,8 @@ func applyDocs(v *view, now time.Time, docs ...*doc) ([]edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range profiles {
-		more, err := settle(&spec, v.snapshot(now), d)
-		if err != nil {
-			return nil, err
-		}
-		edits = append(edits, more...)
-	}
-	return edits, nil
+	places, err := settle(spec, v.snapshot(now), profiles)
+	return append(edits, places...), err
 }
 
 func stale(id docID, was *doc, revision int64) error {
@@ -372,28 +367,55 @@ func stale(id docID, was *doc, revision int64) error {
 	return &flow.Fault{Code: "E_CONFLICT", What: id.String(), Why: why, Remedy: "read it again and repeat the change", Err: store.ErrConflict}
 }
 
-// settle gives a profile of the spec a place, keeps the one it has if it still fits,
-// or takes it away if it is off. A profile that fits nowhere now waits.
-func settle(spec *fabric.Spec, seen fabric.Snapshot, d *doc) ([]edit, error) {
-	p := spec.Profiles[d.Name]
-	id := docID{api.KindAssignment, d.Name}
-	if d.value.(*api.Profile).Spec.Off {
-		*spec = spec.Moved(p.Name, nil)
-		return []edit{{id, nil}}, nil
-	}
-	if at := spec.Place(p.Name); len(at) == len(p.VNICs) && spec.Valid() == nil && spec.Fits(seen) == nil {
+// settle gives profiles of the spec a place, lets them keep the one they have if it still
+// fits, or takes it away if they are off. A profile that fits nowhere now waits. It costs
+// one look at what is free, however many profiles there are.
+func settle(spec fabric.Spec, seen fabric.Snapshot, profiles []*doc) ([]edit, error) {
+	if len(profiles) == 0 {
 		return nil, nil
 	}
-	*spec = spec.Moved(p.Name, nil)
+	var edits []edit
+	var homeless []*doc
+	leave := func(d *doc) { spec = spec.Moved(d.Name, nil) }
+	for _, d := range profiles {
+		p := spec.Profiles[d.Name]
+		switch n := len(spec.Place(d.Name)); {
+		case d.value.(*api.Profile).Spec.Off:
+			if n > 0 {
+				leave(d)
+			}
+			edits = append(edits, edit{docID{api.KindAssignment, d.Name}, nil})
+		case n != len(p.VNICs):
+			if n > 0 {
+				leave(d)
+			}
+			homeless = append(homeless, d)
+		}
+	}
+	for _, d := range profiles { // whose places do not fit, in their order, until the rest do
+		if spec.Valid() == nil && spec.Fits(seen) == nil {
+			break
+		}
+		if len(spec.Place(d.Name)) > 0 {
+			leave(d)
+			homeless = append(homeless, d)
+		}
+	}
 	if err := spec.Valid(); err != nil {
 		return nil, err
 	}
-	at, _, err := fabric.Place(*spec, seen, p, policyOf(d))
-	if err != nil {
-		return []edit{{id, nil}}, nil
+	stock := fabric.NewStock(spec, seen)
+	for _, d := range homeless {
+		p := spec.Profiles[d.Name]
+		at, fits := stock.Fit(p, policyOf(d))
+		if !fits {
+			edits = append(edits, edit{docID{api.KindAssignment, d.Name}, nil})
+			continue
+		}
+		stock.Take(p, at)
+		edits = append(edits, placed(p, at))
 	}
-	*spec = spec.Moved(p.Name, at)
-	return []edit{placed(p, at)}, nil
+	return edits, nil
 }
 
 func policyOf(profile *doc) fabric.Policy {

@@ -160,8 +160,10 @@ func (m *Manager) profileStatus(v *view, p *api.Profile) *api.ProfileStatus {
 		s.VNICs = append(s.VNICs, place)
 	}
 	if len(at) == 0 {
-		if _, _, err := fabric.Place(v.spec, v.snapshot(m.now()), v.spec.Profiles[p.Metadata.Name], fabric.Spread); err != nil && !p.Spec.Off {
-			s.Reason = api.NewError(err)
+		if !p.Spec.Off {
+			if _, err := v.stock().Place(v.spec.Profiles[p.Metadata.Name], fabric.Spread); err != nil {
+				s.Reason = api.NewError(err)
+			}
 		}
 		return s
 	}
@@ -344,10 +346,10 @@ func (v *view) generations(f filter) []api.GenerationView {
 	return out
 }
 
-// history returns the newest changes, oldest first.
+// history returns the changes that are kept, oldest first.
 func (v *view) history(f filter) []api.Event {
 	var out []api.Event
-	for _, e := range v.events[max(0, len(v.events)-keptEvents):] {
+	for _, e := range v.events {
 		if f.passes(e.Metadata.Name, f.blade, f.tenant) {
 			out = append(out, *e)
 		}

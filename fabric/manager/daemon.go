@@ -41,6 +41,7 @@ type FileSpec struct {
 	Listen       string    `yaml:"listen"`
 	Certificates string    `yaml:"certificates"` // directory, as `bladeflow pki init` makes it; empty only on loopback
 	Store        StoreFile `yaml:"store"`
+	Keep         Keep      `yaml:"keep"`
 	Capacity     Capacity  `yaml:"capacity"`
 }
 
@@ -62,6 +63,7 @@ spec:
     dir: /var/lib/bladeflow/store         # a store in this process, which agents reach at
     listen: 0.0.0.0:2379
     # endpoints: [https://10.0.0.1:2379]  # or, instead of both, a cluster elsewhere
+  keep: {changes: 10000, days: 365}       # of history; older changes cannot be reverted to, but snapshots stay
   capacity:                               # may be left out: then no demand is recorded
     history: /var/lib/bladeflow/demand.db # SQLite file that the manager writes while it leads
     keepDays: 1095                        # of daily values
@@ -118,6 +120,8 @@ func ParseFile(path string, data []byte) (File, error) {
 		return fault("E_VALUE", "spec.store", "it must be here or elsewhere", "give either dir and listen, or endpoints")
 	case s.Store.Dir != "" && s.Store.Listen == "":
 		return fault("E_FIELD_MISSING", "spec.store.listen", "it is missing", "say where agents reach the store")
+	case s.Keep.negative():
+		return fault("E_VALUE", "spec.keep", "it is negative", "use whole numbers, or leave it out")
 	case s.Store.Dir == "" && s.Store.Listen != "":
 		return fault("E_VALUE", "spec.store.listen", "the store is elsewhere", "leave it out")
 	}
@@ -151,7 +155,7 @@ func Open(ctx context.Context, f File, log *slog.Logger) (*Daemon, error) {
 }
 
 func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
-	c := Config{Name: f.Metadata.Name, Listen: f.Spec.Listen, Capacity: f.Spec.Capacity, Log: log}
+	c := Config{Name: f.Metadata.Name, Listen: f.Spec.Listen, Keep: f.Spec.Keep, Capacity: f.Spec.Capacity, Log: log}
 	dir, endpoints := f.Spec.Certificates, f.Spec.Store.Endpoints
 	var err error
 	if dir != "" {
@@ -178,6 +182,9 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 			return err
 		}
 		c.Admit, c.Expel = root.Admit, root.Expel
+		if d.server == nil {
+			c.Compact = root.Compact
+		}
 	case dir != "" && (d.server != nil || !errors.Is(err, fs.ErrNotExist)):
 		return err // nobody else gives rights in our own store
 	}

@@ -23,7 +23,9 @@ type leader struct {
 	*Manager
 	fence    store.Compare
 	admitted map[fabric.BladeID]bool
-	waiting  map[string]string // why each profile without a place has none, as logged
+	waiting  string // what was logged of profiles without a place
+
+	compactAt int64 // the store's revision when it was tidied last
 }
 
 // publishers is how many blades' records are written at once.
@@ -44,13 +46,21 @@ func (m *Manager) lead(ctx context.Context, won *store.Leader) {
 		case <-ctx.Done():
 		}
 	}()
-	l := &leader{Manager: m, fence: won.Fence(), admitted: map[fabric.BladeID]bool{}, waiting: map[string]string{}}
+	l := &leader{Manager: m, fence: won.Fence(), admitted: map[fabric.BladeID]bool{}}
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel()
 	if m.config.History != nil {
 		beside.Go(func() { l.record(ctx) })
 	}
+	beside.Go(func() {
+		for ctx.Err() == nil {
+			if err := l.tidy(ctx); err != nil && ctx.Err() == nil {
+				m.log.Warn("cannot tidy up", "error", err)
+			}
+			pause(ctx, tidyEvery)
+		}
+	})
 	cursor := won.Revision() // what earlier leaders published is not to be missed
 	for ctx.Err() == nil {
 		v, err := m.view(ctx, cursor)
@@ -89,6 +99,11 @@ func (l *leader) round(ctx context.Context, v *view) (int64, error) {
 	if v.trouble != nil {
 		return 0, v.trouble
 	}
+	if v.pending {
+		if err := l.finish(ctx); err != nil {
+			return 0, err
+		}
+	}
 	l.admit(ctx, v)
 	if err := l.place(ctx, v); err != nil {
 		return 0, err
@@ -122,34 +137,48 @@ func (l *leader) admit(ctx context.Context, v *view) {
 	}
 }
 
-// place gives profiles a place that have none, if there is one now.
+// place gives profiles a place that have none, as many as there is room for now.
 func (l *leader) place(ctx context.Context, v *view) error {
+	var without []*doc
+	var why error
+	roomy := false
 	for _, d := range v.of(api.KindProfile) {
 		if d.value.(*api.Profile).Spec.Off || v.doc(api.KindAssignment, d.Name) != nil {
 			continue
 		}
-		_, _, err := fabric.Place(v.spec, v.snapshot(l.now()), v.spec.Profiles[d.Name], policyOf(d))
-		if err != nil {
-			if why := err.Error(); l.waiting[d.Name] != why {
-				l.waiting[d.Name] = why
-				l.log.Warn("profile waits for a place", "profile", d.Name, "error", err)
-			}
-			continue
-		}
-		delete(l.waiting, d.Name)
-		_, err = l.change(ctx, request{who: self, verb: "place", fence: []store.Compare{l.fence}, build: func(v *view) ([]edit, error) {
-			p := v.doc(api.KindProfile, d.Name)
-			if p == nil || v.doc(api.KindAssignment, d.Name) != nil {
-				return nil, nil
-			}
-			spec := v.spec
-			return settle(&spec, v.snapshot(l.now()), p)
-		}})
-		if err != nil {
-			return err
+		without = append(without, d)
+		if _, fits := v.stock().Fit(v.spec.Profiles[d.Name], policyOf(d)); fits {
+			roomy = true
+		} else if why == nil {
+			_, why = v.stock().Place(v.spec.Profiles[d.Name], policyOf(d))
 		}
 	}
-	return nil
+	l.logWaiting(len(without), why)
+	if !roomy {
+		return nil
+	}
+	_, err := l.change(ctx, request{who: self, verb: "place", fence: []store.Compare{l.fence}, build: func(v *view) ([]edit, error) {
+		var now []*doc
+		for _, d := range without {
+			if p := v.doc(api.KindProfile, d.Name); p != nil && v.doc(api.KindAssignment, d.Name) == nil {
+				now = append(now, p)
+			}
+		}
+		return settle(v.spec, v.snapshot(l.now()), now)
+	}})
+	return err
+}
+
+// logWaiting says that profiles wait, and of the first one why, when that is news.
+func (l *leader) logWaiting(n int, why error) {
+	text := ""
+	if why != nil {
+		text = why.Error()
+	}
+	if text != "" && text != l.waiting {
+		l.log.Warn("profiles wait for a place", "profiles", n, "error", why)
+	}
+	l.waiting = text
 }
 
 // publishAll writes the records of blades, each in its own transaction.

@@ -36,6 +36,12 @@ type Config struct {
 	// gone; 5 s if zero.
 	Lease time.Duration
 
+	Keep Keep // how much history
+
+	// Compact makes the store forget its own past before a revision; nil if it does so by
+	// itself.
+	Compact func(ctx context.Context, revision int64) error
+
 	Capacity Capacity       // how capacity is counted
 	History  *history.Store // of demand; nil if nothing is recorded and reports have no past
 	Poll     time.Duration  // how often reports are looked at for it; 10 s if zero

@@ -27,6 +27,9 @@ import (
 
 const root = "/api/v1/"
 
+// maxBody is the largest request: a change of 300,000 rules.
+const maxBody = 64 << 20
+
 type none struct{}
 
 type output[T any] struct {
@@ -148,7 +151,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 
 // register adds one operation. Its errors become problems; what was denied is logged.
 func register[I, O any](m *Manager, h huma.API, id, method, path, summary string, body reflect.Type, do func(context.Context, *I) (*O, error)) {
-	op := huma.Operation{OperationID: id, Method: method, Path: root + path, Summary: summary, SkipValidateBody: true, MaxBodyBytes: 2 * store.MaxBytes}
+	op := huma.Operation{OperationID: id, Method: method, Path: root + path, Summary: summary, SkipValidateBody: true, MaxBodyBytes: maxBody}
 	if body != nil {
 		schema := h.OpenAPI().Components.Schemas.Schema(body, true, id)
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema}}}
@@ -282,8 +285,8 @@ func wanted[T any](m *Manager, h huma.API, plural, kind string, all func(*view, 
 					if s.Spec.Revision == 0 {
 						s.Spec.Revision = v.revision
 					}
-					if s.Spec.Revision > v.revision {
-						return nil, &flow.Fault{Code: "E_VALUE", What: "field spec.revision", Why: fmt.Sprintf("the last is %d", v.revision), Remedy: "use one that there is"}
+					if err := v.reaches(s.Spec.Revision); err != nil {
+						return nil, &flow.Fault{Code: "E_VALUE", What: "field spec.revision", Why: err.Error(), Remedy: "use one that there is"}
 					}
 				}
 				return applyDocs(v, m.now(), d)

@@ -46,7 +46,7 @@ func (m *Manager) Handler() http.Handler {
 			writeProblem(w, err)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 2*store.MaxBytes)
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, who)))
 	})
 }

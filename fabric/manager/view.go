@@ -1,13 +1,17 @@
 package manager
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric"
@@ -30,6 +34,11 @@ type view struct {
 	orders  map[fabric.BladeID]*published
 	events  []*api.Event // the newest, oldest first
 	trouble error        // what in the store cannot be understood; then nothing is compiled or changed
+
+	pending bool                 // the objects of the last change are not all in their places yet
+	oldest  int64                // number of the first change that history has; 0 if it has none
+	states  map[int64]bool       // changes whose state is kept without history; replaced, never changed
+	stock   func() *fabric.Stock // what is free, worked out when it is asked for
 }
 
 // report is what one blade said last.
@@ -51,9 +60,6 @@ type published struct {
 	record api.Generation
 	digest fabric.Digest
 }
-
-// keptEvents is how many changes a manager shows; the store has all.
-const keptEvents = 1000
 
 // snapshot returns what is seen, as the model has it.
 func (v *view) snapshot(now time.Time) fabric.Snapshot {
@@ -88,6 +94,8 @@ func (v *view) of(kind string) []*doc {
 // follower turns the store's events into views.
 type follower struct {
 	now    func() time.Time
+	read   func(store.Sum) ([]byte, error) // a piece, from the store
+	pieces map[store.Sum][]byte            // that came by since the last change
 	v      view
 	docs   map[docID]*doc
 	bad    map[store.Key]error // wanted documents that cannot be understood
@@ -96,47 +104,167 @@ type follower struct {
 	events []*api.Event
 }
 
-func newFollower(now func() time.Time) *follower {
-	return &follower{now: now, docs: map[docID]*doc{}, bad: map[store.Key]error{}, blades: map[fabric.BladeID]*report{}, orders: map[fabric.BladeID]*published{}}
+func newFollower(now func() time.Time, read func(store.Sum) ([]byte, error)) *follower {
+	return &follower{now: now, read: read, pieces: map[store.Sum][]byte{}, docs: map[docID]*doc{}, bad: map[store.Key]error{},
+		blades: map[fabric.BladeID]*report{}, orders: map[fabric.BladeID]*published{}}
 }
 
-// take takes events of one or more whole revisions in, the last of them revision.
-func (f *follower) take(revision int64, events ...store.Event) {
-	for _, e := range events {
-		switch {
-		case e.Key.Under(store.AllWanted):
-			f.wantedDoc(e)
-		case e.Key.Under(store.AllStatus):
-			f.reported(e)
-		case e.Key.Under(store.AllBlades):
-			f.publishedRecord(e)
-		case e.Key.Under(store.AllHistory):
-			f.happened(e)
+// load takes everything in that is there at a revision: the objects as they are in their
+// places, and over them the change that is pending.
+func (f *follower) load(all []store.KV, revision int64) error {
+	var pending uint64
+	var last *api.History
+	var at int64
+	for _, kv := range all {
+		if sum, ok := kv.Key.PieceOf(); ok {
+			f.pieces[sum] = kv.Value
+		} else if kv.Key == store.PendingKey {
+			pending, _ = strconv.ParseUint(string(kv.Value), 10, 63) // finish says what is wrong with it
 		}
+	}
+	for _, kv := range all {
+		e := store.Event{KV: kv}
+		if !kv.Key.Under(store.AllHistory) {
+			if err := f.event(e); err != nil {
+				return err
+			}
+			continue
+		}
+		h, err := f.happened(e)
+		if err != nil {
+			return err
+		}
+		if number, _ := kv.Key.Number(); h != nil && number == pending {
+			last, at = h, kv.Modified
+		}
+	}
+	if last != nil {
+		if err := f.apply(last, at); err != nil {
+			return err
+		}
+	}
+	clear(f.pieces)
+	f.v.cursor = revision
+	return nil
+}
+
+// take takes events of one or more whole revisions in, the last of them revision. An
+// error says that the store must be read anew.
+func (f *follower) take(revision int64, events ...store.Event) error {
+	for _, e := range events {
+		if sum, ok := e.Key.PieceOf(); ok && !e.Deleted {
+			f.pieces[sum] = e.Value
+		}
+	}
+	for _, e := range events {
+		if !e.Key.Under(store.AllHistory) {
+			if err := f.event(e); err != nil {
+				return err
+			}
+			continue
+		}
+		h, err := f.happened(e)
+		if err == nil && h != nil && h.Spec.After != nil {
+			err = f.apply(h, e.Modified)
+		}
+		if err != nil {
+			return err
+		}
+		defer clear(f.pieces) // the events behind it may need them still
 	}
 	f.v.cursor = revision
+	return nil
 }
 
-func (f *follower) wantedDoc(e store.Event) {
+// event takes one event in that is not of history.
+func (f *follower) event(e store.Event) error {
+	switch {
+	case e.Key == store.PendingKey:
+		f.v.pending = !e.Deleted
+	case e.Key.Under(store.AllWanted):
+		return f.wantedDoc(e)
+	case e.Key.Under(store.AllStatus):
+		f.reported(e)
+	case e.Key.Under(store.AllBlades):
+		f.publishedRecord(e)
+	case e.Key.Under(store.AllStates):
+		if n, ok := e.Key.Number(); ok {
+			f.v.states = maps.Clone(f.v.states)
+			if f.v.states == nil {
+				f.v.states = map[int64]bool{}
+			}
+			if f.v.states[int64(n)] = true; e.Deleted {
+				delete(f.v.states, int64(n))
+			}
+		}
+	}
+	return nil
+}
+
+// piece returns a piece that came by, or the store's.
+func (f *follower) piece(sum store.Sum) ([]byte, error) {
+	if p := f.pieces[sum]; p != nil {
+		return p, nil
+	}
+	return f.read(sum)
+}
+
+func (f *follower) wantedDoc(e store.Event) error {
 	kind, tenant, name, ok := e.Key.WantedName()
 	if !ok {
-		return
+		return nil
 	}
-	f.v.wanted = max(f.v.wanted, e.Modified)
-	delete(f.bad, e.Key)
-	id := docID{kind, name}
 	if e.Deleted {
-		if d := f.docs[id]; d != nil && d.head.Metadata.Tenant == tenant {
-			delete(f.docs, id)
+		return f.object(e.Key, docID{kind, name}, tenant, nil, e.Modified)
+	}
+	return f.object(e.Key, docID{kind, name}, tenant, e.Value, e.Modified)
+}
+
+// fleeting reports whether an error is the store's, or of a piece that is gone: then what
+// needed it is gone, too, and reading everything shows it.
+func fleeting(err error) bool {
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrClosed) || errors.Is(err, context.Canceled)
+}
+
+// apply takes over the objects of a change from its record.
+func (f *follower) apply(h *api.History, modified int64) error {
+	for i, t := range h.Spec.Changes {
+		if err := f.object(store.Wanted(t.Kind, t.Tenant, t.Name), docID{t.Kind, t.Name}, t.Tenant, h.Spec.After[i], modified); err != nil {
+			return err
 		}
-		return
 	}
-	d, err := decodeDoc(kind, e.Value, lenient)
-	if err != nil {
-		f.bad[e.Key] = err
-		return
+	return nil
+}
+
+// object takes one object in, as it is stored; nil if it was deleted. What is known
+// already is no news: the places of a change that was pending.
+func (f *follower) object(key store.Key, id docID, tenant string, value []byte, modified int64) error {
+	was := f.docs[id]
+	if was != nil && was.head.Metadata.Tenant != tenant {
+		if value == nil {
+			return nil
+		}
+		was = nil
 	}
-	f.docs[id] = d
+	if was == nil && value == nil && f.bad[key] == nil || was != nil && value != nil && bytes.Equal(was.packed.Value, value) {
+		return nil
+	}
+	f.v.wanted = max(f.v.wanted, modified)
+	delete(f.bad, key)
+	if value == nil {
+		delete(f.docs, id)
+		return nil
+	}
+	d, err := storedDoc(id.Kind, value, f.piece)
+	switch {
+	case fleeting(err):
+		return err
+	case err != nil:
+		f.bad[key] = err
+	default:
+		f.docs[id] = d
+	}
+	return nil
 }
 
 func (f *follower) reported(e store.Event) {
@@ -211,24 +339,43 @@ func (f *follower) publishedRecord(e store.Event) {
 	f.orders[id] = p
 }
 
-func (f *follower) happened(e store.Event) {
-	var h api.History
-	if e.Deleted || json.Unmarshal(e.Value, &h) != nil {
-		return
+// happened takes one history record in and returns it; nil if there is nothing to know.
+func (f *follower) happened(e store.Event) (*api.History, error) {
+	number, ok := e.Key.Number()
+	if !ok {
+		return nil, nil
+	}
+	if e.Deleted { // from the oldest on
+		f.v.oldest = max(f.v.oldest, int64(number)+1)
+		for len(f.events) > 0 && f.events[0].Metadata.Revision <= int64(number) {
+			f.events = f.events[1:]
+		}
+		return nil, nil
+	}
+	if f.v.oldest == 0 {
+		f.v.oldest = int64(number)
+	}
+	f.v.revision = max(f.v.revision, int64(number))
+	h, err := decodeHistory(e.Value, f.piece)
+	if fleeting(err) {
+		return nil, err
+	}
+	if err != nil {
+		f.bad[e.Key], f.v.wanted = err, max(f.v.wanted, e.Modified)
+		return nil, nil
 	}
 	event := &api.Event{Head: h.Head, Spec: h.Spec.EventSpec}
 	event.Kind = api.KindEvent
-	f.v.revision = max(f.v.revision, h.Metadata.Revision)
 	f.events = append(f.events, event)
-	if n := len(f.events); n > 2*keptEvents {
-		f.events = slices.Clone(f.events[n-keptEvents:])
-	}
+	return h, nil
 }
 
 // view returns what is known now.
 func (f *follower) view(before *view) *view {
 	v := f.v
-	v.blades, v.orders, v.events = maps.Clone(f.blades), maps.Clone(f.orders), slices.Clone(f.events)
+	v.blades, v.orders, v.events = maps.Clone(f.blades), maps.Clone(f.orders), f.events // which only grows behind what v has
+	now := f.now
+	v.stock = sync.OnceValue(func() *fabric.Stock { return fabric.NewStock(v.spec, v.snapshot(now())) })
 	if before != nil && before.wanted == v.wanted {
 		v.docs, v.spec, v.trouble = before.docs, before.spec, before.trouble
 		return &v
@@ -257,32 +404,36 @@ func (id docID) compare(o docID) int {
 
 // follow keeps m's view up to date until ctx ends. When the history it needs is gone
 // it reads everything again.
-func (m *Manager) follow(ctx context.Context) error {
+func (m *Manager) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		all, revision, err := m.store.List(ctx, store.Everything)
-		if err != nil {
-			m.log.Warn("cannot read the store", "error", err)
-			select {
-			case <-time.After(time.Second):
-				continue
-			case <-ctx.Done():
-				return nil
-			}
+		if err := m.followOnce(ctx); err != nil && ctx.Err() == nil {
+			m.log.Warn("reading the store anew", "error", err)
+			pause(ctx, time.Second)
 		}
-		f := newFollower(m.now)
-		for _, kv := range all {
-			f.take(revision, store.Event{KV: kv})
+	}
+}
+
+// followOnce reads everything and then what changes, until that cannot go on.
+func (m *Manager) followOnce(ctx context.Context) error {
+	all, revision, err := m.store.List(ctx, store.Everything)
+	if err != nil {
+		return err
+	}
+	f := newFollower(m.now, m.piece(ctx))
+	if err := f.load(all, revision); err != nil {
+		return err
+	}
+	m.publish(f.view(nil))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for b := range m.store.Watch(ctx, store.Everything, revision) {
+		if b.Err != nil {
+			return b.Err
 		}
-		f.take(revision)
-		m.publish(f.view(nil))
-		for b := range m.store.Watch(ctx, store.Everything, revision) {
-			if b.Err != nil {
-				m.log.Warn("the store's history is gone; reading everything", "error", b.Err)
-				break
-			}
-			f.take(b.Revision, b.Events...)
-			m.publish(f.view(m.latest()))
+		if err := f.take(b.Revision, b.Events...); err != nil {
+			return err
 		}
+		m.publish(f.view(m.latest()))
 	}
 	return nil
 }

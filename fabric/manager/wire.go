@@ -13,6 +13,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 )
@@ -28,10 +29,25 @@ func (id docID) String() string { return strings.ToLower(id.Kind) + " " + id.Nam
 // doc is one stored object of what users want.
 type doc struct {
 	docID
-	head  api.Head
-	raw   []byte // as stored, with fields that this program may not know
-	value any    // *api.Chassis, *api.Blade, …
-	rules *fabric.RuleSet
+	head   api.Head
+	raw    []byte       // the text, with fields that this program may not know
+	packed store.Packed // as stored; its pieces only until that is done
+	value  any          // *api.Chassis, *api.Blade, …
+	rules  *fabric.RuleSet
+}
+
+// storedDoc reads a document as it is stored.
+func storedDoc(kind string, value []byte, piece func(store.Sum) ([]byte, error)) (*doc, error) {
+	text, err := store.Unpack(value, piece)
+	if err != nil {
+		return nil, err
+	}
+	d, err := decodeDoc(kind, text, lenient)
+	if err != nil {
+		return nil, err
+	}
+	d.packed.Value = value
+	return d, nil
 }
 
 // decodeDoc reads a document of a kind with decode, which is strict or not.

@@ -89,15 +89,6 @@ func Restore(ctx context.Context, s Store, r io.Reader) (BackupInfo, error) {
 	}
 	schema := Schema{Version: SchemaVersion}
 	var ops []Op
-	size := 0
-	flush := func() error {
-		if len(ops) == 0 {
-			return nil
-		}
-		_, err := s.Txn(ctx, nil, ops)
-		ops, size = nil, 0
-		return err
-	}
 	for _, l := range lines {
 		if l.Key == SchemaKey {
 			if err := json.Unmarshal(l.Value, &schema); err != nil {
@@ -105,16 +96,12 @@ func Restore(ctx context.Context, s Store, r io.Reader) (BackupInfo, error) {
 			}
 			continue
 		}
-		weight := len(l.Key) + len(l.Value)
-		if len(ops) == MaxOps || size+weight > MaxBytes {
-			if err := flush(); err != nil {
-				return info, err
-			}
-		}
-		ops, size = append(ops, Put(l.Key, l.Value)), size+weight
+		ops = append(ops, Put(l.Key, l.Value))
 	}
-	if err := flush(); err != nil {
-		return info, err
+	for _, batch := range Batches(ops) {
+		if _, err := s.Txn(ctx, nil, batch); err != nil {
+			return info, err
+		}
 	}
 	_, err = initSchema(ctx, s, schema.Version)
 	return info, err

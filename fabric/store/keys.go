@@ -1,8 +1,10 @@
 package store
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -16,6 +18,10 @@ import (
 //	/bladeflow/v1/blade/BLADE/wanted/shard/SHA256     pieces of it, by content
 //	/bladeflow/v1/status/BLADE/PART                   what one blade reports, on its lease
 //	/bladeflow/v1/history/NUMBER                      changes: who, when, what; decimal, 20 digits
+//	/bladeflow/v1/state/NUMBER                        what was wanted after a change whose history is gone
+//	/bladeflow/v1/piece/SHA256                        pieces of values that are too large (pieces.go)
+//	/bladeflow/v1/pending                             the change whose objects are being put in their places
+//	/bladeflow/v1/writing                             who puts pieces that nothing refers to yet, on its lease
 //	/bladeflow/v1/election/NAME                       the leader of something, on its lease
 //
 // Shards lie below their blade although equal ones are then stored once per blade:
@@ -48,6 +54,18 @@ const (
 
 	// AllHistory is every change, in order.
 	AllHistory Prefix = layout + "history/"
+
+	// AllStates is the states that outlive their history.
+	AllStates Prefix = layout + "state/"
+
+	// AllPieces is the pieces of large values.
+	AllPieces Prefix = layout + "piece/"
+
+	// PendingKey has the number of a change that is made, but whose objects are not all
+	// in their places yet; WritingKey is there while pieces may be put that nothing
+	// refers to. The manager's commit.go says how they work.
+	PendingKey Key = layout + "pending"
+	WritingKey Key = layout + "writing"
 )
 
 func join(prefix Prefix, names ...string) string {
@@ -95,6 +113,30 @@ func Status(blade, part string) Key { return Key(join(AllStatus, blade, part)) }
 
 // History is the place of the change with that number.
 func History(number uint64) Key { return Key(join(AllHistory, fmt.Sprintf("%020d", number))) }
+
+// Number takes a key of [History] or [State] apart.
+func (k Key) Number() (uint64, bool) {
+	for _, prefix := range []Prefix{AllHistory, AllStates} {
+		if rest, ok := strings.CutPrefix(string(k), string(prefix)); ok {
+			n, err := strconv.ParseUint(rest, 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}
+
+// State is the place of what was wanted after the change with that number.
+func State(number uint64) Key { return Key(join(AllStates, fmt.Sprintf("%020d", number))) }
+
+// Piece is the place of a piece of a large value.
+func Piece(sum Sum) Key { return Key(join(AllPieces, sum.String())) }
+
+// PieceOf takes a key of [Piece] apart.
+func (k Key) PieceOf() (sum Sum, ok bool) {
+	rest, ok := strings.CutPrefix(string(k), string(AllPieces))
+	n, err := hex.Decode(sum[:], []byte(rest[:min(len(rest), 2*len(sum))]))
+	return sum, ok && err == nil && n == len(sum) && len(rest) == 2*n
+}
 
 // Election is where the leader of something is written.
 func Election(name string) Key { return Key(join(layout+"election/", name)) }

@@ -17,6 +17,8 @@ func TestKeys(t *testing.T) {
 		Shard("b1", [32]byte{0xab, 31: 1}):  "/bladeflow/v1/blade/b1/wanted/shard/ab" + strings.Repeat("0", 61) + "1",
 		Status("b1", "agent"):               "/bladeflow/v1/status/b1/agent",
 		History(42):                         "/bladeflow/v1/history/00000000000000000042",
+		State(42):                           "/bladeflow/v1/state/00000000000000000042",
+		Piece(Sum{0xab, 31: 1}):             "/bladeflow/v1/piece/ab" + strings.Repeat("0", 61) + "1",
 		Election("compile"):                 "/bladeflow/v1/election/compile",
 		Key(WantedKind("profile")):          "/bladeflow/v1/wanted/profile/",
 		Key(WantedOf("profile", "default")): "/bladeflow/v1/wanted/profile/default/",
@@ -26,6 +28,16 @@ func TestKeys(t *testing.T) {
 	} {
 		if string(got) != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	for key, want := range map[Key]uint64{History(42): 42, State(7): 7, SchemaKey: 0, Key(AllHistory) + "x": 0} {
+		if n, ok := key.Number(); n != want || ok != (want > 0) {
+			t.Errorf("%s has number %d, %v", key, n, ok)
+		}
+	}
+	for key, ok := range map[Key]bool{Piece(Sum{1}): true, Piece(Sum{1}) + "0": false, Piece(Sum{1})[:40]: false, Key(AllPieces): false, History(1): false} {
+		if sum, is := key.PieceOf(); is != ok || ok && sum != (Sum{1}) {
+			t.Errorf("%s is piece %s, %v", key, sum, is)
 		}
 	}
 	if History(9) >= History(10) {

@@ -186,6 +186,25 @@ func checkTxn(compares []Compare, ops []Op) error {
 	return nil
 }
 
+// Batches divides ops, in their order, into transactions that every store takes with at
+// most few compares. An op that is too large by itself is refused when it is done.
+func Batches(ops []Op) [][]Op {
+	var out [][]Op
+	begin, size := 0, 0
+	for i, o := range ops {
+		weight := len(o.where()) + len(o.value)
+		if i > begin && (i-begin == MaxOps || size+weight > MaxBytes) {
+			out = append(out, ops[begin:i])
+			begin, size = i, 0
+		}
+		size += weight
+	}
+	if begin < len(ops) {
+		out = append(out, ops[begin:])
+	}
+	return out
+}
+
 // LeaseID names a lease in its store.
 type LeaseID int64
 
