@@ -74,6 +74,7 @@ func (m *Manager) change(ctx context.Context, r request) (api.Preview, error) {
 		if err != nil || r.dryRun || p.commit == nil {
 			return p.preview, err
 		}
+		m.expect(p.docs)
 		cursor, err := m.commit(ctx, p.commit)
 		if err == nil {
 			m.cache.put(v, cursor, p.after)
@@ -114,13 +115,14 @@ func (m *Manager) fenced(ctx context.Context, fence []store.Compare) bool {
 
 // prepared is a change ready to be made.
 type prepared struct {
-	commit  *commit // nil if it changes nothing
+	commit  *commit        // nil if it changes nothing
+	docs    map[docID]*doc // that it makes
 	preview api.Preview
 	after   map[fabric.BladeID]fabric.Compiled
 }
 
 func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
-	p := prepared{preview: api.Preview{Revision: v.revision, DryRun: r.dryRun, Changes: []api.Touched{}, Steps: []api.Step{}, Held: []api.Held{}, Capacity: []api.CapacityOf{}}}
+	p := prepared{docs: map[docID]*doc{}, preview: api.Preview{Revision: v.revision, DryRun: r.dryRun, Changes: []api.Touched{}, Steps: []api.Step{}, Held: []api.Held{}, Capacity: []api.CapacityOf{}}}
 	number := v.revision + 1
 	docs := make(map[docID]*doc, len(v.docs)+len(edits))
 	for id, d := range v.docs {
@@ -157,6 +159,9 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 		}
 		if err := permitted(r.who, was, e.next); err != nil {
 			return p, err
+		}
+		if next != nil {
+			p.docs[e.docID] = next
 		}
 		if err := c.add(t, was, next); err != nil {
 			return p, err
@@ -265,68 +270,64 @@ func permitted(who actor, was, next *doc) error {
 }
 
 // after returns d as it is stored in the place of was, by change number; same if that
-// changes nothing.
-func (d *doc) after(was *doc, number int64) (*doc, bool, error) {
+// changes nothing. Nothing is decoded again: what d means is known.
+func (d *doc) after(was *doc, number int64) (next *doc, same bool, err error) {
+	if was != nil {
+		text, _, err := d.encode(was, was.head.Metadata.Revision)
+		if err != nil || was == d || sameJSON(text, was.raw) {
+			return was, err == nil, err
+		}
+	}
+	text, value, err := d.encode(was, number)
+	if err != nil {
+		return nil, false, err
+	}
+	return &doc{docID: d.docID, head: *headOf(value), raw: text, packed: store.Pack(text), value: value, rules: d.rules}, false, nil
+}
+
+// encode returns the text of d in the place of was, if that is not nil, and its value.
+func (d *doc) encode(was *doc, revision int64) ([]byte, any, error) {
+	m := d.head.Metadata
+	m.Revision = revision
+	switch v := d.value.(type) {
+	case *api.Chassis:
+		return edited(was, v, func(v *api.Chassis) { v.Status, v.Metadata = nil, m })
+	case *api.Blade:
+		return edited(was, v, func(v *api.Blade) { v.Status, v.Metadata = nil, m })
+	case *api.Profile:
+		return edited(was, v, func(v *api.Profile) { v.Status, v.Metadata = nil, m })
+	case *api.Network:
+		return edited(was, v, func(v *api.Network) { v.Metadata = m })
+	case *api.RuleSet: // read strictly from the store, too: it has no fields that we do not know
+		return edited(nil, v, func(v *api.RuleSet) { v.Metadata = m })
+	case *api.Assignment:
+		return edited(was, v, func(v *api.Assignment) { v.Metadata = m })
+	case *api.Snapshot:
+		return edited(was, v, func(v *api.Snapshot) { v.Metadata = m })
+	}
+	return nil, nil, fmt.Errorf("%s: a document of type %T", d.docID, d.value)
+}
+
+// edited returns v, finished, as it is stored in the place of was, see [store.Edit].
+func edited[T any](was *doc, v *T, finish func(*T)) ([]byte, any, error) {
+	next := *v
+	finish(&next)
 	var old []byte
 	if was != nil {
 		old = was.raw
 	}
-	encode := func(revision int64) ([]byte, error) {
-		switch v := d.value.(type) {
-		case *api.Chassis:
-			return edited(old, v, func(v *api.Chassis) { v.Status, v.Metadata = nil, d.metadata(revision) })
-		case *api.Blade:
-			return edited(old, v, func(v *api.Blade) { v.Status, v.Metadata = nil, d.metadata(revision) })
-		case *api.Profile:
-			return edited(old, v, func(v *api.Profile) { v.Status, v.Metadata = nil, d.metadata(revision) })
-		case *api.Network:
-			return edited(old, v, func(v *api.Network) { v.Metadata = d.metadata(revision) })
-		case *api.RuleSet:
-			return edited(old, v, func(v *api.RuleSet) { v.Metadata = d.metadata(revision) })
-		case *api.Assignment:
-			return edited(old, v, func(v *api.Assignment) { v.Metadata = d.metadata(revision) })
-		case *api.Snapshot:
-			return edited(old, v, func(v *api.Snapshot) { v.Metadata = d.metadata(revision) })
-		}
-		return nil, fmt.Errorf("%s: a document of type %T", d.docID, d.value)
-	}
-	if was != nil {
-		text, err := encode(was.head.Metadata.Revision)
-		if err != nil || sameJSON(text, was.raw) {
-			return was, err == nil, err
-		}
-	}
-	text, err := encode(number)
-	if err != nil {
-		return nil, false, err
-	}
-	next, err := decodeDoc(d.Kind, text, lenient)
-	if err != nil {
-		return nil, false, err
-	}
-	next.packed = store.Pack(text)
-	return next, false, nil
-}
-
-func (d *doc) metadata(revision int64) api.Metadata {
-	m := d.head.Metadata
-	m.Revision = revision
-	return m
-}
-
-// edited returns v as it is stored in the place of old, see [store.Edit].
-func edited[T any](old []byte, v *T, finish func(*T)) ([]byte, error) {
-	return store.Edit(old, func(stored *T) error {
-		*stored = *v
-		finish(stored)
+	text, err := store.Edit(old, func(stored *T) error {
+		*stored = next
 		return nil
 	})
+	return text, &next, err
 }
 
-// sameJSON reports whether two documents say the same.
+// sameJSON reports whether two documents say the same. Large ones are the same only to
+// the byte, as all are that this program wrote: to compare what they say takes seconds.
 func sameJSON(a, b []byte) bool {
 	var x, y any
-	return bytes.Equal(a, b) || json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+	return bytes.Equal(a, b) || len(a) <= store.Whole && json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 // applyDocs returns the edits that put documents, and the places that profiles get or

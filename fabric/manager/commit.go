@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -57,9 +58,8 @@ func (c *commit) add(t api.Touched, was, next *doc) error {
 	var before, after json.RawMessage
 	if next != nil {
 		after = next.packed.Value
-		for sum, piece := range next.packed.Pieces {
-			c.pieces[sum] = piece
-		}
+		maps.Copy(c.pieces, next.packed.Pieces)
+		next.packed.Pieces = nil
 	}
 	if was != nil {
 		before = was.packed.Value

@@ -63,6 +63,8 @@ type Manager struct {
 	changed chan struct{}                  // guarded by mu; closed when current is replaced
 	leading bool                           // guarded by mu
 	held    map[fabric.BladeID]*flow.Fault // guarded by mu; replaced, never changed
+
+	expecting map[docID]*doc // guarded by mu; replaced, never changed
 }
 
 // New makes a manager and opens its listener. Without TLS only loopback is allowed.

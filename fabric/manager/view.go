@@ -95,6 +95,7 @@ func (v *view) of(kind string) []*doc {
 type follower struct {
 	now    func() time.Time
 	read   func(store.Sum) ([]byte, error) // a piece, from the store
+	made   func(docID) *doc                // what this manager's last change made of an object, or nil
 	pieces map[store.Sum][]byte            // that came by since the last change
 	v      view
 	docs   map[docID]*doc
@@ -105,7 +106,7 @@ type follower struct {
 }
 
 func newFollower(now func() time.Time, read func(store.Sum) ([]byte, error)) *follower {
-	return &follower{now: now, read: read, pieces: map[store.Sum][]byte{}, docs: map[docID]*doc{}, bad: map[store.Key]error{},
+	return &follower{now: now, read: read, made: func(docID) *doc { return nil }, pieces: map[store.Sum][]byte{}, docs: map[docID]*doc{}, bad: map[store.Key]error{},
 		blades: map[fabric.BladeID]*report{}, orders: map[fabric.BladeID]*published{}}
 }
 
@@ -253,6 +254,10 @@ func (f *follower) object(key store.Key, id docID, tenant string, value []byte, 
 	delete(f.bad, key)
 	if value == nil {
 		delete(f.docs, id)
+		return nil
+	}
+	if d := f.made(id); d != nil && bytes.Equal(d.packed.Value, value) {
+		f.docs[id] = d
 		return nil
 	}
 	d, err := storedDoc(id.Kind, value, f.piece)
@@ -420,6 +425,7 @@ func (m *Manager) followOnce(ctx context.Context) error {
 		return err
 	}
 	f := newFollower(m.now, m.piece(ctx))
+	f.made = m.expected
 	if err := f.load(all, revision); err != nil {
 		return err
 	}
@@ -436,6 +442,21 @@ func (m *Manager) followOnce(ctx context.Context) error {
 		m.publish(f.view(m.latest()))
 	}
 	return nil
+}
+
+// expect remembers what a change makes, so that it need not be decoded when the store
+// tells of it.
+func (m *Manager) expect(docs map[docID]*doc) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expecting = docs
+}
+
+// expected returns what the last change makes of an object, nil if nothing.
+func (m *Manager) expected(id docID) *doc {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.expecting[id]
 }
 
 // publish makes v what m knows and wakes who waits for it.

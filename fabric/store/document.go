@@ -37,7 +37,7 @@ func Edit[T any](old []byte, change func(*T) error) ([]byte, error) {
 		return nil, err
 	}
 	changed, err := json.Marshal(v)
-	if err != nil || len(old) == 0 {
+	if err != nil || len(old) == 0 || bytes.Equal(known, old) { // nothing in it is unknown
 		return changed, err
 	}
 	return graft(changed, old, known), nil
@@ -86,11 +86,12 @@ func graftList(changed json.RawMessage, into []element, old, known json.RawMessa
 	if !ok {
 		return changed
 	}
-	understood, _ := named(known)
+	all, _ := named(known)
+	before, understood := byName(was), byName(all)
 	list := make([]json.RawMessage, 0, len(into))
 	grafted := false
 	for _, e := range into {
-		text := graft(e.text, find(was, e.name), find(understood, e.name))
+		text := graft(e.text, before[e.name], understood[e.name])
 		grafted = grafted || !bytes.Equal(text, e.text)
 		list = append(list, text)
 	}
@@ -131,11 +132,10 @@ func named(text json.RawMessage) ([]element, bool) {
 	return elements, true
 }
 
-func find(list []element, name string) json.RawMessage {
+func byName(list []element) map[string]json.RawMessage {
+	out := make(map[string]json.RawMessage, len(list))
 	for _, e := range list {
-		if e.name == name {
-			return e.text
-		}
+		out[e.name] = e.text
 	}
-	return nil
+	return out
 }
