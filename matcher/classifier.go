@@ -37,7 +37,7 @@ type Classifier struct {
 
 // fast is an accelerator, and what it was built from.
 type fast struct {
-	*vectors
+	accelerator
 	dated
 }
 
@@ -59,9 +59,9 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 		return c
 	}
 	hurried := false // small tables hardly ask the engine
-	if hasVectors(c.lane) && !c.compact {
-		if v := newVectors(t); v != nil {
-			c.fast.Store(&fast{v, dated{t, 0}})
+	if !c.compact {
+		if a := newAccelerator(t, c.lane); a != nil {
+			c.fast.Store(&fast{a, dated{t, 0}})
 			hurried = true
 		}
 	}
@@ -144,13 +144,8 @@ func (c *Classifier) current() *fast {
 
 func (f *fast) lookupAll(keys []flow.Key, answers []int32) {
 	for at := 0; at < len(answers); at += kernel.Lanes {
-		if end := at + kernel.Lanes; end <= len(answers) { // the usual batch needs no copy
-			f.lookup(keys[at:end], (*[kernel.Lanes]int32)(answers[at:end]))
-			continue
-		}
-		var best [kernel.Lanes]int32
-		f.lookup(keys[at:], &best)
-		copy(answers[at:], best[:])
+		end := min(at+kernel.Lanes, len(answers))
+		f.lookup(keys[at:end], answers[at:end])
 	}
 }
 

@@ -48,8 +48,10 @@ func (e *engine) scan(t *kernel.Table, keys []flow.Key, best *kernel.Best, found
 // hasVectors reports whether a lane can look up bit vectors.
 func hasVectors(l Lane) bool { return l == AVX512 }
 
-func (v *vectors) lookup(keys []flow.Key, best *[kernel.Lanes]int32) {
-	var chosen kernel.Chosen
-	kernel.Classes512(&v.Vectors, keys, &chosen)
-	kernel.And512(&v.Vectors, &chosen, len(keys), best)
+func choose(_ Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
+	kernel.Classes512(c, keys, chosen)
+}
+
+func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	kernel.And512(v, chosen, n, best)
 }

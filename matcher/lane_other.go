@@ -25,8 +25,10 @@ func (e *engine) scan(t *kernel.Table, keys []flow.Key, best *kernel.Best, found
 // hasVectors reports whether a lane can look up bit vectors.
 func hasVectors(Lane) bool { return false }
 
-func (v *vectors) lookup(keys []flow.Key, best *[kernel.Lanes]int32) {
-	var chosen kernel.Chosen
-	kernel.ClassesGo(&v.Vectors, keys, &chosen)
-	kernel.AndGo(&v.Vectors, &chosen, len(keys), best)
+func choose(_ Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
+	kernel.ClassesGo(c, keys, chosen)
+}
+
+func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	kernel.AndGo(v, chosen, n, best)
 }

@@ -23,7 +23,7 @@ func main() {
 	spread512(lanes)
 	probe512(lanes)
 	scanner(512)
-	classes512(lanes)
+	classes512()
 	and512()
 	spread256(lanes)
 	probe256(lanes)

@@ -45,9 +45,31 @@ func Scan512(t *Table, keys []flow.Key, best *Best, found *Found, n int) {
 func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsafe.SliceData(columns))) }
 
 // Classes512 is [ClassesGo].
-func Classes512(v *Vectors, keys []flow.Key, chosen *Chosen) {
-	var columns [Words][16]uint32
-	classes512((*byte)(unsafe.Pointer(v)), &keys[0][0], len(keys), &columns[0][0], &chosen[0][0])
+func Classes512(c *Classes, keys []flow.Key, chosen *Chosen) {
+	if c.Quads == 1 { // Go clears arrays before use, so it pays to have no more than needed
+		var columns [4]Column
+		choose512(c, keys, columns[:], chosen)
+		return
+	}
+	var columns [Words]Column
+	choose512(c, keys, columns[:], chosen)
+}
+
+func choose512(c *Classes, keys []flow.Key, columns []Column, chosen *Chosen) {
+	whole := len(keys) / 16
+	if whole > 0 {
+		classes512((*byte)(unsafe.Pointer(c)), &keys[0][0], whole, firstWord(columns), &chosen[0][0])
+	}
+	if 16*whole == len(keys) {
+		return
+	}
+	var some [16]flow.Key // the assembly reads whole groups
+	var rest Chosen
+	n := copy(some[:], keys[16*whole:])
+	classes512((*byte)(unsafe.Pointer(c)), &some[0][0], 1, firstWord(columns), &rest[0][0])
+	for g := range c.Groups {
+		copy(chosen[g][16*whole:], rest[g][:n])
+	}
 }
 
 // And512 is [AndGo]; it works on up to three lanes more.

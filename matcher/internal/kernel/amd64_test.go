@@ -5,6 +5,7 @@ package kernel
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -108,6 +109,7 @@ func guarded[T any](t *testing.T, n int) []T {
 func TestLayout(t *testing.T) {
 	var tab Table
 	var v Vectors
+	var c Classes
 	for name, at := range map[string][2]uintptr{
 		"Heads": {unsafe.Offsetof(tab.Heads), 0}, "Arena": {unsafe.Offsetof(tab.Arena), 24}, "Best": {unsafe.Offsetof(tab.Best), 48},
 		"Shift": {unsafe.Offsetof(tab.Shift), 52}, "Hashed": {unsafe.Offsetof(tab.Hashed), 56}, "Guards": {unsafe.Offsetof(tab.Guards), 60},
@@ -115,15 +117,15 @@ func TestLayout(t *testing.T) {
 		"HashColumn": {unsafe.Offsetof(tab.HashColumn), 72}, "HashMask": {unsafe.Offsetof(tab.HashMask), 136},
 		"GuardColumn": {unsafe.Offsetof(tab.GuardColumn), 200}, "GuardMask": {unsafe.Offsetof(tab.GuardMask), 264},
 		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
-		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 24}, "Groups": {unsafe.Offsetof(v.Groups), 48}, "Lines": {unsafe.Offsetof(v.Lines), 52},
-		"Vectors.Guards": {unsafe.Offsetof(v.Guards), 56}, "None": {unsafe.Offsetof(v.None), 60}, "RowShift": {unsafe.Offsetof(v.RowShift), 64},
-		"Used": {unsafe.Offsetof(v.Used), 68}, "Offset": {unsafe.Offsetof(v.Offset), 72},
-		"Group": {unsafe.Offsetof(v.Group), 136}, "Part": {unsafe.Offsetof(v.Part), 136 + MaxGroups*12},
-		"Vectors.GuardColumn": {unsafe.Offsetof(v.GuardColumn), 136 + MaxGroups*12 + MaxParts*28},
-		"Vectors.GuardValue":  {unsafe.Offsetof(v.GuardValue), 136 + MaxGroups*12 + MaxParts*28 + 32},
-		"sizes":               {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 28},
-		"Best.Rule":           {unsafe.Offsetof(Best{}.Rule), 1024},
-		"Found.Head":          {unsafe.Offsetof(Found{}.Head), 1088},
+		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 0}, "Vectors.Groups": {unsafe.Offsetof(v.Groups), 24}, "Lines": {unsafe.Offsetof(v.Lines), 28},
+		"Tables": {unsafe.Offsetof(c.Tables), 0}, "Quads": {unsafe.Offsetof(c.Quads), 24}, "Groups": {unsafe.Offsetof(c.Groups), 28},
+		"RowShift": {unsafe.Offsetof(c.RowShift), 32}, "None": {unsafe.Offsetof(c.None), 36}, "Word": {unsafe.Offsetof(c.Word), 40},
+		"Pick": {unsafe.Offsetof(c.Pick), 104}, "Classes.GuardMask": {unsafe.Offsetof(c.GuardMask), 360},
+		"Classes.GuardValue": {unsafe.Offsetof(c.GuardValue), 424}, "Group": {unsafe.Offsetof(c.Group), 488},
+		"Part": {unsafe.Offsetof(c.Part), 488 + MaxGroups*12}, "sizes": {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 48},
+		"Part.Rotate": {unsafe.Offsetof(Part{}.Rotate), 16}, "Part.Mask": {unsafe.Offsetof(Part{}.Mask), 32},
+		"Found.Head": {unsafe.Offsetof(Found{}.Head), 1088},
+		"Best.Rule":  {unsafe.Offsetof(Best{}.Rule), 1024},
 	} {
 		if at[0] != at[1] {
 			t.Errorf("%s is at %d, the generator has it at %d", name, at[0], at[1])
@@ -131,23 +133,42 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestSameVectors compares the assembly for bit vectors with its definition, keys,
-// classes and rows ending before a page that must not be touched.
+// TestSameVectors compares the assembly for classes and bit vectors with its definition,
+// keys, tables and rows ending before a page that must not be touched.
 func TestSameVectors(t *testing.T) {
-	var err error
-	if !HasAVX512() {
-		err = errors.New("the processor has no avx512")
-	}
-	must.Have(t, "avx512", err)
-	rng := rand.New(rand.NewPCG(5, 6))
-	for n := 1; n <= Lanes; n++ {
-		keys := guarded[flow.Key](t, n)
-		randomKeys(rng, keys)
-		v := newVectors(rng)
-		classes, rows := guarded[uint16](t, len(v.Classes)), guarded[uint64](t, len(v.Rows))
-		copy(classes, v.Classes)
-		copy(rows, v.Rows)
-		v.Classes, v.Rows = classes, rows
-		checkVectors(t, v, keys, Classes512, And512)
+	for _, a := range []struct {
+		name    string
+		has     func() bool
+		classes func(*Classes, []flow.Key, *Chosen)
+		and     func(*Vectors, *Chosen, int, *[Lanes]int32)
+	}{{"avx512", HasAVX512, Classes512, And512}} {
+		t.Run(a.name, func(t *testing.T) {
+			var err error
+			if !a.has() {
+				err = errors.New("the processor has no " + a.name)
+			}
+			must.Have(t, a.name, err)
+			rng := rand.New(rand.NewPCG(5, 6))
+			for n := 1; n <= Lanes; n++ {
+				keys := guarded[flow.Key](t, n)
+				randomKeys(rng, keys)
+				c := newClasses(rng, 300)
+				tables := guarded[byte](t, len(c.Tables))
+				copy(tables, c.Tables)
+				c.Tables = tables
+				checkClasses(t, c, keys, a.classes)
+
+				v, chosen := newVectors(rng)
+				rows := guarded[uint64](t, len(v.Rows))
+				copy(rows, v.Rows)
+				v.Rows = rows
+				var got, want [Lanes]int32
+				a.and(v, chosen, n, &got)
+				AndGo(v, chosen, n, &want)
+				if !slices.Equal(got[:n], want[:n]) {
+					t.Fatalf("%d groups of %d lines give %v, the definition %v", v.Groups, v.Lines, got[:n], want[:n])
+				}
+			}
+		})
 	}
 }

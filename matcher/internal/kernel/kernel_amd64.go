@@ -14,7 +14,7 @@ func probe512(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 func scan512(t *byte, keys *uint64, best *byte, found *byte, n int)
 
 //go:noescape
-func classes512(v *byte, keys *uint64, n int, columns *uint32, rows *uint32)
+func classes512(c *byte, keys *uint64, groups int, columns *uint32, chosen *uint32)
 
 //go:noescape
 func and512(v *byte, rows *uint32, n int, best *int32)

@@ -110,75 +110,89 @@ func check(t *testing.T, l lane, tab *Table, keys []flow.Key, none int32) {
 	}
 }
 
-// newVectors returns random vectors of a random shape.
-func newVectors(rng *rand.Rand) *Vectors {
-	v := &Vectors{Lines: uint32(1 + rng.IntN(2)), Guards: uint32(rng.IntN(3)), Used: uint32(2 + rng.IntN(5)), Groups: uint32(1 + rng.IntN(MaxGroups))}
-	v.RowShift = 5 + v.Lines
-	for i := range v.Used {
-		v.Offset[i] = 4 * uint32(rng.IntN(Words))
+// newClasses returns random classes of a random shape; what they choose is at most
+// limit.
+func newClasses(rng *rand.Rand, limit int) *Classes {
+	const values = 8 // of elements
+	c := &Classes{Groups: uint32(1 + rng.IntN(MaxGroups)), RowShift: uint32(rng.IntN(8)), None: rng.Uint32()}
+	words := rng.Perm(Words)[:1+rng.IntN(Words)]
+	c.Look(words)
+	for range Block / 2 * (values + 4) {
+		c.Tables = append(c.Tables, byte(rng.IntN(values)), 0)
 	}
-	rows := uint32(1)
-	parts := v.Part[:]
-	for g := range v.Group[:v.Groups] {
-		group := &v.Group[g]
+	parts := c.Part[:]
+	for g := range c.Group[:c.Groups] {
+		group := &c.Group[g]
 		group.Parts = uint32(1 + rng.IntN(3))
-		group.Base = rows << v.RowShift
-		combinations := uint32(1)
+		group.Base = rng.Uint32()
+		factor := uint32(1)
 		for i := range parts[:group.Parts] {
-			n := uint32(1 + rng.IntN(6)) // classes
-			parts[i] = Part{Column: 64 * uint32(rng.IntN(int(v.Used))), HighShift: 24, HighMask: 0xf0, LowShift: uint32(rng.IntN(3)), LowMask: 0xf,
-				Table: uint32(len(v.Classes)), Factor: combinations}
-			combinations *= n
-			for range 256 {
-				v.Classes = append(v.Classes, uint16(rng.Uint32N(n)))
+			p := &parts[i]
+			*p = Part{Column: uint32(columnBytes * rng.IntN(len(words))), Levels: uint32(1 + rng.IntN(MaxLevels)), Base: uint32(len(c.Tables)), Factor: factor}
+			factor *= values
+			for l := range p.Levels {
+				p.Rotate[l], p.Mask[l] = rng.Uint32N(32), (1<<rng.Uint32N(7)-1)<<1
 			}
-			if group.Parts == 1 {
-				rows += n
+			if p.Levels == 1 {
+				p.Mask[0], p.Rotate[1], p.Mask[1] = 0x70, rng.Uint32N(32), 0xe
+			}
+			for range 64 {
+				c.Tables = append(c.Tables, byte(rng.IntN(values)), 0)
 			}
 		}
 		parts = parts[group.Parts:]
 		if group.Parts > 1 {
-			group.Cross = uint32(len(v.Classes))
-			for range combinations {
-				v.Classes = append(v.Classes, uint16(rng.Uint32N(combinations)))
+			group.Cross = uint32(len(c.Tables))
+			for range factor {
+				class := rng.IntN(limit)
+				c.Tables = append(c.Tables, byte(class), byte(class>>8))
 			}
-			rows += combinations
 		}
 	}
-	v.Classes = append(v.Classes, 0)
-	for i := range v.Guards {
-		v.GuardColumn[i], v.GuardMask[i], v.GuardValue[i] = 64*uint32(rng.IntN(int(v.Used))), 1, 1
+	c.Tables = append(c.Tables, 0, 0)
+	if rng.IntN(2) == 0 {
+		w := rng.IntN(Words)
+		c.GuardMask[w], c.GuardValue[w] = 1, rng.Uint32()&1
 	}
-	v.Rows = AlignedWords(int(rows << v.RowShift / 8))
-	last := uint32(8*v.Lines - 1)
+	return c
+}
+
+// checkClasses runs one batch through classes and through the definition.
+func checkClasses(t *testing.T, c *Classes, keys []flow.Key, classes func(*Classes, []flow.Key, *Chosen)) {
+	t.Helper()
+	var want, got Chosen
+	for g := range got {
+		for i := range got[g] {
+			got[g][i] = 0xdeadbeef // what was there does not matter
+		}
+	}
+	classes(c, keys, &got)
+	ClassesGo(c, keys, &want)
+	for g := range c.Groups {
+		if a, b := got[g][:len(keys)], want[g][:len(keys)]; !slices.Equal(a, b) {
+			t.Fatalf("group %d of %d chooses %x for %d keys, the definition %x", g, c.Groups, a, len(keys), b)
+		}
+	}
+}
+
+// newVectors returns random vectors of a random shape, and random choices of rows.
+func newVectors(rng *rand.Rand) (*Vectors, *Chosen) {
+	v := &Vectors{Lines: uint32(1 + rng.IntN(2)), Groups: uint32(1 + rng.IntN(MaxGroups))}
+	rows := uint32(1 + rng.IntN(20))
+	v.Rows = AlignedWords(int(8 * v.Lines * rows))
 	for i := range v.Rows {
 		v.Rows[i] = rng.Uint64() & rng.Uint64() & rng.Uint64() & rng.Uint64()
-		if uint32(i)%(last+1) == last {
+		if uint32(i+1)%(8*v.Lines) == 0 {
 			v.Rows[i] |= 1 << 63
 		}
 	}
-	return v
-}
-
-// checkVectors runs one batch through vectors and through the definition.
-func checkVectors(t *testing.T, v *Vectors, keys []flow.Key, classes func(*Vectors, []flow.Key, *Chosen), and func(*Vectors, *Chosen, int, *[Lanes]int32)) {
-	t.Helper()
-	var want, got struct {
-		chosen Chosen
-		best   [Lanes]int32
-	}
-	classes(v, keys, &got.chosen)
-	ClassesGo(v, keys, &want.chosen)
-	for g := range v.Groups {
-		if a, b := got.chosen[g][:len(keys)], want.chosen[g][:len(keys)]; !slices.Equal(a, b) {
-			t.Fatalf("group %d of %d chooses %v, the definition %v", g, v.Groups, a, b)
+	chosen := &Chosen{}
+	for g := range chosen {
+		for i := range chosen[g] {
+			chosen[g][i] = 64 * v.Lines * rng.Uint32N(rows)
 		}
 	}
-	and(v, &got.chosen, len(keys), &got.best)
-	AndGo(v, &want.chosen, len(keys), &want.best)
-	if a, b := got.best[:len(keys)], want.best[:len(keys)]; !slices.Equal(a, b) {
-		t.Fatalf("%d groups of %d lines give %v, the definition %v", v.Groups, v.Lines, a, b)
-	}
+	return v, chosen
 }
 
 // TestAlignedWords checks what vectors rely on to be fast.

@@ -1,0 +1,290 @@
+package matcher
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
+)
+
+// tree is a part of the key in the making: first the classes of its values, then the
+// tables that lead to them.
+type tree struct {
+	kernel.Part
+	word      int
+	high, low span // the bits; one of the two may be none
+	width     int  // of both
+	starts    []uint32
+	classes   []uint16 // of the values from each start to the next
+	sets      *sets
+	free      set     // what is in the sets of all values
+	own       []flip  // of the other rules, rule by rule
+	ownAt     []int32 // where those of each rule begin
+	strides   []int   // the bits that each level looks at
+	uniform   [kernel.MaxLevels][]int32
+}
+
+// span is adjacent bits of a word.
+type span struct{ shift, width int }
+
+// flip is where a rule enters or leaves the sets: first a value, then its place.
+type flip struct {
+	at   uint64
+	rule int32
+}
+
+// cut returns ways to cut the bits used of a word into parts, best first: few bits in
+// two places make one table, others stay together where the rules' masks are so, and
+// else each half is a part.
+func cut(used uint32, w int) [][]*tree {
+	part := func(high, low span) *tree {
+		return &tree{word: w, high: high, low: low, width: high.width + low.width}
+	}
+	high, low := find(used>>16<<16), find(used&0xffff)
+	switch {
+	case high.width == 0 || low.width == 0 || high.width+low.width <= oneTable:
+		return [][]*tree{{part(high, low)}}
+	case w == kernel.PortWord:
+		return [][]*tree{{part(high, span{}), part(span{}, low)}}
+	}
+	return [][]*tree{{part(find(used), span{})}, {part(high, span{}), part(span{}, low)}}
+}
+
+// find returns the shortest span that has all these bits.
+func find(used uint32) span {
+	if used == 0 {
+		return span{}
+	}
+	shift := bits.TrailingZeros32(used)
+	return span{shift, bits.Len32(used) - shift}
+}
+
+// value returns what the part is in a word.
+func (p *tree) value(word uint32) uint64 {
+	pick := func(r span) uint64 { return uint64(word>>r.shift) & (1<<r.width - 1) }
+	return pick(p.high)<<p.low.width | pick(p.low)
+}
+
+// portRange returns the range that m has for p, if p is a port that m has one for.
+func (p *tree) portRange(m *flow.Match) (r flow.PortRange, ok bool) {
+	if p.word != kernel.PortWord {
+		return r, false
+	}
+	r = m.DstPort
+	if p.high.width != 0 {
+		r = m.SrcPort
+	}
+	return r, !r.Any()
+}
+
+// of returns the flips of a rule.
+func (p *tree) of(rule int) []flip { return p.own[p.ownAt[rule]:p.ownAt[rule+1]] }
+
+// some appends the flips of the rules of a set, in order.
+func (p *tree) some(from set, flips []flip) []flip {
+	for w, word := range from {
+		for word &^= p.free[w]; word != 0; word &= word - 1 {
+			flips = append(flips, p.of(64*w+bits.TrailingZeros64(word))...)
+		}
+	}
+	slices.SortFunc(flips, func(a, b flip) int { return cmp.Compare(a.at, b.at) })
+	return flips
+}
+
+// sweep finds the classes of the values of p: it goes through them in order and flips
+// the rules that begin or end there.
+func (c *classifier) sweep(p *tree) bool {
+	p.free = slices.Clone(c.always)
+	p.ownAt = make([]int32, len(c.rules)+1)
+	p.own = make([]flip, 0, 2*len(c.rules))
+	for i, m := range c.rules {
+		if m != nil && !p.add(i, m) {
+			return false
+		}
+		p.ownAt[i+1] = int32(len(p.own))
+	}
+	order := make([]uint64, 0, len(p.own)) // value and place in own
+	for i, f := range p.own {
+		order = append(order, f.at<<orderBits|uint64(i))
+	}
+	slices.Sort(order)
+	now := slices.Clone(p.free)
+	sum := c.sum(now)
+	p.sets = newSets(len(now), 64)
+	for value := uint64(0); ; {
+		for len(order) > 0 && order[0]>>orderBits == value {
+			f := &p.own[order[0]&(1<<orderBits-1)]
+			order = order[1:]
+			sum = c.flip(now, sum, f.rule)
+			f.at = uint64(len(p.starts))
+		}
+		p.starts = append(p.starts, uint32(value))
+		p.classes = append(p.classes, uint16(p.sets.of(now, sum)))
+		if p.sets.len() > kernel.MaxFactor {
+			return false
+		}
+		if len(order) == 0 || order[0]>>orderBits == 1<<p.width {
+			break
+		}
+		value = order[0] >> orderBits
+	}
+	for _, o := range order { // what ends with the values ends nowhere
+		p.own[o&(1<<orderBits-1)].at = uint64(len(p.starts))
+	}
+	return true
+}
+
+// add adds the flips of a rule, unless they are too many.
+func (p *tree) add(rule int, m *flow.Match) bool {
+	if r, ok := p.portRange(m); ok {
+		p.own = append(p.own, flip{uint64(r.Lo), int32(rule)}, flip{uint64(r.Hi) + 1, int32(rule)})
+		return true
+	}
+	value, mask := p.value(word(&m.Value, p.word)), p.value(word(&m.Mask, p.word))
+	if mask == 0 {
+		p.free.flip(rule)
+		return true
+	}
+	width := uint64(1) << bits.TrailingZeros64(mask) // of each range the mask falls into
+	unset := (1<<p.width - 1) &^ mask &^ (width - 1)
+	if bits.OnesCount64(unset) > maxUnset || len(p.own) > 1<<orderBits-2<<maxUnset {
+		return false
+	}
+	for sub := unset; ; sub = (sub - 1) & unset {
+		p.own = append(p.own, flip{value | sub, int32(rule)}, flip{(value | sub) + width, int32(rule)})
+		if sub == 0 {
+			return true
+		}
+	}
+}
+
+// layOut appends the table of the first level to rest and the others to blocks.
+func (p *tree) layOut(rest []byte, b *blocks) []byte {
+	rotate := func(by int) uint32 { return uint32(by) % 32 }
+	p.Base = uint32(len(rest))
+	if p.high.width != 0 && p.low.width != 0 {
+		p.strides = []int{p.width}
+		p.Rotate[0] = rotate(p.high.shift - p.low.width - 1)
+		p.Rotate[1], p.Mask[1] = rotate(p.low.shift-1), (1<<p.low.width-1)<<1
+		p.Mask[0] = (1<<p.high.width - 1) << (p.low.width + 1)
+	} else {
+		p.strides = p.split()
+		below := p.width
+		for level, stride := range p.strides {
+			below -= stride
+			p.Rotate[level], p.Mask[level] = rotate(p.high.shift+p.low.shift+below-1), (1<<stride-1)<<1
+		}
+	}
+	p.Levels = uint32(len(p.strides))
+	for level := range p.strides {
+		p.uniform[level] = make([]int32, p.sets.len())
+	}
+	return append(rest, p.table(0, 0, b)...)
+}
+
+// split chooses the levels of a tree.
+func (p *tree) split() []int {
+	switch {
+	case p.width <= oneTable-3:
+		return []int{p.width}
+	case p.width <= 18:
+		return []int{p.width - 6, 6}
+	case p.bytes(p.width-18, 9, 9) <= 1<<18:
+		return []int{p.width - 18, 9, 9}
+	}
+	return []int{p.width - 18, 6, 6, 6}
+}
+
+// bytes returns the bytes that tables of these levels would have at most.
+func (p *tree) bytes(strides ...int) int {
+	sum, below := 0, p.width
+	for level, stride := range strides {
+		tables := 1
+		if level > 0 { // one for each place where classes differ inside of what one element above stands for
+			tables = 0
+			last := uint64(1 << 32)
+			for _, start := range p.starts {
+				if at := uint64(start) >> below; start&(1<<below-1) != 0 && at != last {
+					tables++
+					last = at
+				}
+			}
+		}
+		sum += tables * 2 << stride
+		below -= stride
+	}
+	return sum
+}
+
+// table returns the table of a level for the values from one on.
+func (p *tree) table(level int, from uint64, b *blocks) []byte {
+	below := 0
+	for _, stride := range p.strides[level+1:] {
+		below += stride
+	}
+	elements := 1 << p.strides[level]
+	out := make([]byte, 0, 2*elements)
+	i, _ := slices.BinarySearch(p.starts, uint32(from))
+	for len(out) < 2*elements {
+		at := from + uint64(len(out)/2)<<below
+		for i < len(p.starts) && uint64(p.starts[i]) <= at {
+			i++
+		}
+		n := elements - len(out)/2 // elements before the next start
+		if i < len(p.starts) {
+			n = min(n, int((uint64(p.starts[i])-at)>>below))
+		}
+		var element int32
+		if n == 0 {
+			n, element = 1, b.number(p.table(level+1, at, b))
+		} else {
+			element = p.same(level+1, p.classes[i-1], b)
+		}
+		for range n {
+			out = append(out, byte(element), byte(element>>8))
+		}
+	}
+	return out
+}
+
+// same returns what an element is if all values below have one class: the block of the next level with
+// nothing else, or the class.
+func (p *tree) same(level int, class uint16, b *blocks) int32 {
+	if level == len(p.strides) {
+		return int32(class)
+	}
+	known := &p.uniform[level][class]
+	if *known == 0 {
+		element := p.same(level+1, class, b)
+		content := make([]byte, 0, 2<<p.strides[level])
+		for range 1 << p.strides[level] {
+			content = append(content, byte(element), byte(element>>8))
+		}
+		*known = b.number(content) + 1
+	}
+	return *known - 1
+}
+
+// blocks is different blocks, numbered by where they start.
+type blocks struct {
+	bytes   []byte
+	numbers map[string]int32
+}
+
+func (b *blocks) number(content []byte) int32 {
+	n, ok := b.numbers[string(content)]
+	if !ok {
+		if b.numbers == nil {
+			b.numbers = map[string]int32{}
+		}
+		n = int32(len(b.bytes) / kernel.Block)
+		b.numbers[string(content)] = n
+		b.bytes = append(b.bytes, content...)
+		for len(b.bytes)%kernel.Block != 0 {
+			b.bytes = append(b.bytes, 0)
+		}
+	}
+	return n
+}
