@@ -56,35 +56,32 @@ const (
 	guardFloor = 32
 )
 
-// newEngine builds an engine of t with the cheapest of several limits, see cost.go;
-// hurried with one that is never bad.
-func newEngine(t *flow.Table, lane Lane, hurried bool) *engine {
-	e := &engine{lane: lane, base: t, steps: new(atomic.Uint64)}
-	build := func(limit int) {
-		e.limit = limit
-		e.set.Store(e.tables())
-	}
+// newEngine builds an engine of t with the cheapest of several limits, see cost.go.
+func newEngine(t *flow.Table, lane Lane) *engine {
 	switch n := t.Len(); {
-	case hurried, n < usualLimit:
-		build(usualLimit)
-	case n > pricedRules && lane == PureGo:
-		build(usualLimit)
+	case n < usualLimit || n > pricedRules && lane == PureGo:
+		return newEngineWith(usualLimit, t, lane)
 	case n > pricedRules:
-		build(limits[len(limits)-1])
-	default:
-		keys := likelyKeys(t, pricedKeys)
-		var best *tableSet
-		var limit int
-		var lowest float64
-		for _, l := range limits {
-			build(l)
-			if price := e.price(keys); best == nil || price < lowest {
-				best, limit, lowest = e.set.Load(), l, price
-			}
-		}
-		e.limit = limit
-		e.set.Store(best)
+		return newEngineWith(limits[len(limits)-1], t, lane)
 	}
+	keys := likelyKeys(t, pricedKeys)
+	var best *engine
+	var lowest float64
+	for _, l := range limits {
+		e := newEngineWith(l, t, lane)
+		if price := e.price(keys); best == nil || price < lowest {
+			best, lowest = e, price
+		}
+	}
+	return best
+}
+
+// newEngineWith builds an engine of t with at most that many rules in a bucket.
+func newEngineWith(limit int, t *flow.Table, lane Lane) *engine {
+	e := &engine{lane: lane, base: t, limit: limit, steps: new(atomic.Uint64)}
+	e.pages.Store(new([]*page))
+	e.changes = changes{order: newOrder(t), next: int32(t.Len() + 1), numbers: map[flow.RuleID]int32{}}
+	e.set.Store(e.tables())
 	return e
 }
 

@@ -58,14 +58,17 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 	if c.lane == Definition {
 		return c
 	}
-	hurried := false // small tables hardly ask the engine
 	if !c.compact {
 		if a := newAccelerator(t, c.lane); a != nil {
 			c.fast.Store(&fast{a, dated{t, 0}})
-			hurried = true
 		}
 	}
-	e := newEngine(t, c.lane, hurried)
+	var e *engine
+	if c.fast.Load() != nil { // then the engine is hardly asked
+		e = newEngineWith(usualLimit, t, c.lane)
+	} else {
+		e = newEngine(t, c.lane)
+	}
 	e.steps = &c.version
 	c.engine.Store(e)
 	return c

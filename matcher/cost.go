@@ -84,10 +84,7 @@ func likelyKeys(t *flow.Table, n int) []flow.Key {
 
 // sampleKeys is likelyKeys for all rules that e ever had.
 func (e *engine) sampleKeys(n int) []flow.Key {
-	rules := e.base.Len() + 1
-	if p := e.pages.Load(); p != nil {
-		rules += len(*p) * pageRules
-	}
+	rules := e.base.Len() + 1 + len(*e.pages.Load())*pageRules
 	return drawKeys(n, rules, func(i int) *flow.Match {
 		if r := e.rule(int32(i)); r != nil { // else the number is not yet in use
 			return &r.Match

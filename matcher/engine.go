@@ -19,7 +19,7 @@ type engine struct {
 	pages   atomic.Pointer[[]*page]
 	epochs  epoch.Domain
 	steps   *atomic.Uint64 // goes up by one at the beginning of a step and by one at the end
-	changes *changes       // the writer's; nil before the first update
+	changes changes        // the writer's
 	health  health
 }
 
@@ -43,14 +43,12 @@ type subtable struct {
 
 // bytes returns the memory of e beside its rules.
 func (e *engine) bytes() int {
-	n := 0
+	n := epoch.Bytes
 	for _, t := range e.set.Load().tables {
 		n += 4*len(t.Heads) + 4*kernel.Unit*t.arena.units + 24*len(t.Arena)
 	}
-	if c := e.changes; c != nil {
-		n += c.order.bytes() + 8*pageRules*len(*e.pages.Load()) + 16*cap(c.log) + 40*len(c.added) + 20*len(c.gone)
-	}
-	return n
+	c := &e.changes
+	return n + c.order.bytes() + 8*pageRules*len(*e.pages.Load()) + 16*pieceChanges*len(c.log.pieces) + 30*len(c.numbers)
 }
 
 // fewColumns is as many as IPv4 rules need. Go clears arrays before use, so it pays

@@ -27,7 +27,7 @@ import (
 // update of a large table costs no more than the others.
 
 const (
-	runRules = 256
+	runRules = 128
 	// alongShare is the part of the room that a rule takes beside the one before it.
 	alongShare = 32
 )
@@ -35,7 +35,7 @@ const (
 // order is the rules of an engine in their order, with their places.
 type order struct {
 	base  *flow.Table
-	runs  []*run
+	runs  []run
 	n     int   // number of rules
 	last  int32 // place that was given last
 	along int   // 1 if it was right behind the one given before, -1 if right before
@@ -45,7 +45,7 @@ type order struct {
 type run struct {
 	first    rank
 	rules    []ordered
-	from, to int // the rules of base that it still has to be made of, if any
+	from, to int32 // the rules of base that it still has to be made of, if any
 }
 
 // ordered is a rule in an order.
@@ -70,9 +70,9 @@ func (a rank) compare(b rank) int {
 
 // newOrder returns the order of the rules of a table.
 func newOrder(base *flow.Table) *order {
-	o := &order{base: base, n: base.Len(), runs: make([]*run, 0, base.Len()/runRules+1), last: -1}
+	o := &order{base: base, n: base.Len(), runs: make([]run, 0, base.Len()/runRules+1), last: -1}
 	for from := 0; from < max(1, base.Len()); from += runRules {
-		r := &run{from: from, to: min(from+runRules, base.Len())}
+		r := run{from: int32(from), to: int32(min(from+runRules, base.Len()))}
 		if from > 0 {
 			r.first = rankOf(base.Rule(from))
 		}
@@ -86,10 +86,10 @@ type spot struct{ run, at int }
 
 // open returns the rules of a run.
 func (o *order) open(i int) []ordered {
-	r := o.runs[i]
+	r := &o.runs[i]
 	if r.from < r.to {
-		r.rules = make([]ordered, 0, 2*runRules)
-		for at := r.from; at < r.to; at++ {
+		r.rules = make([]ordered, 0, runRules+runRules/8)
+		for at := int(r.from); at < int(r.to); at++ {
 			r.rules = append(r.rules, ordered{rankOf(o.base.Rule(at)), int32(at), firstPlace(at, o.base.Len())})
 		}
 		r.from = r.to
@@ -99,7 +99,7 @@ func (o *order) open(i int) []ordered {
 
 // find returns the spot where a rule of this rank is or would be.
 func (o *order) find(k rank) spot {
-	i, found := slices.BinarySearchFunc(o.runs, k, func(r *run, k rank) int { return r.first.compare(k) })
+	i, found := slices.BinarySearchFunc(o.runs, k, func(r run, k rank) int { return r.first.compare(k) })
 	if !found {
 		i--
 	}
@@ -168,20 +168,20 @@ func (o *order) choose(low, high int32) int32 {
 
 // put adds a rule at a spot.
 func (o *order) put(s spot, r ordered) {
-	to := o.runs[s.run]
+	to := &o.runs[s.run]
 	to.rules = slices.Insert(to.rules, s.at, r)
 	o.last = r.place
 	o.n++
 	if n := len(to.rules); n == 2*runRules {
-		upper := append(make([]ordered, 0, 2*runRules), to.rules[n/2:]...)
+		upper := append(make([]ordered, 0, runRules+runRules/8), to.rules[n/2:]...)
 		to.rules = to.rules[:n/2]
-		o.runs = slices.Insert(o.runs, s.run+1, &run{first: upper[0].rank, rules: upper})
+		o.runs = slices.Insert(o.runs, s.run+1, run{first: upper[0].rank, rules: upper})
 	}
 }
 
 // remove takes out the rule at a spot.
 func (o *order) remove(s spot) {
-	from := o.runs[s.run]
+	from := &o.runs[s.run]
 	from.rules = slices.Delete(from.rules, s.at, s.at+1)
 	o.n--
 }
@@ -253,9 +253,9 @@ func (o *order) around(s spot, n int) (rules []*ordered, low, high int32, gap in
 
 // bytes returns the memory of o.
 func (o *order) bytes() int {
-	n := 8 * cap(o.runs)
+	n := 48 * cap(o.runs)
 	for _, r := range o.runs {
-		n += 32 * cap(r.rules)
+		n += 24 * cap(r.rules)
 	}
 	return n
 }

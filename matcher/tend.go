@@ -15,10 +15,10 @@ import (
 // Idea. The engine is right after every update, so nothing is urgent. After an update a
 // goroutine tends the classifier until nothing is left to do. It looks at the engine
 // now and then and builds a new one if looking up costs more than slowerBy times what it
-// did after building, if more memory is spare than used, or if the engine has more changes
-// than rules. And when there was no update for restFactor times what building the
-// accelerator takes, it builds one; under a steady stream of updates it never does, and the
-// engine answers alone.
+// did after building, if more memory is spare than used, or if it remembers a change for
+// every second rule. And when there was no update for restFactor times what building the
+// accelerator takes, it builds one, after a new engine if that has changes worth it;
+// under a steady stream of updates it never does, and the engine answers alone.
 //
 // A new engine is built from the table as it was, then the changes made meanwhile are
 // repeated in it, the last few while the writer waits, and it takes the place of the
@@ -63,10 +63,12 @@ func (c *Classifier) tend() {
 		}
 		c.rest = max(c.rest, shortRest)
 		time.Sleep(c.rest)
-		if !c.quiet(changed) {
+		if log, quiet := c.quiet(e, changed); !quiet {
 			continue
+		} else if log > max(fewChanges, e.base.Len()/8) {
+			c.renew(e)
 		}
-		if hasVectors(c.lane) && !c.compact {
+		if !c.compact {
 			start := time.Now()
 			c.accelerate()
 			c.rest = min(restFactor*time.Since(start), longRest)
@@ -81,11 +83,12 @@ func (c *Classifier) tend() {
 	}
 }
 
-// quiet reports whether there were no more updates than that.
-func (c *Classifier) quiet(changed uint64) bool {
+// quiet returns how many changes e has, and whether there were no more updates than
+// that.
+func (c *Classifier) quiet(e *engine, changed uint64) (log int, quiet bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.changed == changed
+	return e.changes.log.n, c.changed == changed
 }
 
 // accelerate builds an accelerator of the current table. If the table changes meanwhile,
@@ -95,21 +98,21 @@ func (c *Classifier) accelerate() {
 	if d.table.Len() > maxFast {
 		return
 	}
-	if v := newVectors(d.table); v != nil {
+	if v := newAccelerator(d.table, c.lane); v != nil {
 		c.fast.Store(&fast{v, *d})
 	}
 }
 
-// tired reports whether e should be replaced.
+// tired reports whether e should be replaced although there are updates.
 func (c *Classifier) tired(e *engine) bool {
 	c.mu.Lock()
-	changes, spare, units := len(e.changes.log), 0, 0
+	changes, spare, units := e.changes.log.n, 0, 0
 	for _, t := range e.set.Load().tables {
 		spare += t.arena.spare
 		units += t.arena.units
 	}
 	c.mu.Unlock()
-	return changes > max(checkEvery, e.base.Len()) || spare > max(units/2, 1<<12) || e.price(e.sampleKeys(pricedKeys)) > slowerBy*e.health.usual
+	return changes > max(checkEvery, e.base.Len()/2) || spare > max(units/2, 1<<12) || e.price(e.sampleKeys(pricedKeys)) > slowerBy*e.health.usual
 }
 
 // renew puts a new engine in the place of e.
@@ -117,15 +120,21 @@ func (c *Classifier) renew(e *engine) {
 	c.mu.Lock()
 	log := e.changes.log
 	c.mu.Unlock()
-	next := newEngine(edited(e.base, log), c.lane, false)
-	done := len(log)
+	t := edited(e.base, log)
+	var next *engine
+	if n := e.base.Len(); t.Len() > n/2 && t.Len() < 2*n { // the limit will still be good
+		next = newEngineWith(e.limit, t, c.lane)
+	} else {
+		next = newEngine(t, c.lane)
+	}
 	for round := 0; ; round++ {
+		done := log.n
 		c.mu.Lock()
-		log = e.changes.log[done:]
+		log = e.changes.log
 		// A writer as fast as this would never be caught up with, so after some rounds it
 		// has to wait.
-		if len(log) <= fewChanges || round == 10 {
-			next.repeat(log)
+		if log.n-done <= fewChanges || round == 10 {
+			log.from(done, next.make)
 			next.steps = &c.version
 			c.version.Add(1)
 			c.engine.Store(next)
@@ -134,33 +143,30 @@ func (c *Classifier) renew(e *engine) {
 			return
 		}
 		c.mu.Unlock()
-		next.repeat(log)
-		done += len(log)
+		log.from(done, next.make)
 	}
 }
 
-// repeat makes changes in e that were made in another engine.
-func (e *engine) repeat(log []change) {
-	for _, ch := range log {
-		if !ch.gone {
-			e.insert(ch.rule)
-		} else if n, ok := e.find(ch.rule.ID); ok {
-			e.remove(n)
-		}
+// make makes a change.
+func (e *engine) make(ch change) {
+	if !ch.gone {
+		e.insert(ch.rule)
+	} else if n, ok := e.find(ch.rule.ID); ok {
+		e.remove(n)
 	}
 }
 
 // edited returns a table after changes.
-func edited(t *flow.Table, log []change) *flow.Table {
-	if len(log) == 0 {
+func edited(t *flow.Table, log history) *flow.Table {
+	if log.n == 0 {
 		return t
 	}
-	last := make(map[flow.RuleID]*flow.Rule, len(log))
-	for _, ch := range log {
+	last := make(map[flow.RuleID]*flow.Rule, log.n)
+	log.from(0, func(ch change) {
 		last[ch.rule.ID] = ch.rule
 		if ch.gone {
 			last[ch.rule.ID] = nil
 		}
-	}
+	})
 	return t.Edited(last)
 }

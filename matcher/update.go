@@ -55,7 +55,7 @@ func (c *Classifier) Insert(rules ...flow.Rule) error {
 		if err := r.Valid(); err != nil {
 			return fmt.Errorf("rule %s: %w", r.Name, err)
 		}
-		if c.has(r.ID) || r.ID == flow.DefaultRule || slices.ContainsFunc(rules[:i], func(o flow.Rule) bool { return o.ID == r.ID }) {
+		if c.ruleOf(r.ID) != nil || r.ID == flow.DefaultRule || slices.ContainsFunc(rules[:i], func(o flow.Rule) bool { return o.ID == r.ID }) {
 			return &flow.Fault{Code: "E_RULE_TWICE", What: "rule " + r.Name, Why: fmt.Sprintf("ID %#x is taken", uint64(r.ID)),
 				Remedy: "delete the other rule first, or rename one of them"}
 		}
@@ -75,7 +75,7 @@ func (c *Classifier) Delete(ids ...flow.RuleID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, id := range ids {
-		if !c.has(id) || slices.Contains(ids[:i], id) {
+		if c.ruleOf(id) == nil || slices.Contains(ids[:i], id) {
 			return &flow.Fault{Code: "E_RULE_UNKNOWN", What: fmt.Sprintf("rule with ID %#x", uint64(id)), Why: "there is none",
 				Remedy: "delete a rule that is in the table, once"}
 		}
@@ -85,9 +85,6 @@ func (c *Classifier) Delete(ids ...flow.RuleID) error {
 	}
 	return nil
 }
-
-// has reports whether there is a rule with this ID.
-func (c *Classifier) has(id flow.RuleID) bool { return c.ruleOf(id) != nil }
 
 // ruleOf returns the rule with this ID, or nil.
 func (c *Classifier) ruleOf(id flow.RuleID) *flow.Rule {
@@ -108,11 +105,12 @@ func (c *Classifier) ruleOf(id flow.RuleID) *flow.Rule {
 func (c *Classifier) change(ch change) {
 	e := c.engine.Load()
 	if e == nil {
-		version := c.version.Add(2)
-		c.table.Store(&dated{edited(c.table.Load().table, []change{ch}), version})
+		var h history
+		h.add(ch)
+		c.table.Store(&dated{edited(c.table.Load().table, h), c.version.Add(2)})
 		return
 	}
-	e.repeat([]change{ch})
+	e.make(ch)
 	c.changed++
 	if !c.tending {
 		c.tending = true
@@ -131,10 +129,7 @@ func (c *Classifier) dated() *dated {
 	}
 	c.mu.Lock()
 	e, version := c.engine.Load(), c.version.Load()
-	var log []change
-	if e.changes != nil {
-		log = e.changes.log
-	}
+	log := e.changes.log
 	c.mu.Unlock()
 	if d.version == version {
 		return d
@@ -146,17 +141,41 @@ func (c *Classifier) dated() *dated {
 
 // changes is what an engine knows of the updates since it was built.
 type changes struct {
-	order *order
-	added map[flow.RuleID]int32 // numbers of rules that are not in base, or no longer are those of base
-	gone  map[flow.RuleID]bool  // rules of base that are deleted
-	next  int32                 // number
-	log   []change
+	order   *order
+	numbers map[flow.RuleID]int32 // where base is not right: of what was inserted, or gone
+	next    int32                 // number
+	log     history
 }
 
 // change is one update: the rule is now there, or no longer.
 type change struct {
 	rule *flow.Rule
 	gone bool
+}
+
+// history is changes in their order, in pieces that never move. A copy of it stays as
+// it is.
+type history struct {
+	pieces [][]change // of pieceChanges, but for the last one
+	n      int
+}
+
+const pieceChanges = 512
+
+func (h *history) add(ch change) {
+	if h.n%pieceChanges == 0 {
+		h.pieces = append(h.pieces, make([]change, 0, pieceChanges))
+	}
+	last := &h.pieces[len(h.pieces)-1]
+	*last = append(*last, ch)
+	h.n++
+}
+
+// from calls f for the changes of h from the i-th on.
+func (h history) from(i int, f func(change)) {
+	for ; i < h.n; i++ {
+		f(h.pieces[i/pieceChanges][:pieceChanges][i%pieceChanges])
+	}
 }
 
 // page is rules that were inserted, by number.
@@ -187,24 +206,13 @@ func (e *engine) name(r *flow.Rule) int32 {
 	return n
 }
 
-// prepare makes e ready for its first update. Cost: some ns for each rule.
-func (e *engine) prepare() {
-	if e.changes != nil {
-		return
-	}
-	e.pages.Store(new([]*page))
-	e.changes = &changes{order: newOrder(e.base), next: int32(e.base.Len() + 1), added: map[flow.RuleID]int32{}, gone: map[flow.RuleID]bool{}}
-}
+// gone is the number of a rule that was deleted.
+const gone = -1
 
 // find returns the number of the rule with this ID.
 func (e *engine) find(id flow.RuleID) (n int32, ok bool) {
-	if e.changes != nil {
-		if n, ok = e.changes.added[id]; ok {
-			return n, true
-		}
-		if e.changes.gone[id] {
-			return 0, false
-		}
+	if n, ok := e.changes.numbers[id]; ok {
+		return n, n != gone
 	}
 	i, ok := e.base.Index(id)
 	return int32(i), ok && i < e.base.Len()
@@ -212,8 +220,7 @@ func (e *engine) find(id flow.RuleID) (n int32, ok bool) {
 
 // insert puts in a rule whose ID is not there.
 func (e *engine) insert(r *flow.Rule) {
-	e.prepare()
-	c := e.changes
+	c := &e.changes
 	k := rankOf(r)
 	at := c.order.find(k)
 	low, high := c.order.room(at)
@@ -227,26 +234,25 @@ func (e *engine) insert(r *flow.Rule) {
 	place := c.order.choose(low, high)
 	e.put(&r.Match, place, n)
 	c.order.put(at, ordered{k, n, place})
-	c.added[r.ID] = n
-	c.log = append(c.log, change{rule: r})
+	c.numbers[r.ID] = n
+	c.log.add(change{rule: r})
 }
 
 // remove takes out the rule with this number.
 func (e *engine) remove(n int32) {
-	e.prepare()
-	c := e.changes
+	c := &e.changes
 	r := e.rule(n)
 	b, i := e.locate(&r.Match, n)
 	e.steps.Add(1)
 	b.without(i)
 	e.steps.Add(1)
 	c.order.remove(c.order.find(rankOf(r)))
-	if int(n) < e.base.Len() {
-		c.gone[r.ID] = true
+	if _, was := e.base.Index(r.ID); was {
+		c.numbers[r.ID] = gone
 	} else {
-		delete(c.added, r.ID)
+		delete(c.numbers, r.ID)
 	}
-	c.log = append(c.log, change{rule: r, gone: true})
+	c.log.add(change{rule: r, gone: true})
 }
 
 // move gives a rule another place between its neighbours.

@@ -218,9 +218,6 @@ func checkEngine(t *testing.T, c *Classifier) {
 			t.Fatalf("%d heads in use, counted %d", keys, s.keys)
 		}
 	}
-	if e.changes == nil {
-		return
-	}
 	var last ordered
 	n := 0
 	for i := range e.changes.order.runs {

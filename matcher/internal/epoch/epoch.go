@@ -28,6 +28,9 @@ import (
 
 const stripes = 32
 
+// Bytes is the memory of a [Domain].
+const Bytes = 64 * (stripes + 1)
+
 // Domain is readers and a writer that share memory. The zero value is ready to use.
 type Domain struct {
 	now     atomic.Uint64

@@ -5,9 +5,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 )
 
 func TestAdvance(t *testing.T) {
+	if size := unsafe.Sizeof(Domain{}); size != Bytes {
+		t.Errorf("a domain has %d bytes", size)
+	}
 	var d Domain
 	buf := make([]int32, 1)
 	if e := d.Advance(); e != 1 {
