@@ -23,6 +23,7 @@ func commands() []*cobra.Command {
 		snapshotCommand(),
 		revertCommand(),
 		waitCommand(),
+		explainCommand(),
 		backupCommand(),
 		restoreCommand(),
 		inventoryCommand(),

@@ -45,22 +45,28 @@ func (w *waited) fault() error {
 	if w.Done {
 		return nil
 	}
-	f := &flow.Fault{Code: "E_TIMEOUT", Remedy: "wait longer (--within), or see 'bladeflow describe blade'"}
-	var waiting, why []string
+	f := &flow.Fault{Code: "E_TIMEOUT", What: "waiting", Why: fmt.Sprintf("not done after %s: %s", w.spent(), strings.Join(w.missing(), "; ")),
+		Remedy: "wait longer (--within), or see 'bladeflow describe'"}
+	if slices.ContainsFunc(w.all(), func(x waiter) bool { return x.Done }) {
+		f.Code = "E_PARTLY"
+	}
+	return f
+}
+
+// missing says what is not done, and why.
+func (w *waited) missing() []string {
+	var out []string
 	for _, x := range w.all() {
 		if x.Done {
-			f.Code = "E_PARTLY"
 			continue
 		}
-		waiting = append(waiting, x.Name)
 		text := x.Name + " is " + x.State
 		if x.Reason != nil {
-			text += ": " + x.Reason.Error() + " [" + x.Reason.Code + "]"
+			text += ": " + reason(x.Reason)
 		}
-		why = append(why, text)
+		out = append(out, text)
 	}
-	f.What, f.Why = "waiting for "+strings.Join(waiting, ", "), fmt.Sprintf("not done after %s: %s", w.spent(), strings.Join(why, "; "))
-	return f
+	return out
 }
 
 // until waits until every blade that a change concerns runs it and has proved it, and
@@ -104,10 +110,10 @@ func (s waiting) wait(cmd *cobra.Command, c *client.Client, begin time.Time, wit
 		if err == nil && last.Done || ctx.Err() != nil {
 			return last, cmd.Context().Err()
 		}
-		if f := last.fault(); f != nil && len(last.all()) > 0 {
-			doing(cmd, "%v", f)
-		} else {
+		if err != nil {
 			doing(cmd, "waiting: %v", err)
+		} else {
+			doing(cmd, "waiting: %s", strings.Join(last.missing(), "; "))
 		}
 		select {
 		case <-ctx.Done():
