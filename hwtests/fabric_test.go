@@ -2,23 +2,17 @@ package hwtests
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
-	"github.com/bladeflow/bladeflow/fabric/client"
-	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 )
 
 // goal is how long a profile's creation, move and revert may take, from command to
 // proved generation.
 const goal = 2 * time.Second
-
-// webMAC is where the web profile's vNIC is reached.
-const webMAC = 0x02_00_00_00_aa_01
 
 // fabricLab is a fabric of two blades with two VFs each, for a test.
 type fabricLab struct {
@@ -60,43 +54,16 @@ func (f *fabricLab) apply(objects ...any) {
 	}
 }
 
-// webProfile is a workload that answers web packets.
-func webProfile() api.Profile {
-	return api.Profile{Head: api.NewHead(api.KindProfile, "web"), Spec: api.ProfileSpec{RuleSets: []string{"web"},
-		VNICs: []api.VNICSpec{{Name: "eth0", MAC: flow.FormatMAC(webMAC), Network: "front"}}}}
-}
-
-// webRules lets packets to one UDP port through.
-func webRules(port int) api.RuleSet {
-	return api.RuleSet{Head: api.NewHead(api.KindRuleSet, "web"), Spec: api.RuleSetSpec{Tier: "tenant", Default: "drop", Rules: []api.Rule{
-		{Name: "web", Priority: 10, Match: map[string]any{"ip_proto": "udp", "dst_port": port}, Actions: []any{"normal"}}}}}
-}
-
-// describe describes the chassis, and a network and rules for the web profile.
-func (f *fabricLab) describe() {
-	f.Helper()
-	objects := []any{
-		api.Chassis{Head: api.NewHead(api.KindChassis, "c1"), Spec: api.ChassisSpec{Slots: len(f.Blades)}},
-		api.Network{Head: api.NewHead(api.KindNetwork, "front")},
-		webRules(80),
-	}
-	for _, b := range f.Blades {
-		objects = append(objects, api.Blade{Head: api.NewHead(api.KindBlade, b.Name), Spec: api.BladeSpec{Chassis: "c1", Slot: b.Number}})
-	}
-	f.apply(objects...)
-}
-
 // create describes the chassis and creates the profile web somewhere.
 func (f *fabricLab) create() (where api.ProfileStatus, took time.Duration) {
 	f.Helper()
-	f.describe()
+	if err := f.describe(f.Context()); err != nil {
+		f.Fatal(err)
+	}
 	begin := time.Now()
 	f.apply(webProfile())
 	return f.mustSettle("web"), time.Since(begin)
 }
-
-// other is the other one of two blades.
-func other(blade string) string { return map[string]string{"b1": "b2", "b2": "b1"}[blade] }
 
 // TestFabric creates a profile, moves it to the other blade and reverts that, each under
 // traffic, and looks at what packets and cards saw of it.
@@ -142,76 +109,20 @@ func TestFabric(t *testing.T) {
 	}
 }
 
-// isolation is how long a blade is cut off from its fabric.
-const isolation = 60 * time.Second
-
-// TestFabricCutOff cuts one blade off for a minute of traffic, while what is wanted of
-// it changes twice: every packet is answered as before, by the generation it had; and
-// when it can be reached again, it goes to the newest.
-func TestFabricCutOff(t *testing.T) {
+// TestCutOff cuts one blade off for a minute, see [CutOff].
+func TestCutOff(t *testing.T) {
 	t.Parallel()
-	f := newFabricLab(t, 0)
-	here, _ := f.create()
-	b := f.Blades[f.index(here.Blade)]
-	before := b.Agent.Status()
-	spot, _, err := f.spot(here.Blade, here.VNICs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	needs(t, "afxdp")
 	away := isolation
 	if testing.Short() {
-		away = 15 * time.Second // it takes 7 s to be sure
+		away = 15 * time.Second // it takes an agent 7 s to be sure
 	}
-	var noticed time.Duration
-	came, err := f.Deliver(t.Context(), webMAC, 500, func() error {
-		begin := time.Now()
-		f.Lines[b.Name].Cut()
-		for _, port := range []int{81, 82} {
-			if err := f.Apply(t.Context(), webRules(port)); err != nil {
-				return err
-			}
-			for until := time.Now().Add(away / 2); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-				s := b.Agent.Status()
-				if noticed == 0 && s.Error != nil && s.Error.Code == "E_UNREACHABLE" {
-					noticed = time.Since(begin)
-				}
-				if s.Generation != before.Generation || s.Digest != before.Digest || !s.Proved {
-					return fmt.Errorf("cut off, the blade has generation %d, proved %t, and had %d", s.Generation, s.Proved, before.Generation)
-				}
-			}
-		}
-		return nil
-	})
+	r, err := CutOff(t.Context(), CutOffConfig{Away: away, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	back := time.Now()
-	f.Lines[b.Name].Mend()
-	f.mustSettle("web")
-	returned := time.Since(back)
-	after := b.Agent.Status()
-	show(t, map[string]any{"away_seconds": away.Seconds(), "noticed_after_seconds": noticed.Seconds(), "sent": came.Sent, "not_once": came.Sent - came.At[spot].Packets + came.Changed,
-		"back_seconds": returned.Seconds(), "generation_before": before.Generation, "generation_after": after.Generation})
-	if !came.onlyAt(spot) || float64(came.Sent) < 100*away.Seconds() {
-		t.Errorf("of %d packets while the blade was cut off %d were lost, %d came twice, %d changed", came.Sent, came.Lost, came.Twice, came.Changed)
+	show(t, r)
+	for _, wrong := range r.Wrong {
+		t.Error(wrong)
 	}
-	if noticed == 0 {
-		t.Error("the agent did not say that nobody talks to it")
-	}
-	g, err := client.Generations.Get(t.Context(), f.API, b.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.Generation != g.Spec.Number || after.Digest != g.Spec.Digest || after.Generation <= before.Generation || !after.Proved {
-		t.Errorf("back again the blade has generation %d (%.12s), wanted is %d (%.12s)", after.Generation, after.Digest, g.Spec.Number, g.Spec.Digest)
-	}
-	came, err = f.Deliver(t.Context(), webMAC, 500, func() error { return nil })
-	if err != nil || came.Sent == 0 || came.Lost != came.Sent {
-		t.Errorf("%d of %d packets were answered by the old rules after the blade came back, %v", came.Sent-came.Lost, came.Sent, err)
-	}
-}
-
-// onlyAt reports whether every packet came once, unchanged, at one place.
-func (d *Delivery) onlyAt(s Spot) bool {
-	return d.At[s].Packets == d.Sent && d.Lost+d.Twice+d.Changed == 0
 }

@@ -39,8 +39,8 @@ type Relocation struct {
 	Wrong []string `json:"wrong,omitempty"`
 }
 
-// Delivery is what came of packets that were sent to one station, into the wires of all
-// blades at once, as from a switch that floods.
+// Delivery is what came of the packets to one station, sent into the wires of all blades
+// at once, as from a switch that floods.
 type Delivery struct {
 	Sent    int // packets, into every wire
 	Lost    int // that left by no port
@@ -79,7 +79,7 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 	}
 	r := &Relocation{From: old.Blade}
 	var next api.ProfileStatus
-	came, err := f.Deliver(ctx, mac, 2000, func() error {
+	came, err := f.Deliver(ctx, 2000, func() error {
 		begin := time.Now()
 		if err := change(); err != nil {
 			return err
@@ -89,68 +89,101 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 		}
 		r.To, r.Seconds = next.Blade, time.Since(begin).Seconds()
 		return nil
-	})
+	}, mac)
 	if err == nil && r.From == r.To {
 		err = fmt.Errorf("profile %s is still on blade %s", profile, r.From)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return r, f.judge(r, came, mac, old.VNICs[0], next.VNICs[0])
+	return r, f.judge(r, came[0], mac, old.VNICs[0], next.VNICs[0])
 }
 
 // around is how long packets flow before and after what is done meanwhile.
 const around = 200 * time.Millisecond
 
-// Deliver sends web packets (UDP, port 80) to a station, so many per second into each
-// wire, while do works and for a moment before and after. The observers are reset first,
-// and have room for so many packets as the lab was built for; more are not sent.
-func (f *Fabric) Deliver(ctx context.Context, mac uint64, rate int, do func() error) (*Delivery, error) {
-	text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=80", flow.FormatMAC(mac))
-	k, err := flow.ParseKey(text, f.Blades[0].Ports)
+// Deliver sends web packets (UDP, port 80) to stations, in turn, so many per second into
+// each wire, while do works and for a moment before and after; and says of each station
+// what came of them. The observers are reset first, and have room for as many packets as
+// the lab was built for; more are not sent.
+func (f *Fabric) Deliver(ctx context.Context, rate int, do func() error, macs ...uint64) ([]*Delivery, error) {
+	var out []*Delivery
+	var frames [][]byte
+	for _, mac := range macs {
+		text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=80", flow.FormatMAC(mac))
+		k, err := flow.ParseKey(text, f.Blades[0].Ports)
+		if err != nil {
+			return nil, err
+		}
+		frames = append(frames, stampable(k))
+		out = append(out, &Delivery{At: map[Spot]Stay{}, frame: stampable(k)})
+	}
+	f.Reset()
+	sent, err := f.flood(ctx, frames, rate, do)
 	if err != nil {
 		return nil, err
 	}
-	d := &Delivery{At: map[Spot]Stay{}, frame: stampable(k)}
-	f.Reset()
-	if d.Sent, err = f.flood(ctx, d.frame, rate, do); err != nil {
-		return nil, err
+	for n := range uint64(sent) {
+		i := n % uint64(len(frames))
+		traffic.Stamp(frames[i], n)
+		out[i].take(f.Chassis, n, observe.Expect(frames[i]))
 	}
-	frame := slices.Clone(d.frame)
-	for n := range uint64(d.Sent) {
-		traffic.Stamp(frame, n)
-		want := observe.Expect(frame)
-		came := 0
-		for _, s := range f.spots() {
-			cell := f.observer(s).Cell(n)
-			if cell.Copies == 0 {
-				continue
-			}
-			if !s.Kernel {
-				came++
-			}
-			if !cell.Same(want) {
-				d.Changed++
-			}
-			at := d.At[s]
-			if at.Packets++; at.First == 0 {
-				at.First = cell.First
-			}
-			at.Last = max(at.Last, cell.Last)
-			d.At[s] = at
+	return out, nil
+}
+
+// take notes where one packet came.
+func (d *Delivery) take(c *Chassis, n uint64, want observe.Cell) {
+	d.Sent++
+	left := 0
+	for _, s := range c.spots() {
+		cell := c.observer(s).Cell(n)
+		if cell.Copies == 0 {
+			continue
 		}
-		switch {
-		case came == 0:
-			d.Lost++
-		case came > 1:
-			d.Twice++
+		if !s.Kernel {
+			left++
+		}
+		if !cell.Same(want) {
+			d.Changed++
+		}
+		at := d.At[s]
+		if at.Packets++; at.First == 0 {
+			at.First = cell.First
+		}
+		at.Last = max(at.Last, cell.Last)
+		d.At[s] = at
+	}
+	switch {
+	case left == 0:
+		d.Lost++
+	case left > 1:
+		d.Twice++
+	}
+}
+
+// Ports returns by which ports packets left.
+func (d *Delivery) Ports() (out []Spot) {
+	for s := range d.At {
+		if !s.Kernel {
+			out = append(out, s)
 		}
 	}
-	return d, nil
+	return out
+}
+
+// Once reports whether every packet came once and unchanged, all at one port of a blade
+// and nowhere else.
+func (d *Delivery) Once(blade int) bool {
+	for s, at := range d.At {
+		if s.Blade != blade || at.Packets != d.Sent {
+			return false
+		}
+	}
+	return len(d.At) == 1 && len(d.Ports()) == 1 && d.Lost+d.Twice+d.Changed == 0
 }
 
 // flood sends into all wires and returns how many packets went into every one.
-func (f *Fabric) flood(ctx context.Context, frame []byte, rate int, do func() error) (int, error) {
+func (f *Fabric) flood(ctx context.Context, frames [][]byte, rate int, do func() error) (int, error) {
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	type sent struct {
@@ -166,7 +199,7 @@ func (f *Fabric) flood(ctx context.Context, frame []byte, rate int, do func() er
 				return
 			}
 			defer s.Close()
-			r, err := s.Send(sending, traffic.Load{Frames: traffic.Cycle(frame), Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
+			r, err := s.Send(sending, traffic.Load{Frames: traffic.Cycle(frames...), Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
 			if sending.Err() != nil && ctx.Err() == nil {
 				err = nil // it was told to stop
 			}
