@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,18 +20,19 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/client"
 	"github.com/bladeflow/bladeflow/fabric/pki"
-	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 )
 
 // daemons are `bladeflow manager` and, in the namespaces of a lab's blades, `bladeflow
-// agent`, each a process of its own as README.md starts them.
+// agent`, each a process of its own, with the configurations that README.md shows.
 type daemons struct {
 	*testing.T
 	*hwtests.Fabric
-	dir     string
-	running map[string]*exec.Cmd // by the name of the configuration
+	readme      document
+	dir         string
+	page, entry string               // addresses of the manager and its store
+	running     map[string]*exec.Cmd // by the name of the configuration
 }
 
 func newDaemons(t *testing.T) *daemons {
@@ -44,36 +46,87 @@ func newDaemons(t *testing.T) *daemons {
 			t.Error(err)
 		}
 	})
-	d := &daemons{T: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}, Fabric: &hwtests.Fabric{Chassis: &hwtests.Chassis{Lab: l}}}
+	d := &daemons{T: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}, Fabric: &hwtests.Fabric{Chassis: &hwtests.Chassis{Lab: l}},
+		readme: readDocument(string(sure(os.ReadFile("../../README.md")))), page: unusedAddress(t), entry: unusedAddress(t)}
 	t.Cleanup(func() {
 		for name := range d.running {
 			d.kill(name)
 		}
 	})
-	if _, stderr, err := invoke("", "pki", "init", "--dir", filepath.Join(d.dir, "pki"), "--blade", "b1", "--blade", "b2", "--user", "ann=admin"); err != nil {
-		t.Fatalf("%v: %s", err, stderr)
+	listen := strings.NewReplacer("0.0.0.0:8443", d.page, "0.0.0.0:2379", d.entry)
+	for name, text := range d.readme.files {
+		write(t, d.dir, name, listen.Replace(text))
 	}
-	page, entry := unusedAddress(t), unusedAddress(t)
-	write(t, d.dir, "manager.yaml", fmt.Sprintf(`apiVersion: bladeflow/v1
-kind: Manager
-metadata: {name: m1}
-spec:
-  listen: %s
-  certificates: pki
-  store: {dir: store, listen: %s}
-`, page, entry))
 	for _, b := range l.Blades {
 		d.Blades = append(d.Blades, &hwtests.Blade{Blade: b})
-		write(t, d.dir, b.Name+".yaml", agentConfig(b, d.line(b, entry)))
-	}
-	tls, err := pki.ClientTLS(pki.FilesOf(filepath.Join(d.dir, "pki"), "ann"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d.API, err = client.New(client.Config{Server: "https://" + page, TLS: tls}); err != nil {
-		t.Fatal(err)
+		write(t, d.dir, b.Name+".yaml", d.agentConfig(b))
 	}
 	return d
+}
+
+// agentConfig is the configuration of the first blade in README.md, for this one and its
+// way to the store, and with what an emulated card and a recorded inventory need.
+func (d *daemons) agentConfig(b *lab.Blade) string {
+	text := d.readme.files["b1.yaml"]
+	for from, to := range map[string]string{"https://fabric.example:2379": d.line(b), "{name: b1}": "{name: " + b.Name + "}", "generation.json": b.Name + ".json"} {
+		if !strings.Contains(text, from) {
+			d.Fatalf("README.md shows no %s in b1.yaml", from)
+		}
+		text = strings.ReplaceAll(text, from, to)
+	}
+	c := strings.Builder{}
+	fmt.Fprintf(&c, "%s  root: %s\n  metrics: \"\"\n  interval: 500ms\n  device:\n    softnic: %s\n    vfs:\n", text, b.SysRoot, b.PinDir)
+	for _, at := range b.Attached {
+		if at.Workload != nil {
+			fmt.Fprintf(&c, "      - {port: %s, workload: %s/%s, card: %s/%s}\n", at.Name, at.Outside.NS.Name, at.Outside.Name, at.Front.NS.Name, at.Front.Name)
+		}
+	}
+	return c.String()
+}
+
+// readmeCommands runs the commands that README.md shows for a fabric, in their order.
+func (d *daemons) readmeCommands() {
+	d.Helper()
+	ran := 0
+	for _, line := range d.readme.commands {
+		switch verb := strings.Fields(line)[1]; {
+		case verb == "manager":
+			d.start("manager")
+			d.connect()
+		case verb == "agent":
+			d.start("b1")
+			d.start("b2")
+		case verb == "pki" || slices.Contains(ofFabric, verb):
+			ran++
+			cmd := exec.Command("bash", "-c", line)
+			cmd.Dir = d.dir
+			cmd.Env = append(os.Environ(), "BLADEFLOW_SERVER=https://"+d.page, "BLADEFLOW_PKI=pki", "BLADEFLOW_AS=ann")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				d.Fatalf("%s: %v\n%s\n%s", line, err, out, d.logs())
+			}
+			d.Logf("$ %s\n%.400s", line, out)
+		}
+	}
+	if ran < 8 {
+		d.Errorf("only %d commands of a fabric were found in README.md", ran)
+	}
+}
+
+// connect makes the client of the manager that was just started, when it answers.
+func (d *daemons) connect() {
+	d.Helper()
+	tls, err := pki.ClientTLS(pki.FilesOf(filepath.Join(d.dir, "pki"), "ann"))
+	if err != nil {
+		d.Fatal(err)
+	}
+	if d.API, err = client.New(client.Config{Server: "https://" + d.page, TLS: tls}); err != nil {
+		d.Fatal(err)
+	}
+	d.insist("asking the manager", func() error {
+		_, err := client.Blades.List(d.Context(), d.API, client.Query{})
+		return err
+	})
 }
 
 // unusedAddress is an address that nobody listens on.
@@ -89,7 +142,7 @@ func unusedAddress(t *testing.T) string {
 
 // line lays the blade's way out of its namespace: what a management network is to a
 // server. It returns the store's URL as the blade sees it.
-func (d *daemons) line(b *lab.Blade, to string) string {
+func (d *daemons) line(b *lab.Blade) string {
 	d.Helper()
 	lo, err := b.Host.Links().LinkByName("lo")
 	if err == nil {
@@ -102,32 +155,9 @@ func (d *daemons) line(b *lab.Blade, to string) string {
 	if err != nil {
 		d.Fatal(err)
 	}
-	line := hwtests.LineFrom(listener, to)
+	line := hwtests.LineFrom(listener, d.entry)
 	d.Cleanup(line.Close)
 	return line.URL("https")
-}
-
-// agentConfig is the configuration of the agent of a lab's blade that is one of a fabric.
-func agentConfig(b *lab.Blade, store string) string {
-	var c strings.Builder
-	fmt.Fprintf(&c, `apiVersion: bladeflow/v1
-kind: Agent
-metadata: {name: %s}
-spec:
-  store: {endpoints: ["%s"], certificates: pki, keep: %s.json}
-  root: %s
-  metrics: ""
-  interval: 500ms
-  device:
-    softnic: %s
-    vfs:
-`, b.Name, store, b.Name, b.SysRoot, b.PinDir)
-	for _, at := range b.Attached {
-		if at.Workload != nil {
-			fmt.Fprintf(&c, "      - {port: %s, workload: %s/%s, card: %s/%s}\n", at.Name, at.Outside.NS.Name, at.Outside.Name, at.Front.NS.Name, at.Front.Name)
-		}
-	}
-	return c.String()
 }
 
 // start starts a daemon, in its namespace if it is a blade's.
@@ -200,26 +230,14 @@ func (d *daemons) settled(blade string) (where api.ProfileStatus) {
 
 const daemonsMAC = 0x02_00_00_00_aa_01
 
-// TestDaemons runs manager and agents as processes and kills each of them while a
-// profile moves under traffic: no packet ever comes at two places, and when the killed
-// one is started again everything is as it is wanted.
+// TestDaemons runs manager and agents as README.md says and the commands it shows; then
+// kills each of them while a profile moves under traffic: no packet ever comes at two
+// places, and when the killed one is started again everything is as it is wanted.
 func TestDaemons(t *testing.T) {
 	d := newDaemons(t)
-	for _, name := range []string{"manager", "b1", "b2"} {
-		d.start(name)
-	}
-	objects := []any{
-		api.Chassis{Head: api.NewHead(api.KindChassis, "c1"), Spec: api.ChassisSpec{Slots: 2}},
-		api.Blade{Head: api.NewHead(api.KindBlade, "b1"), Spec: api.BladeSpec{Chassis: "c1", Slot: 1}},
-		api.Blade{Head: api.NewHead(api.KindBlade, "b2"), Spec: api.BladeSpec{Chassis: "c1", Slot: 2}},
-		api.Network{Head: api.NewHead(api.KindNetwork, "front")},
-		api.RuleSet{Head: api.NewHead(api.KindRuleSet, "web"), Spec: api.RuleSetSpec{Tier: "tenant", Rules: []api.Rule{
-			{Name: "web", Priority: 10, Match: map[string]any{"ip_proto": "udp", "dst_port": 80}, Actions: []any{"normal"}}}}},
-		api.Profile{Head: api.NewHead(api.KindProfile, "web"), Spec: api.ProfileSpec{RuleSets: []string{"web"},
-			VNICs: []api.VNICSpec{{Name: "eth0", MAC: flow.FormatMAC(daemonsMAC), Network: "front"}}}},
-	}
-	d.insist("applying", func() error { return d.Apply(t.Context(), objects...) })
+	d.readmeCommands()
 	here := d.settled("").Blade
+	d.only(here)
 	d.sameVFs()
 
 	seed := uint64(time.Now().UnixNano())
@@ -231,7 +249,7 @@ func TestDaemons(t *testing.T) {
 		name := map[string]string{"manager": "manager", "old": here, "new": there}[victim]
 		after := time.Duration(rng.IntN(150)) * time.Millisecond
 		begin := time.Now()
-		came, err := d.Deliver(t.Context(), daemonsMAC, 1000, func() error {
+		deliveries, err := d.Deliver(t.Context(), 1000, func() error {
 			if _, err := d.API.Move(t.Context(), "web", api.Move{Blade: there}, false); err != nil {
 				return err
 			}
@@ -241,13 +259,13 @@ func TestDaemons(t *testing.T) {
 			d.start(name)
 			d.settled(there)
 			return nil
-		})
+		}, daemonsMAC)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, d.logs())
 		}
-		took := time.Since(begin)
-		t.Logf("%s killed %s after the command to move: %d packets, %d at neither place, settled after %.1f s", name, after, came.Sent, came.Lost, took.Seconds())
-		if came.Twice+came.Changed > 0 || len(ports(came)) > 2 {
+		came := deliveries[0]
+		t.Logf("%s killed %s after the command to move: %d packets, %d at neither place, settled after %.1f s", name, after, came.Sent, came.Lost, time.Since(begin).Seconds())
+		if came.Twice+came.Changed > 0 || len(came.Ports()) > 2 {
 			t.Errorf("%s killed: %d packets came twice, %d changed, at %v", name, came.Twice, came.Changed, came.At)
 		}
 		here = there
@@ -255,30 +273,15 @@ func TestDaemons(t *testing.T) {
 	}
 }
 
-// ports returns where packets left.
-func ports(came *hwtests.Delivery) (out []hwtests.Spot) {
-	for s := range came.At {
-		if !s.Kernel {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
 // only checks that the profile answers at one place alone, once for each packet.
 func (d *daemons) only(blade string) {
 	d.Helper()
-	came, err := d.Deliver(d.Context(), daemonsMAC, 1000, func() error { return nil })
+	came, err := d.Deliver(d.Context(), 1000, func() error { return nil }, daemonsMAC)
 	if err != nil {
 		d.Fatal(err)
 	}
-	if came.Lost+came.Twice+came.Changed > 0 || len(came.At) != 1 || len(ports(came)) != 1 {
-		d.Errorf("settled on %s, of %d packets %d were lost, %d came twice, %d changed, at %v\n%s", blade, came.Sent, came.Lost, came.Twice, came.Changed, came.At, d.logs())
-	}
-	for s := range came.At {
-		if d.Blades[s.Blade].Name != blade {
-			d.Errorf("packets came at %s, wanted is %s", d.Blades[s.Blade].Name, blade)
-		}
+	if i := slices.IndexFunc(d.Blades, func(b *hwtests.Blade) bool { return b.Name == blade }); !came[0].Once(i) {
+		d.Errorf("settled on %s, and then: %+v\n%s", blade, came[0], d.logs())
 	}
 }
 

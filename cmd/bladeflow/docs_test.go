@@ -14,15 +14,20 @@ var (
 	mention = regexp.MustCompile("`(bladeflow [^`]+)`")
 	setName = regexp.MustCompile(`(?m)^metadata: \{name: ([a-z0-9-]+)\}$`)
 	flag    = regexp.MustCompile(` (--[a-z][a-z-]*|-[a-z])\b`)
+	isFile  = regexp.MustCompile(`^# ([a-z0-9-]+\.yaml)\n`)
 )
 
 // notRun are commands that documents show and that this test does not run: they need
 // root or a chassis, or they stay until they are stopped.
 var notRun = []string{"agent", "demo", "lab", "manager"}
 
+// ofFabric are commands that ask a manager. TestDaemons runs those of README.md.
+var ofFabric = []string{"apply", "diff", "get", "move", "report", "revert", "snapshot", "wait"}
+
 // TestDocuments runs the commands of the code blocks of README.md, CONTRIBUTING.md and
-// docs, in order, in a folder of their own for each document. A block of YAML with a
-// RuleSet in it is first saved under the set's name, as readers would. Of what is not
+// docs, in order, in a folder of their own for each document. A block of YAML that begins
+// with the comment of a file's name is saved under that first, and one with a
+// RuleSet in it under the set's name, as readers would. Of what is not
 // run, also in running text, command and flags must exist.
 func TestDocuments(t *testing.T) {
 	root := filepath.Join("..", "..")
@@ -39,7 +44,7 @@ func TestDocuments(t *testing.T) {
 			}
 			for _, line := range doc.commands {
 				exists(t, line)
-				if slices.Contains(notRun, strings.Fields(line)[1]) {
+				if verb := strings.Fields(line)[1]; slices.Contains(notRun, verb) || slices.Contains(ofFabric, verb) {
 					continue
 				}
 				ran++
@@ -95,7 +100,9 @@ func readDocument(text string) document {
 			continue
 		}
 		kind, block, _ := strings.Cut(part, "\n")
-		if m := setName.FindStringSubmatch(block); kind == "yaml" && m != nil && strings.Contains(block, "kind: RuleSet") {
+		if m := isFile.FindStringSubmatch(block); kind == "yaml" && m != nil {
+			d.files[m[1]] = block + "\n"
+		} else if m := setName.FindStringSubmatch(block); kind == "yaml" && m != nil && strings.Contains(block, "kind: RuleSet") {
 			d.files[m[1]+".yaml"] = block + "\n"
 		}
 		for line := range strings.SplitSeq(block, "\n") {
