@@ -30,7 +30,7 @@ func (t *subtable) takes(m *flow.Match) bool {
 	asked := m.Mask
 	asked[portsIn] = asked[portsIn]&^math.MaxUint32 | uint64(ports)
 	for w := range asked {
-		differ := m.Mask[w] ^ t.guard.Mask[w] | m.Value[w] ^ t.guard.Value[w]
+		differ := (m.Mask[w] ^ t.guard.Mask[w]) | (m.Value[w] ^ t.guard.Value[w])
 		if t.mask[w]&^m.Mask[w]|differ&t.guarded[w]|asked[w]&^t.covered[w] != 0 {
 			return false
 		}

@@ -1,7 +1,6 @@
 package matcher
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -22,28 +21,29 @@ import (
 // that come in their order move 1.6 others each. Moved rules keep their order
 // after every single move, so that a search that sees some of them moved still is right.
 //
-// Rules are kept in runs of some hundred, found by binary search. A run of rules that
+// Rules are kept in runs of some dozens, found by binary search. What a search costs is
+// the cache lines it touches, so the ranks by which runs are found are together. A run of rules that
 // were there from the beginning is only made when somebody looks into it: the first
 // update of a large table costs no more than the others.
 
 const (
-	runRules = 128
+	runRules = 64
 	// alongShare is the part of the room that a rule takes beside the one before it.
 	alongShare = 32
 )
 
 // order is the rules of an engine in their order, with their places.
 type order struct {
-	base  *flow.Table
-	runs  []run
-	n     int   // number of rules
-	last  int32 // place that was given last
-	along int   // 1 if it was right behind the one given before, -1 if right before
+	base   *flow.Table
+	firsts []rank // by run: no rule before it is in the run
+	runs   []run
+	n      int   // number of rules
+	last   int32 // place that was given last
+	along  int   // 1 if it was right behind the one given before, -1 if right before
 }
 
 // run is neighbours in the order: those from its first rank up to that of the next run.
 type run struct {
-	first    rank
 	rules    []ordered
 	from, to int32 // the rules of base that it still has to be made of, if any
 }
@@ -64,19 +64,19 @@ func rankOf(r *flow.Rule) rank {
 	return rank{uint64(r.Tier)<<32 | uint64(flow.MaxPriority-r.Priority), r.ID}
 }
 
-func (a rank) compare(b rank) int {
-	return cmp.Or(cmp.Compare(a.upper, b.upper), cmp.Compare(a.id, b.id))
-}
+func (a rank) before(b rank) bool { return a.upper < b.upper || a.upper == b.upper && a.id < b.id }
 
 // newOrder returns the order of the rules of a table.
 func newOrder(base *flow.Table) *order {
-	o := &order{base: base, n: base.Len(), runs: make([]run, 0, base.Len()/runRules+1), last: -1}
+	n := base.Len()/runRules + 1
+	o := &order{base: base, n: base.Len(), firsts: make([]rank, 0, n), runs: make([]run, 0, n), last: -1}
 	for from := 0; from < max(1, base.Len()); from += runRules {
-		r := run{from: int32(from), to: int32(min(from+runRules, base.Len()))}
+		first := rank{}
 		if from > 0 {
-			r.first = rankOf(base.Rule(from))
+			first = rankOf(base.Rule(from))
 		}
-		o.runs = append(o.runs, r)
+		o.firsts = append(o.firsts, first)
+		o.runs = append(o.runs, run{from: int32(from), to: int32(min(from+runRules, base.Len()))})
 	}
 	return o
 }
@@ -99,12 +99,25 @@ func (o *order) open(i int) []ordered {
 
 // find returns the spot where a rule of this rank is or would be.
 func (o *order) find(k rank) spot {
-	i, found := slices.BinarySearchFunc(o.runs, k, func(r run, k rank) int { return r.first.compare(k) })
-	if !found {
-		i--
+	low, high := 1, len(o.firsts) // the first run behind k is one of these
+	for low < high {
+		if mid := (low + high) / 2; k.before(o.firsts[mid]) {
+			high = mid
+		} else {
+			low = mid + 1
+		}
 	}
-	at, _ := slices.BinarySearchFunc(o.open(i), k, func(r ordered, k rank) int { return r.compare(k) })
-	return spot{i, at}
+	i := low - 1
+	rules := o.open(i)
+	low, high = 0, len(rules)
+	for low < high {
+		if mid := (low + high) / 2; rules[mid].before(k) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return spot{i, low}
 }
 
 // before returns the rule before a spot and its own spot; ok is false at the beginning.
@@ -175,7 +188,8 @@ func (o *order) put(s spot, r ordered) {
 	if n := len(to.rules); n == 2*runRules {
 		upper := append(make([]ordered, 0, runRules+runRules/8), to.rules[n/2:]...)
 		to.rules = to.rules[:n/2]
-		o.runs = slices.Insert(o.runs, s.run+1, run{first: upper[0].rank, rules: upper})
+		o.firsts = slices.Insert(o.firsts, s.run+1, upper[0].rank)
+		o.runs = slices.Insert(o.runs, s.run+1, run{rules: upper})
 	}
 }
 
@@ -253,7 +267,7 @@ func (o *order) around(s spot, n int) (rules []*ordered, low, high int32, gap in
 
 // bytes returns the memory of o.
 func (o *order) bytes() int {
-	n := 48 * cap(o.runs)
+	n := 16*cap(o.firsts) + 32*cap(o.runs)
 	for _, r := range o.runs {
 		n += 24 * cap(r.rules)
 	}

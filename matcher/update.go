@@ -74,14 +74,17 @@ func (c *Classifier) Insert(rules ...flow.Rule) error {
 func (c *Classifier) Delete(ids ...flow.RuleID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	rules := make([]*flow.Rule, 0, 8) // on the stack
 	for i, id := range ids {
-		if c.ruleOf(id) == nil || slices.Contains(ids[:i], id) {
+		r := c.ruleOf(id)
+		if r == nil || slices.Contains(ids[:i], id) {
 			return &flow.Fault{Code: "E_RULE_UNKNOWN", What: fmt.Sprintf("rule with ID %#x", uint64(id)), Why: "there is none",
 				Remedy: "delete a rule that is in the table, once"}
 		}
+		rules = append(rules, r)
 	}
-	for _, id := range ids {
-		c.change(change{rule: c.ruleOf(id), gone: true})
+	for _, r := range rules {
+		c.change(change{rule: r, gone: true})
 	}
 	return nil
 }

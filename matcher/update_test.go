@@ -222,7 +222,7 @@ func checkEngine(t *testing.T, c *Classifier) {
 	n := 0
 	for i := range e.changes.order.runs {
 		for _, r := range e.changes.order.open(i) {
-			if last.compare(r.rank) >= 0 || last.place >= r.place || places[r.rule] != r.place || rankOf(e.rule(r.rule)) != r.rank {
+			if !last.before(r.rank) || last.place >= r.place || places[r.rule] != r.place || rankOf(e.rule(r.rule)) != r.rank {
 				t.Fatalf("rule %d at %d, in its bucket at %d, after %d at %d", r.rule, r.place, places[r.rule], last.rule, last.place)
 			}
 			last = r
