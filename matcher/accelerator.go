@@ -32,8 +32,8 @@ func newAccelerator(t *flow.Table, lane Lane) accelerator {
 	if c == nil {
 		return nil
 	}
+	if f := asFinals(c, n, lane); f != nil {
+		return f
+	}
 	return asVectors(c, lane)
 }
-
-// newVectors is newAccelerator on the lane that has vectors.
-func newVectors(t *flow.Table) accelerator { return newAccelerator(t, AVX512) }

@@ -53,6 +53,7 @@ type classifier struct {
 	rules  []*flow.Match // nil where there is none
 	always set           // what every set has besides rules
 	marks  []uint64      // random numbers, one for each word of a set
+	now    set           // scratch
 	groups []*group
 }
 
@@ -67,7 +68,8 @@ type group struct {
 // sets have is given by its place, or -1. Classes of a group have at most that many
 // combinations. It returns nil if there are too many of anything.
 func classify(rules []*flow.Match, size, everywhere, combined int) *classifier {
-	c := &classifier{rules: rules, always: make(set, (size+63)/64), marks: make([]uint64, (size+63)/64)}
+	c := &classifier{rules: rules, always: make(set, (size+63)/64), marks: make([]uint64, (size+63)/64),
+		now: make(set, (size+63)/64)}
 	for i := range c.marks {
 		hi, lo := bits.Mul64(uint64(i)+0x9e3779b97f4a7c15, 0xd6e8feb86659fd93)
 		hi, lo = bits.Mul64(hi^lo, 0x9e3779b97f4a7c15)
@@ -219,7 +221,7 @@ func (c *classifier) cross(left *sets, p *tree) ([]uint16, *sets) {
 	n := p.sets.len()
 	cross := make([]uint16, left.len()*n)
 	made := newSets(left.words, left.len())
-	now := make(set, left.words)
+	now := c.now
 	var flips []flip
 	for i := range left.len() {
 		from, row := left.at(i), cross[i*n:][:n]
@@ -229,12 +231,7 @@ func (c *classifier) cross(left *sets, p *tree) ([]uint16, *sets) {
 		}
 		if n*len(now) < flipCost*count {
 			for j := range row {
-				sum := uint64(0)
-				for w, word := range p.sets.at(j) {
-					now[w] = word & from[w]
-					sum += now[w] * c.marks[w]
-				}
-				row[j] = uint16(made.of(now, sum))
+				row[j] = uint16(c.both(from, p.sets.at(j), made))
 			}
 		} else {
 			flips = p.some(from, flips[:0])
@@ -248,6 +245,16 @@ func (c *classifier) cross(left *sets, p *tree) ([]uint16, *sets) {
 		}
 	}
 	return cross, made
+}
+
+// both returns the number of the intersection of two sets.
+func (c *classifier) both(a, b set, made *sets) int {
+	sum := uint64(0)
+	for w, word := range a {
+		c.now[w] = word & b[w]
+		sum += c.now[w] * c.marks[w]
+	}
+	return made.of(c.now, sum)
 }
 
 // walk goes through the values of p in order, a set being that of the values before
@@ -273,8 +280,8 @@ func (c *classifier) walk(now set, flips []flip, p *tree, made *sets, row []uint
 
 // layOut writes the tables of all parts and groups.
 func (c *classifier) layOut() bool {
-	var blocks blocks
-	var rest []byte // what follows the blocks
+	b := &blocks{elements: make([]uint16, 0, 1<<17)}
+	var rest []uint16 // what follows the blocks
 	parts := 0
 	for _, g := range c.groups {
 		parts += len(g.parts)
@@ -291,27 +298,25 @@ func (c *classifier) layOut() bool {
 				factor /= uint32(p.sets.len())
 				p.Factor = factor
 			}
-			p.Base = uint32(len(rest))
-			rest = p.layOut(rest, &blocks)
+			rest = p.layOut(rest, b)
 			c.Part[at] = p.Part
 			at++
 		}
-		c.Group[i] = kernel.Group{Parts: uint32(len(g.parts)), Cross: uint32(len(rest))}
-		for _, class := range g.cross {
-			rest = append(rest, byte(class), byte(class>>8))
-		}
+		c.Group[i] = kernel.Group{Parts: uint32(len(g.parts)), Cross: uint32(2 * len(rest))}
+		rest = append(rest, g.cross...)
 	}
 	c.Groups = uint32(len(c.groups))
-	if len(blocks.bytes)/kernel.Block > 1<<16 {
+	if len(b.elements) > inBlock<<16 {
 		return false
 	}
-	c.Tables = kernel.AlignedBytes(len(blocks.bytes) + len(rest) + 2)
-	copy(c.Tables[copy(c.Tables, blocks.bytes):], rest)
+	c.Tables = kernel.AlignedElements(len(b.elements) + len(rest) + 1)
+	copy(c.Tables[copy(c.Tables, b.elements):], rest)
+	behind := uint32(2 * len(b.elements))
 	for i := range c.Part[:parts] {
-		c.Part[i].Base += uint32(len(blocks.bytes))
+		c.Part[i].Base += behind
 	}
 	for i := range c.groups {
-		c.Group[i].Cross += uint32(len(blocks.bytes))
+		c.Group[i].Cross += behind
 	}
 	return true
 }

@@ -55,3 +55,7 @@ func choose(_ Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
 func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
 	kernel.And512(v, chosen, n, best)
 }
+
+func final(_ Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	kernel.Final512(f, chosen, n, best)
+}

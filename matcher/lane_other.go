@@ -32,3 +32,7 @@ func choose(_ Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
 func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
 	kernel.AndGo(v, chosen, n, best)
 }
+
+func final(_ Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	kernel.FinalGo(f, chosen, n, best)
+}

@@ -19,11 +19,12 @@ type tree struct {
 	starts    []uint32
 	classes   []uint16 // of the values from each start to the next
 	sets      *sets
-	free      set     // what is in the sets of all values
-	own       []flip  // of the other rules, rule by rule
-	ownAt     []int32 // where those of each rule begin
-	strides   []int   // the bits that each level looks at
-	uniform   [kernel.MaxLevels][]int32
+	free      set                       // what is in the sets of all values
+	own       []flip                    // of the other rules, rule by rule
+	ownAt     []int32                   // where those of each rule begin
+	strides   []int                     // the bits that each level looks at
+	uniform   [kernel.MaxLevels][]int32 // for each class a block that has nothing else, and one
+	scratch   [kernel.MaxLevels][]uint16
 }
 
 // span is adjacent bits of a word.
@@ -161,14 +162,13 @@ func (p *tree) add(rule int, m *flow.Match) bool {
 }
 
 // layOut appends the table of the first level to rest and the others to blocks.
-func (p *tree) layOut(rest []byte, b *blocks) []byte {
+func (p *tree) layOut(rest []uint16, b *blocks) []uint16 {
 	rotate := func(by int) uint32 { return uint32(by) % 32 }
-	p.Base = uint32(len(rest))
+	p.Base = uint32(2 * len(rest))
 	if p.high.width != 0 && p.low.width != 0 {
 		p.strides = []int{p.width}
-		p.Rotate[0] = rotate(p.high.shift - p.low.width - 1)
+		p.Rotate[0], p.Mask[0] = rotate(p.high.shift-p.low.width-1), (1<<p.high.width-1)<<(p.low.width+1)
 		p.Rotate[1], p.Mask[1] = rotate(p.low.shift-1), (1<<p.low.width-1)<<1
-		p.Mask[0] = (1<<p.high.width - 1) << (p.low.width + 1)
 	} else {
 		p.strides = p.split()
 		below := p.width
@@ -178,8 +178,9 @@ func (p *tree) layOut(rest []byte, b *blocks) []byte {
 		}
 	}
 	p.Levels = uint32(len(p.strides))
-	for level := range p.strides {
+	for level, stride := range p.strides {
 		p.uniform[level] = make([]int32, p.sets.len())
+		p.scratch[level] = make([]uint16, 1<<stride)
 	}
 	return append(rest, p.table(0, 0, b)...)
 }
@@ -218,73 +219,90 @@ func (p *tree) bytes(strides ...int) int {
 	return sum
 }
 
-// table returns the table of a level for the values from one on.
-func (p *tree) table(level int, from uint64, b *blocks) []byte {
+// table returns the table of a level for the values from one on, until the next call
+// for that level.
+func (p *tree) table(level int, from uint64, b *blocks) []uint16 {
 	below := 0
 	for _, stride := range p.strides[level+1:] {
 		below += stride
 	}
-	elements := 1 << p.strides[level]
-	out := make([]byte, 0, 2*elements)
+	out := p.scratch[level]
 	i, _ := slices.BinarySearch(p.starts, uint32(from))
-	for len(out) < 2*elements {
-		at := from + uint64(len(out)/2)<<below
-		for i < len(p.starts) && uint64(p.starts[i]) <= at {
+	for at := 0; at < len(out); {
+		value := from + uint64(at)<<below
+		for i < len(p.starts) && uint64(p.starts[i]) <= value {
 			i++
 		}
-		n := elements - len(out)/2 // elements before the next start
+		n := len(out) - at // elements before the next start
 		if i < len(p.starts) {
-			n = min(n, int((uint64(p.starts[i])-at)>>below))
+			n = min(n, int((uint64(p.starts[i])-value)>>below))
 		}
-		var element int32
 		if n == 0 {
-			n, element = 1, b.number(p.table(level+1, at, b))
-		} else {
-			element = p.same(level+1, p.classes[i-1], b)
+			out[at] = b.number(p.table(level+1, value, b))
+			at++
+			continue
 		}
-		for range n {
-			out = append(out, byte(element), byte(element>>8))
-		}
+		fillWith(out[at:at+n], p.same(level+1, p.classes[i-1], b))
+		at += n
 	}
 	return out
 }
 
+func fillWith(out []uint16, element uint16) {
+	for i := range out {
+		out[i] = element
+	}
+}
+
 // same returns what an element is if all values below have one class: the block of the next level with
 // nothing else, or the class.
-func (p *tree) same(level int, class uint16, b *blocks) int32 {
+func (p *tree) same(level int, class uint16, b *blocks) uint16 {
 	if level == len(p.strides) {
-		return int32(class)
+		return class
 	}
 	known := &p.uniform[level][class]
 	if *known == 0 {
 		element := p.same(level+1, class, b)
-		content := make([]byte, 0, 2<<p.strides[level])
-		for range 1 << p.strides[level] {
-			content = append(content, byte(element), byte(element>>8))
-		}
-		*known = b.number(content) + 1
+		at := len(b.elements)
+		*known = int32(b.add(1<<p.strides[level])) + 1
+		fillWith(b.elements[at:], element)
 	}
-	return *known - 1
+	return uint16(*known - 1)
 }
 
-// blocks is different blocks, numbered by where they start.
+// blocks is the elements of blocks, numbered by where they start.
 type blocks struct {
-	bytes   []byte
-	numbers map[string]int32
+	elements []uint16
+	numbers  map[uint64]uint16 // by a hash
 }
 
-func (b *blocks) number(content []byte) int32 {
-	n, ok := b.numbers[string(content)]
-	if !ok {
-		if b.numbers == nil {
-			b.numbers = map[string]int32{}
-		}
-		n = int32(len(b.bytes) / kernel.Block)
-		b.numbers[string(content)] = n
-		b.bytes = append(b.bytes, content...)
-		for len(b.bytes)%kernel.Block != 0 {
-			b.bytes = append(b.bytes, 0)
-		}
+const inBlock = kernel.Block / 2 // elements
+
+// number returns the number of a block, of an equal one if there is one.
+func (b *blocks) number(content []uint16) uint16 {
+	h := uint64(len(content))
+	for i := 0; i+4 <= len(content); i += 4 {
+		four := uint64(content[i]) | uint64(content[i+1])<<16 | uint64(content[i+2])<<32 | uint64(content[i+3])<<48
+		h = (h ^ four ^ h>>32) * 0xd6e8feb86659fd93
 	}
+	n, ok := b.numbers[h]
+	if at := int(n) * inBlock; ok && at+len(content) <= len(b.elements) && slices.Equal(b.elements[at:at+len(content)], content) {
+		return n
+	}
+	if b.numbers == nil {
+		b.numbers = map[uint64]uint16{}
+	}
+	at := len(b.elements)
+	n = b.add(len(content))
+	copy(b.elements[at:], content)
+	b.numbers[h] = n
+	return n
+}
+
+// add makes room for some elements.
+func (b *blocks) add(elements int) uint16 {
+	n := uint16(len(b.elements) / inBlock)
+	elements = max(elements, inBlock)
+	b.elements = slices.Grow(b.elements, elements)[:len(b.elements)+elements]
 	return n
 }

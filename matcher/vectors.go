@@ -36,7 +36,7 @@ func asVectors(c *classifier, lane Lane) *vectors {
 	return v
 }
 
-func (v *vectors) bytes() int { return len(v.classes.Tables) + 8*len(v.Rows) }
+func (v *vectors) bytes() int { return 2*len(v.classes.Tables) + 8*len(v.Rows) }
 
 func (v *vectors) lookup(keys []flow.Key, answers []int32) {
 	var chosen kernel.Chosen

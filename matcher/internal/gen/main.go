@@ -25,6 +25,7 @@ func main() {
 	scanner(512)
 	classes512()
 	and512()
+	final512()
 	spread256(lanes)
 	probe256(lanes)
 	scanner(256)

@@ -77,6 +77,12 @@ func And512(v *Vectors, chosen *Chosen, n int, best *[Lanes]int32) {
 	and512((*byte)(unsafe.Pointer(v)), &chosen[0][0], n, &best[0])
 }
 
+// Final512 is [FinalGo]; it works on up to 63 lanes more, whose choices have to be of classes
+// that there are.
+func Final512(f *Finals, chosen *Chosen, n int, best *[Lanes]int32) {
+	final512((*byte)(unsafe.Pointer(f)), &chosen[0][0], (n+15)/16, &best[0])
+}
+
 // Spread256 is [SpreadGo] like Spread512.
 func Spread256(keys []flow.Key, offsets []uint32, columns []Column, best *Best, none int32) {
 	spread256(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), (*byte)(unsafe.Pointer(best)), int64(none))

@@ -110,6 +110,7 @@ func TestLayout(t *testing.T) {
 	var tab Table
 	var v Vectors
 	var c Classes
+	var f Finals
 	for name, at := range map[string][2]uintptr{
 		"Heads": {unsafe.Offsetof(tab.Heads), 0}, "Arena": {unsafe.Offsetof(tab.Arena), 24}, "Best": {unsafe.Offsetof(tab.Best), 48},
 		"Shift": {unsafe.Offsetof(tab.Shift), 52}, "Hashed": {unsafe.Offsetof(tab.Hashed), 56}, "Guards": {unsafe.Offsetof(tab.Guards), 60},
@@ -118,6 +119,7 @@ func TestLayout(t *testing.T) {
 		"GuardColumn": {unsafe.Offsetof(tab.GuardColumn), 200}, "GuardMask": {unsafe.Offsetof(tab.GuardMask), 264},
 		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
 		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 0}, "Vectors.Groups": {unsafe.Offsetof(v.Groups), 24}, "Lines": {unsafe.Offsetof(v.Lines), 28},
+		"Links": {unsafe.Offsetof(f.Links), 24}, "Link": {unsafe.Offsetof(f.Link), 28}, "Link.Factor": {unsafe.Offsetof(Link{}.Factor), 4},
 		"Tables": {unsafe.Offsetof(c.Tables), 0}, "Quads": {unsafe.Offsetof(c.Quads), 24}, "Groups": {unsafe.Offsetof(c.Groups), 28},
 		"RowShift": {unsafe.Offsetof(c.RowShift), 32}, "None": {unsafe.Offsetof(c.None), 36}, "Word": {unsafe.Offsetof(c.Word), 40},
 		"Pick": {unsafe.Offsetof(c.Pick), 104}, "Classes.GuardMask": {unsafe.Offsetof(c.GuardMask), 360},
@@ -133,7 +135,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestSameVectors compares the assembly for classes and bit vectors with its definition,
+// TestSameVectors compares the assembly for classes and what follows with its definition,
 // keys, tables and rows ending before a page that must not be touched.
 func TestSameVectors(t *testing.T) {
 	for _, a := range []struct {
@@ -141,7 +143,8 @@ func TestSameVectors(t *testing.T) {
 		has     func() bool
 		classes func(*Classes, []flow.Key, *Chosen)
 		and     func(*Vectors, *Chosen, int, *[Lanes]int32)
-	}{{"avx512", HasAVX512, Classes512, And512}} {
+		final   func(*Finals, *Chosen, int, *[Lanes]int32)
+	}{{"avx512", HasAVX512, Classes512, And512, Final512}} {
 		t.Run(a.name, func(t *testing.T) {
 			var err error
 			if !a.has() {
@@ -153,7 +156,7 @@ func TestSameVectors(t *testing.T) {
 				keys := guarded[flow.Key](t, n)
 				randomKeys(rng, keys)
 				c := newClasses(rng, 300)
-				tables := guarded[byte](t, len(c.Tables))
+				tables := guarded[uint16](t, len(c.Tables))
 				copy(tables, c.Tables)
 				c.Tables = tables
 				checkClasses(t, c, keys, a.classes)
@@ -167,6 +170,16 @@ func TestSameVectors(t *testing.T) {
 				AndGo(v, chosen, n, &want)
 				if !slices.Equal(got[:n], want[:n]) {
 					t.Fatalf("%d groups of %d lines give %v, the definition %v", v.Groups, v.Lines, got[:n], want[:n])
+				}
+
+				f, chosen := newFinals(rng)
+				numbers := guarded[uint16](t, len(f.Tables))
+				copy(numbers, f.Tables)
+				f.Tables = numbers
+				a.final(f, chosen, n, &got)
+				FinalGo(f, chosen, n, &want)
+				if !slices.Equal(got[:n], want[:n]) {
+					t.Fatalf("%d links give %v, the definition %v", f.Links, got[:n], want[:n])
 				}
 			}
 		})

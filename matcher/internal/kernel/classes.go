@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"math/bits"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -10,9 +9,9 @@ import (
 // Classes is what finds out which sets of rules a key chooses: see package matcher
 // for the idea. The assembly knows its layout.
 type Classes struct {
-	// Tables is all tables, one after the other, blocks first. Elements have two bytes,
-	// the lower one first; two more bytes follow the last.
-	Tables []byte
+	// Tables is all tables, one after the other, blocks first. One more element follows
+	// the last.
+	Tables []uint16
 
 	Quads    uint32 // the words looked at are this many times four
 	Groups   uint32
@@ -114,6 +113,4 @@ func (c *Classes) class(p *Part, k *flow.Key) uint32 {
 	return c.element(at)
 }
 
-func (c *Classes) element(at uint32) uint32 {
-	return uint32(binary.LittleEndian.Uint16(c.Tables[at:]))
-}
+func (c *Classes) element(at uint32) uint32 { return uint32(c.Tables[at/2]) }

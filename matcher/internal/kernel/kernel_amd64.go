@@ -20,6 +20,9 @@ func classes512(c *byte, keys *uint64, groups int, columns *uint32, chosen *uint
 func and512(v *byte, rows *uint32, n int, best *int32)
 
 //go:noescape
+func final512(f *byte, chosen *uint32, groups int, best *int32)
+
+//go:noescape
 func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 
 //go:noescape

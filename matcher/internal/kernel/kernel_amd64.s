@@ -3124,6 +3124,72 @@ notlines2groups4:
 	VZEROUPPER
 	RET
 
+// func final512(f *byte, chosen *uint32, groups int, best *int32)
+// Requires: AVX, AVX512F
+TEXT ·final512(SB), NOSPLIT, $0-32
+	MOVQ         f+0(FP), AX
+	MOVQ         chosen+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	MOVQ         best+24(FP), BX
+	MOVL         $0x0000ffff, SI
+	VPBROADCASTD SI, Z0
+	MOVL         $0x00000000, SI
+	VPBROADCASTD SI, Z1
+	MOVQ         (AX), SI
+	KXNORW       K1, K1, K1
+
+keys:
+	VMOVDQU32 (CX), Z2
+	VMOVDQU32 64(CX), Z3
+	VMOVDQU32 128(CX), Z4
+	VMOVDQU32 192(CX), Z5
+	LEAQ      28(AX), DI
+	MOVL      24(AX), R8
+	MOVQ      CX, R9
+
+link:
+	ADDQ         $0x00000400, R9
+	MOVL         (DI), R10
+	LEAQ         (SI)(R10*2), R10
+	VPBROADCASTD 4(DI), Z6
+	VPMULLD      Z6, Z2, Z7
+	VPADDD       (R9), Z7, Z7
+	KMOVW        K1, K2
+	VMOVDQA64    Z1, Z2
+	VPGATHERDD   (R10)(Z7*2), K2, Z2
+	VPANDD       Z0, Z2, Z2
+	VPMULLD      Z6, Z3, Z7
+	VPADDD       64(R9), Z7, Z7
+	KMOVW        K1, K2
+	VMOVDQA64    Z1, Z3
+	VPGATHERDD   (R10)(Z7*2), K2, Z3
+	VPANDD       Z0, Z3, Z3
+	VPMULLD      Z6, Z4, Z7
+	VPADDD       128(R9), Z7, Z7
+	KMOVW        K1, K2
+	VMOVDQA64    Z1, Z4
+	VPGATHERDD   (R10)(Z7*2), K2, Z4
+	VPANDD       Z0, Z4, Z4
+	VPMULLD      Z6, Z5, Z6
+	VPADDD       192(R9), Z6, Z6
+	KMOVW        K1, K2
+	VMOVDQA64    Z1, Z5
+	VPGATHERDD   (R10)(Z6*2), K2, Z5
+	VPANDD       Z0, Z5, Z5
+	ADDQ         $0x08, DI
+	DECL         R8
+	JNZ          link
+	VMOVDQU32    Z2, (BX)
+	VMOVDQU32    Z3, 64(BX)
+	VMOVDQU32    Z4, 128(BX)
+	VMOVDQU32    Z5, 192(BX)
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x00000100, BX
+	SUBQ         $0x04, DX
+	JG           keys
+	VZEROUPPER
+	RET
+
 // func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 // Requires: AVX, AVX2
 TEXT ·spread256(SB), NOSPLIT, $0-56

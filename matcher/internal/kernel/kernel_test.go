@@ -118,7 +118,7 @@ func newClasses(rng *rand.Rand, limit int) *Classes {
 	words := rng.Perm(Words)[:1+rng.IntN(Words)]
 	c.Look(words)
 	for range Block / 2 * (values + 4) {
-		c.Tables = append(c.Tables, byte(rng.IntN(values)), 0)
+		c.Tables = append(c.Tables, uint16(rng.IntN(values)))
 	}
 	parts := c.Part[:]
 	for g := range c.Group[:c.Groups] {
@@ -128,7 +128,7 @@ func newClasses(rng *rand.Rand, limit int) *Classes {
 		factor := uint32(1)
 		for i := range parts[:group.Parts] {
 			p := &parts[i]
-			*p = Part{Column: uint32(columnBytes * rng.IntN(len(words))), Levels: uint32(1 + rng.IntN(MaxLevels)), Base: uint32(len(c.Tables)), Factor: factor}
+			*p = Part{Column: uint32(columnBytes * rng.IntN(len(words))), Levels: uint32(1 + rng.IntN(MaxLevels)), Base: uint32(2 * len(c.Tables)), Factor: factor}
 			factor *= values
 			for l := range p.Levels {
 				p.Rotate[l], p.Mask[l] = rng.Uint32N(32), (1<<rng.Uint32N(7)-1)<<1
@@ -137,19 +137,18 @@ func newClasses(rng *rand.Rand, limit int) *Classes {
 				p.Mask[0], p.Rotate[1], p.Mask[1] = 0x70, rng.Uint32N(32), 0xe
 			}
 			for range 64 {
-				c.Tables = append(c.Tables, byte(rng.IntN(values)), 0)
+				c.Tables = append(c.Tables, uint16(rng.IntN(values)))
 			}
 		}
 		parts = parts[group.Parts:]
 		if group.Parts > 1 {
-			group.Cross = uint32(len(c.Tables))
+			group.Cross = uint32(2 * len(c.Tables))
 			for range factor {
-				class := rng.IntN(limit)
-				c.Tables = append(c.Tables, byte(class), byte(class>>8))
+				c.Tables = append(c.Tables, uint16(rng.IntN(limit)))
 			}
 		}
 	}
-	c.Tables = append(c.Tables, 0, 0)
+	c.Tables = append(c.Tables, 0)
 	if rng.IntN(2) == 0 {
 		w := rng.IntN(Words)
 		c.GuardMask[w], c.GuardValue[w] = 1, rng.Uint32()&1
@@ -193,6 +192,29 @@ func newVectors(rng *rand.Rand) (*Vectors, *Chosen) {
 		}
 	}
 	return v, chosen
+}
+
+// newFinals returns random answers, and random choices.
+func newFinals(rng *rand.Rand) (*Finals, *Chosen) {
+	f := &Finals{Links: uint32(1 + rng.IntN(MaxGroups-1))}
+	chosen := &Chosen{}
+	found := uint32(1 + rng.IntN(300)) // numbers before a link
+	for i := range chosen[0] {
+		chosen[0][i] = rng.Uint32N(found)
+	}
+	for l := range f.Links {
+		factor, numbers := uint32(1+rng.IntN(300)), uint32(1+rng.IntN(300))
+		for i := range chosen[l+1] {
+			chosen[l+1][i] = rng.Uint32N(factor)
+		}
+		f.Link[l] = Link{Start: uint32(len(f.Tables)), Factor: factor}
+		for range found * factor {
+			f.Tables = append(f.Tables, uint16(rng.Uint32N(numbers)))
+		}
+		found = numbers
+	}
+	f.Tables = append(f.Tables, 0)
+	return f, chosen
 }
 
 // TestAlignedWords checks what vectors rely on to be fast.

@@ -42,7 +42,8 @@ func AlignedWords(n int) []uint64 {
 	return words[skip : skip+n : skip+n]
 }
 
-// AlignedBytes returns n bytes that start at a multiple of 64, for the same reason.
-func AlignedBytes(n int) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(AlignedWords((n+7)/8)))), n)
+// AlignedElements returns n elements that start at a multiple of 64 bytes, for the same
+// reason.
+func AlignedElements(n int) []uint16 {
+	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(AlignedWords((n+3)/4)))), n)
 }
