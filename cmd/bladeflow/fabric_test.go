@@ -246,8 +246,12 @@ func (p *puppet) carryOut(ctx context.Context, kv store.KV) error {
 		s.VFs = append(s.VFs, api.VFState{VFID: o.VFID, Setting: o.Setting, Link: o.Connect, Ours: true})
 	}
 	rules := &api.Rules{Head: api.NewHead(api.KindRules, p.blade), Status: api.RulesStatus{Generation: g.Spec.Number, At: time.Now().UTC(), Packets: []api.TierPackets{}, Rules: []api.RuleState{}}}
+	var parts []api.TableRule
 	for _, sum := range g.Spec.Shards {
-		rules.Status.Rules = append(rules.Status.Rules, p.rulesOf(ctx, sum)...)
+		parts = append(parts, p.rulesOf(ctx, sum)...)
+	}
+	for _, r := range g.Spec.Edited(parts) {
+		rules.Status.Rules = append(rules.Status.Rules, api.RuleState{Name: r.Name, ID: r.ID})
 	}
 	for i := range rules.Status.Rules { // every second one finds a place in the card
 		r := &rules.Status.Rules[i]
@@ -263,8 +267,8 @@ func (p *puppet) carryOut(ctx context.Context, kv store.KV) error {
 }
 
 // rulesOf returns the rules of a shard; none if it was replaced meanwhile.
-func (p *puppet) rulesOf(ctx context.Context, sum string) []api.RuleState {
-	var out []api.RuleState
+func (p *puppet) rulesOf(ctx context.Context, sum string) []api.TableRule {
+	var out []api.TableRule
 	list, _, err := p.client.List(ctx, store.Shards(p.blade))
 	if err != nil {
 		return nil
@@ -272,9 +276,7 @@ func (p *puppet) rulesOf(ctx context.Context, sum string) []api.RuleState {
 	for _, kv := range list {
 		var s api.Shard
 		if strings.HasSuffix(string(kv.Key), sum) && json.Unmarshal(kv.Value, &s) == nil {
-			for _, r := range s.Rules {
-				out = append(out, api.RuleState{Name: r.Name, ID: r.ID})
-			}
+			out = append(out, s.Rules...)
 		}
 	}
 	return out

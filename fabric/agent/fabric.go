@@ -72,6 +72,7 @@ type taken struct {
 	store    string
 	revision int64
 	shards   map[[32]byte][]flow.Rule // rules of its shards, so that only new ones are read
+	edits    map[flow.RuleID]edit     // what it says of rules instead of the shards
 }
 
 var _ Source = (*Fabric)(nil)
@@ -279,7 +280,6 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 	if err != nil {
 		return taken{}, err
 	}
-	var fresh []flow.Rule
 	for _, sum := range sums {
 		some, known := f.taken.shards[sum]
 		if !known {
@@ -290,11 +290,13 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 			if some, err = readShard(value, f.config.Ports); err != nil {
 				return taken{}, err
 			}
-			fresh = append(fresh, some...)
 		}
 		next.shards[sum] = some
 	}
-	rules := f.taken.with(next.shards, fresh)
+	if next.edits, err = r.edits(f.taken.edits, f.config.Ports); err != nil {
+		return taken{}, err
+	}
+	rules := f.taken.followed(&next)
 	if next.content, err = r.content(fabric.BladeID(f.config.Blade), f.config.Ports, rules); err != nil {
 		return taken{}, err
 	}
@@ -306,30 +308,67 @@ func (f *Fabric) understand(text []byte, shard func([32]byte) []byte, identity s
 	return next, err
 }
 
-// with returns the rules of shards, of which those in fresh are new, in the order they
-// are asked: what is sorted already is sorted fast.
-func (t *taken) with(shards map[[32]byte][]flow.Rule, fresh []flow.Rule) []flow.Rule {
-	gone := map[flow.RuleID]bool{}
-	for sum, some := range t.shards {
-		if _, stays := shards[sum]; !stays {
-			for i := range some {
-				gone[some[i].ID] = true
+// followed returns the rules of next in the order they are asked, which for all that did
+// not change they are in already. Meaning: [api.GenerationSpec.Edited].
+func (t *taken) followed(next *taken) []flow.Rule {
+	touched := map[flow.RuleID]bool{} // rules that may not be what they were
+	var now []flow.Rule               // those of them that there are
+	touch := func(rules []flow.Rule, there bool) {
+		for i := range rules {
+			id := rules[i].ID
+			touched[id] = true
+			if _, edited := next.edits[id]; there && !edited {
+				now = append(now, rules[i])
 			}
 		}
 	}
-	slices.SortFunc(fresh, func(a, b flow.Rule) int { return a.Before(&b) })
-	was := t.content.Table.Rules
-	rules := make([]flow.Rule, 0, len(was)-len(gone)+len(fresh))
-	for i := range was {
-		if gone[was[i].ID] {
+	for sum, rules := range t.shards {
+		if _, stays := next.shards[sum]; !stays {
+			touch(rules, false)
+		}
+	}
+	for sum, rules := range next.shards {
+		if _, known := t.shards[sum]; !known {
+			touch(rules, true)
+		}
+	}
+	undone := false
+	for id := range t.edits {
+		touched[id] = true
+		if _, edited := next.edits[id]; !edited {
+			undone = true
+		}
+	}
+	for id, e := range next.edits {
+		touched[id] = true
+		if !e.drop {
+			now = append(now, e.rule)
+		}
+	}
+	for sum, rules := range next.shards {
+		if _, known := t.shards[sum]; !known || !undone {
 			continue
 		}
-		for len(fresh) > 0 && fresh[0].Before(&was[i]) < 0 {
-			rules, fresh = append(rules, fresh[0]), fresh[1:]
+		for i := range rules { // as they are in the shards again
+			_, was := t.edits[rules[i].ID]
+			if _, is := next.edits[rules[i].ID]; was && !is {
+				now = append(now, rules[i])
+			}
 		}
-		rules = append(rules, was[i])
 	}
-	return append(rules, fresh...)
+	slices.SortFunc(now, func(a, b flow.Rule) int { return a.Before(&b) })
+	was := t.content.Table.Rules
+	out := make([]flow.Rule, 0, len(was)+len(now))
+	for i := range was {
+		if touched[was[i].ID] {
+			continue
+		}
+		for len(now) > 0 && now[0].Before(&was[i]) < 0 {
+			out, now = append(out, now[0]), now[1:]
+		}
+		out = append(out, was[i])
+	}
+	return append(out, now...)
 }
 
 func (f *Fabric) fault(code, what, why, remedy string) error {

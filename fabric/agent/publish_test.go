@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/fabric"
@@ -58,18 +59,39 @@ func published(number uint64, c fabric.Content, perShard int) (*api.Generation, 
 				Trust: s.Trust, Spoof: s.Spoof}})
 	}
 	shards := map[[32]byte][]byte{}
-	for start := 0; start < len(c.Table.Rules); start += perShard {
-		var s api.Shard
-		for _, r := range c.Table.Rules[start:min(start+perShard, len(c.Table.Rules))] {
-			s.Rules = append(s.Rules, api.TableRule{ID: fmt.Sprintf("%016x", uint64(r.ID)), Name: r.Name, Tier: r.Tier.String(), Priority: r.Priority,
-				Match: flow.FormatMatch(&r.Match, testPorts), Actions: flow.FormatActions(r.Actions, testPorts)})
-		}
-		value := marshal(s)
+	for part := range slices.Chunk(wireRules(c), perShard) {
+		value := marshal(api.Shard{Rules: part})
 		sum := sha256.Sum256(value)
 		shards[sum] = value
 		g.Spec.Shards = append(g.Spec.Shards, fmt.Sprintf("%x", sum))
 	}
 	return g, shards
+}
+
+func wireRules(c fabric.Content) (out []api.TableRule) {
+	for _, r := range c.Table.Rules {
+		out = append(out, api.TableRule{ID: fmt.Sprintf("%016x", uint64(r.ID)), Name: r.Name, Tier: r.Tier.String(), Priority: r.Priority,
+			Match: flow.FormatMatch(&r.Match, testPorts), Actions: flow.FormatActions(r.Actions, testPorts)})
+	}
+	return out
+}
+
+// edited makes of g a record that keeps to other shards, which hold base.
+func edited(g *api.Generation, shards []string, base []api.TableRule, now []api.TableRule) {
+	was := map[string]api.TableRule{}
+	for _, r := range base {
+		was[r.ID] = r
+	}
+	g.Spec.Shards, g.Spec.Put, g.Spec.Drop = shards, nil, nil
+	for _, r := range now {
+		if was[r.ID] != r {
+			g.Spec.Put = append(g.Spec.Put, r)
+		}
+		delete(was, r.ID)
+	}
+	for id := range was {
+		g.Spec.Drop = append(g.Spec.Drop, id)
+	}
 }
 
 func marshal(v any) []byte {

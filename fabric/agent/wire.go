@@ -74,6 +74,38 @@ func readShard(text []byte, ports *flow.Ports) ([]flow.Rule, error) {
 	return rules, nil
 }
 
+// edit is what a record says of one rule instead of its shards.
+type edit struct {
+	text api.TableRule
+	rule flow.Rule // valid iff drop is false
+	drop bool      // it is no more
+}
+
+// edits decodes the record's edits; what was decoded before is not decoded again.
+func (r *record) edits(known map[flow.RuleID]edit, ports *flow.Ports) (map[flow.RuleID]edit, error) {
+	out := make(map[flow.RuleID]edit, len(r.Put)+len(r.Drop))
+	for _, text := range r.Drop {
+		id, err := strconv.ParseUint(text, 16, 64)
+		if err != nil {
+			return nil, unreadable("the newest generation", err)
+		}
+		out[flow.RuleID(id)] = edit{drop: true}
+	}
+	for _, text := range r.Put {
+		id, err := strconv.ParseUint(text.ID, 16, 64)
+		e, same := known[flow.RuleID(id)]
+		if err == nil && (!same || e.text != text) {
+			e = edit{text: text}
+			e.rule, err = readRule(text, ports)
+		}
+		if err != nil {
+			return nil, unreadable("rule "+text.Name, err)
+		}
+		out[flow.RuleID(id)] = e
+	}
+	return out, nil
+}
+
 func readRule(r api.TableRule, ports *flow.Ports) (flow.Rule, error) {
 	id, err := strconv.ParseUint(r.ID, 16, 64)
 	tier, err2 := flow.ParseTier(r.Tier)

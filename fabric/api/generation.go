@@ -3,15 +3,17 @@ package api
 import "time"
 
 // What a blade is told. The manager writes one record a blade, at the store's
-// Generation(blade), and the rules beside it in shards, at Shard(blade, sum); both in
-// one transaction, so whoever sees a record finds its shards. (If the shards are gone,
-// the record was replaced meanwhile: read it again.)
+// Generation(blade), and the rules beside it in shards, at Shard(blade, sum); new shards
+// in one transaction with the record, so whoever sees a record finds its shards. (If the
+// shards are gone, the record was replaced meanwhile: read it again.) A record is whole:
+// it says how its rules differ from those of its shards, whatever went before it.
 //
 // What an agent does with a record, in this order; it may be interrupted anywhere and
 // then starts again with the newest record:
 //
 //  1. Refuse a Number lower than one it has had: that record is a stale manager's.
-//  2. Rebuild the content and compare its digest with Digest; refuse what differs.
+//  2. Rebuild the content, shards and edits, and compare its digest with Digest; refuse
+//     what differs.
 //  3. Make clean every VF of ours that VNICs does not name, and quiet (its link off)
 //     every VF that VNICs names with another address (MAC, VLAN) than it has. Set up
 //     new VFs with the link off; change rates, trust and spoof check in place.
@@ -48,8 +50,31 @@ type GenerationSpec struct {
 	// these addresses. It is the managers' note to themselves; agents ignore it.
 	Leaving []Answer `json:"leaving,omitempty"`
 
-	Shards []string `json:"shards"` // SHA-256 of each shard's value, 64 hexadecimal digits
-	Rules  int      `json:"rules"`  // in all shards together
+	// The rules are those of the shards with some edits: shards are written anew only
+	// when there are too many edits, so that a small change is a small record. Edited
+	// puts the two together.
+	Shards []string    `json:"shards"`         // SHA-256 of each shard's value, 64 hexadecimal digits
+	Put    []TableRule `json:"put,omitempty"`  // new rules, and those that differ from the shards' of the same ID
+	Drop   []string    `json:"drop,omitempty"` // IDs of rules that are in the shards and no more
+	Rules  int         `json:"rules"`          // in all
+}
+
+// Edited returns the rules of a record, in no particular order, from those of its shards.
+func (g *GenerationSpec) Edited(shards []TableRule) []TableRule {
+	gone := map[string]bool{}
+	for _, id := range g.Drop {
+		gone[id] = true
+	}
+	for i := range g.Put {
+		gone[g.Put[i].ID] = true
+	}
+	out := make([]TableRule, 0, len(shards)+len(g.Put))
+	for i := range shards {
+		if !gone[shards[i].ID] {
+			out = append(out, shards[i])
+		}
+	}
+	return append(out, g.Put...)
 }
 
 // Station is the wire form of flow.Station.

@@ -210,11 +210,15 @@ func (l *leader) publishAll(ctx context.Context, v *view, orders map[fabric.Blad
 // for one transaction, shards go ahead: nobody reads them before the record names them.
 // Shards of the record before are left, for the blade may be reading them.
 func (l *leader) publishOne(ctx context.Context, v *view, id fabric.BladeID, o order) (int64, error) {
-	spec, shards, err := wireContent(o.content)
+	told := v.orders[id]
+	var before *api.GenerationSpec
+	if told != nil {
+		before = &told.record.Spec
+	}
+	spec, shards, err := l.cache.bases.record(o.content, before)
 	if err != nil {
 		return 0, err
 	}
-	told := v.orders[id]
 	unchanged := store.Absent(store.Generation(string(id)))
 	had := map[string]bool{}
 	g := api.Generation{Head: api.NewHead(api.KindGeneration, string(id)), Spec: spec}
@@ -313,6 +317,7 @@ func (l *leader) forget(ctx context.Context, v *view) error {
 			}
 		}
 		delete(l.admitted, id)
+		l.cache.bases.forget(id)
 		_, err := l.store.Txn(ctx, []store.Compare{l.fence}, []store.Op{store.DeleteAll(store.BladeWanted(string(id))), store.DeleteAll(store.BladeStatus(string(id)))})
 		if err != nil {
 			return err
@@ -329,6 +334,7 @@ type contents struct {
 	seen   map[fabric.BladeID]int64           // revision of the inventory it is for
 	made   map[fabric.BladeID]fabric.Compiled // replaced, never changed
 	writes map[fabric.BladeID]int             // records written
+	bases  bases                              // what is in the shards that were written
 }
 
 // of returns the contents of all blades of a view. When what is wanted changed, all are

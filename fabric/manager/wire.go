@@ -352,15 +352,13 @@ func wireSetting(s fabric.Setting) api.Setting {
 	return api.Setting{MAC: flow.FormatMAC(s.MAC), VLAN: s.VLAN, Guaranteed: uint64(s.QoS.Guaranteed), Maximum: uint64(s.QoS.Maximum), Trust: s.Trust, Spoof: s.Spoof}
 }
 
-// shardRules is about how many rules are in a shard. A change of one rule writes one
-// shard anew, and a blade of 10,000 rules has 64 shards.
+// shardRules is about how many rules are in a shard. A blade of 10,000 rules has 64
+// shards.
 const shardRules = 256
 
-// wireContent returns the record of a content, without number, date and what depends
-// on other blades, and its shards by their SHA-256. Which shard a rule is in depends on
-// its ID and on how many rules there are, to the next power of two, so that equal
-// contents give equal bytes and small changes small ones.
-func wireContent(c fabric.Content) (api.GenerationSpec, map[[32]byte][]byte, error) {
+// wireSpec returns the record of a content, without number, date, rules, and what depends
+// on other blades.
+func wireSpec(c fabric.Content) api.GenerationSpec {
 	ports := c.Table.Ports
 	g := api.GenerationSpec{Digest: c.Digest.String(), Rules: len(c.Table.Rules), Stations: []api.Station{}, VNICs: []api.Order{}, Shards: []string{}}
 	if len(c.Table.Default) > 0 {
@@ -377,30 +375,50 @@ func wireContent(c fabric.Content) (api.GenerationSpec, map[[32]byte][]byte, err
 	for _, v := range c.VNICs {
 		g.VNICs = append(g.VNICs, api.Order{Profile: v.VNIC.Profile, VNIC: v.VNIC.VNIC, Port: ports.Name(v.Port), VFID: wireVFID(v.VF), Setting: wireSetting(v.Setting)})
 	}
-	count := 1
-	for count*shardRules < len(c.Table.Rules) {
+	return g
+}
+
+// wireRules returns the rules of a content, by ID.
+func wireRules(c fabric.Content) []api.TableRule {
+	rules := make([]api.TableRule, len(c.Table.Rules))
+	for i := range rules {
+		r := &c.Table.Rules[i]
+		rules[i] = api.TableRule{ID: fmt.Sprintf("%016x", uint64(r.ID)), Name: r.Name, Tier: r.Tier.String(), Priority: r.Priority,
+			Match: flow.FormatMatch(&r.Match, c.Table.Ports), Actions: flow.FormatActions(r.Actions, c.Table.Ports)}
+	}
+	slices.SortFunc(rules, func(a, b api.TableRule) int { return cmp.Compare(a.ID, b.ID) })
+	return rules
+}
+
+// wireShards returns the shards of rules, which are in the order of IDs, and their names.
+// Which shard a rule is in depends on its ID and on how many rules there are, to the next
+// power of two, so that equal contents give equal bytes.
+func wireShards(rules []api.TableRule) (names []string, shards map[[32]byte][]byte, err error) {
+	count := uint64(1)
+	for count*shardRules < uint64(len(rules)) {
 		count *= 2
 	}
 	parts := make([]api.Shard, count)
-	for i := range c.Table.Rules {
-		r := &c.Table.Rules[i]
-		part := &parts[uint64(r.ID)%uint64(count)]
-		part.Rules = append(part.Rules, api.TableRule{ID: fmt.Sprintf("%016x", uint64(r.ID)), Name: r.Name, Tier: r.Tier.String(), Priority: r.Priority,
-			Match: flow.FormatMatch(&r.Match, ports), Actions: flow.FormatActions(r.Actions, ports)})
+	for i := range rules {
+		id, err := strconv.ParseUint(rules[i].ID, 16, 64)
+		if err != nil {
+			return nil, nil, err
+		}
+		part := &parts[id%count]
+		part.Rules = append(part.Rules, rules[i])
 	}
-	shards := map[[32]byte][]byte{}
+	names, shards = []string{}, map[[32]byte][]byte{}
 	for _, p := range parts {
 		if len(p.Rules) == 0 {
 			continue
 		}
-		slices.SortFunc(p.Rules, func(a, b api.TableRule) int { return cmp.Compare(a.ID, b.ID) })
 		text, err := json.Marshal(p)
 		if err != nil {
-			return g, nil, err
+			return nil, nil, err
 		}
 		sum := sha256.Sum256(text)
 		shards[sum] = text
-		g.Shards = append(g.Shards, hex.EncodeToString(sum[:]))
+		names = append(names, hex.EncodeToString(sum[:]))
 	}
-	return g, shards, nil
+	return names, shards, nil
 }
