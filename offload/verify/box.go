@@ -167,25 +167,30 @@ func (b *box) and(o *box) (c box, ok bool) {
 	return c, true
 }
 
-// covers reports whether every key of o is in b.
+// covers reports whether every key of o is in b. A bit that o does not fix has both
+// values in it, also between the ends of a range: the highest port that has a zero
+// where the ends first differ has ones in all free bits below, and the lowest that
+// has a one there has zeros. And the ends of a range are in the box. So to compare
+// bits and ends is enough.
 func (b *box) covers(o *box) bool {
 	var bad uint64
 	for w := range b.Value {
 		bad |= b.Mask[w]&^o.Mask[w] | (b.Value[w]^o.Value[w])&b.Mask[w]
 	}
-	if !o.ranged() && bad != 0 {
-		return false // without a range, the free bits of o vary independently
-	}
-	if !b.ranged() && bad == 0 {
+	return bad == 0 && lies(o, flow.SrcPort, o.SrcPort, b.SrcPort) && lies(o, flow.DstPort, o.DstPort, b.DstPort)
+}
+
+// lies reports whether the ports f of o, whose range there is q, are in r.
+func lies(o *box, f flow.Field, q, r flow.PortRange) bool {
+	if r.Any() {
 		return true
 	}
-	if !b.meets(o) {
-		return false
+	lo, hi := q.Lo, q.Hi
+	if q.Any() {
+		lo = uint16(o.Value.Get(f))
+		hi = lo | ^uint16(o.Mask.Get(f))
 	}
-	for range o.minus(b) {
-		return false
-	}
-	return true
+	return r.Lo <= lo && hi <= r.Hi
 }
 
 // minus yields, as disjoint boxes, the keys of b that are not in o, which meets b.

@@ -32,6 +32,7 @@ type checker struct {
 	number      map[flow.EntryID]int32 // of an entry
 	answers     index                  // the matches of the entries, by rank
 	round       uint32                 // counts questions
+	behind      []int32                // by number, see again
 
 	spare int     // boxes that may be spent on better counterexamples
 	near  []int32 // scratch: rules that meet an entry
@@ -220,7 +221,7 @@ func (c *checker) stray(e *entry, v *box) *Mismatch {
 // the rule does. It goes through what each rule wins of b in turn, with a budget
 // for all entries together: this makes the answer better, not truer.
 func (c *checker) sharpen(e *entry, b *box, m *Mismatch) *Mismatch {
-	if m.Differs() {
+	if m.Differs() || c.spare < 0 {
 		return m
 	}
 	c.left = c.spare

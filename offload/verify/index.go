@@ -269,7 +269,27 @@ func (x *index) climb(at int32, b *box, limit uint64) uint64 {
 	return limit
 }
 
-// inside appends to out the numbers of the boxes that b covers.
-func (x *index) inside(b *box, out []int32) []int32 {
-	return x.meeting(b, noLimit, func(i int32) bool { return b.covers(&x.boxes[i]) }, out)
+// inside appends to out the numbers of the boxes that b covers and may passes. A box
+// that does not fix a bit that b fixes is not among them.
+func (x *index) inside(b *box, may func(i int32) bool, out []int32) []int32 {
+	return x.descend(0, b, may, out)
+}
+
+func (x *index) descend(at int32, b *box, may func(i int32) bool, out []int32) []int32 {
+	n := &x.nodes[at]
+	for _, i := range n.held {
+		if may(i) && b.covers(&x.boxes[i]) {
+			out = append(out, i)
+		}
+	}
+	only := either
+	if n.bit != 0 {
+		only = b.side(int(n.word), n.bit)
+	}
+	for s, k := range n.kid {
+		if k != 0 && (only == either || s == only) {
+			out = x.descend(k, b, may, out)
+		}
+	}
+	return out
 }

@@ -286,6 +286,7 @@ func sound(entries []flow.Entry, tables ...*flow.Table) []flow.Entry {
 		for _, t := range tables {
 			c := newChecker(plainDevice)
 			c.ask(t, entries)
+			c.spare = -1 // any packet will do
 			for i := range c.entries {
 				if !c.entries[i].proved {
 					if bad, unsure := c.check(int32(i)); bad != nil || unsure != nil {
@@ -302,21 +303,24 @@ func sound(entries []flow.Entry, tables ...*flow.Table) []flow.Entry {
 }
 
 // BenchmarkProver changes rules of a table whose device is full, and asks what an
-// agent asks of one change: about the plan and what it keeps under either table,
-// the dump before the swap, and the dump after. It reports the time of the whole
-// change, and of its questions the median, the 99th of 100, and the slowest.
+// agent asks of one change: about the plan, what it keeps under the new table and the
+// old, the dump before the swap, and the dump after. What is kept has to be right
+// under both, so a wide rule that comes or goes takes much out for a while: gone says
+// how many entries on average. It reports processor time: of the question about the
+// plan the median, the 99th of 100 and the slowest, and of all five the median.
 func BenchmarkProver(b *testing.B) {
 	for _, f := range flowtest.Families() {
-		for _, size := range []struct{ rules, pieces, changed int }{{1000, 512, 10}, {10_000, 1000, 1}, {10_000, 1000, 10}} {
+		for _, size := range []struct{ rules, pieces, changed int }{{500, 12, 10}, {1000, 512, 10}, {10_000, 1000, 1}, {10_000, 1000, 10}} {
 			b.Run(fmt.Sprintf("%v/rules=%d/changed=%d", f, size.rules, size.changed), func(b *testing.B) {
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
 				rng := rand.New(rand.NewPCG(1, uint64(f)))
 				rules := flowtest.Generate(f, 2*size.rules, 3)
-				var each, whole []time.Duration
+				var plan, whole []time.Duration
+				gone := 0
 				for b.Loop() {
-					b.StopTimer()
 					x := newTurnover(rng, rules, size.changed, size.pieces)
+					gone += len(x.before) - len(x.kept)
 					var p Prover
 					if err := p.Check(x.old, x.before, plainDevice); err != nil {
 						b.Fatal(err)
@@ -324,9 +328,8 @@ func BenchmarkProver(b *testing.B) {
 					dump := slices.Clone(x.after)
 					rng.Shuffle(len(dump), func(i, j int) { dump[i], dump[j] = dump[j], dump[i] })
 					runtime.GC()
-					b.StartTimer()
 					sum := time.Duration(0)
-					for _, q := range []struct {
+					for i, q := range []struct {
 						t *flow.Table
 						e []flow.Entry
 					}{{x.want, x.after}, {x.want, x.kept}, {x.old, x.kept}, {x.old, x.kept}, {x.want, dump}} {
@@ -336,19 +339,21 @@ func BenchmarkProver(b *testing.B) {
 						if err != nil {
 							b.Fatal(err)
 						}
-						each = append(each, took)
-						sum += took
+						if sum += took; i == 0 {
+							plan = append(plan, took)
+						}
 					}
 					whole = append(whole, sum)
 				}
-				slices.Sort(each)
+				slices.Sort(plan)
 				slices.Sort(whole)
 				us := func(d time.Duration) float64 { return float64(d.Microseconds()) }
-				b.ReportMetric(us(whole[len(whole)/2]), "change-µs")
-				b.ReportMetric(us(whole[len(whole)*99/100]), "change99-µs")
-				b.ReportMetric(us(each[len(each)/2]), "p50-µs")
-				b.ReportMetric(us(each[len(each)*99/100]), "p99-µs")
-				b.ReportMetric(us(each[len(each)-1]), "max-µs")
+				b.ReportMetric(us(plan[len(plan)/2]), "plan50-µs")
+				b.ReportMetric(us(plan[len(plan)*99/100]), "plan99-µs")
+				b.ReportMetric(us(plan[len(plan)-1]), "max-µs")
+				b.ReportMetric(us(whole[len(whole)/2]), "change50-µs")
+				b.ReportMetric(float64(gone)/float64(len(whole)), "gone")
+				b.ReportMetric(0, "ns/op") // of the set up
 			})
 		}
 	}

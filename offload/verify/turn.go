@@ -66,11 +66,15 @@ func (c *checker) turn(want *flow.Table, installed []flow.Entry, listed []int32)
 		return
 	}
 	c.doubt(&d)
-	for _, s := range c.reshield(&d) {
-		c.again(s.rule, func(e *entry) bool { return s.was < e.rank && e.rank <= s.is })
+	bare := c.reshield(&d)
+	if len(bare)+len(d.freshRules) > 0 {
+		c.sort()
+	}
+	for _, s := range bare {
+		c.again(s.rule, s.was+1, s.is)
 	}
 	for _, j := range d.freshRules {
-		c.again(j, func(e *entry) bool { return !c.shielded(j, e) })
+		c.again(j, 0, c.covering(j))
 	}
 }
 
@@ -360,37 +364,52 @@ func (c *checker) reshield(d *change) (bare []bared) {
 		return nil // and nothing is shielded
 	}
 	for _, g := range d.goneEntries {
-		c.near = c.asks.inside(&g.box, c.near[:0])
+		c.near = c.asks.inside(&g.box, func(j int32) bool { return c.rules[j].shield == g.rank }, c.near[:0])
 		for _, j := range c.near {
-			r := &c.rules[j]
-			if r.shield != g.rank {
-				continue
-			}
-			r.shield = unknown
+			c.rules[j].shield = unknown
 			if is := c.covering(j); is > g.rank {
 				bare = append(bare, bared{j, g.rank, is})
 			}
 		}
 	}
 	for _, g := range d.freshEntries {
-		c.near = c.asks.inside(&g.box, c.near[:0])
+		c.near = c.asks.inside(&g.box, func(j int32) bool { return c.rules[j].shield > g.rank }, c.near[:0])
 		for _, j := range c.near {
-			if r := &c.rules[j]; r.shield != unknown {
-				r.shield = min(r.shield, g.rank)
-			}
+			c.rules[j].shield = g.rank
 		}
 	}
 	return bare
 }
 
-// again proves the claims about rule j of the entries that may passes.
-func (c *checker) again(j int32, may func(e *entry) bool) {
+// sort notes for again, in one small place, which entries have claims that were
+// proved, and the places of their rules.
+func (c *checker) sort() {
+	c.behind = slices.Grow(c.behind[:0], len(c.entries))[:len(c.entries)]
+	for _, n := range c.listed {
+		e := &c.entries[n]
+		switch {
+		case !e.proved || e.Punt():
+			c.behind[n] = -1
+		case e.rule == none:
+			c.behind[n] = int32(len(c.order))
+		default:
+			c.behind[n] = c.rules[e.rule].place
+		}
+	}
+}
+
+// again proves the claims about rule j of the entries whose ranks are from … to.
+func (c *checker) again(j int32, from, to uint64) {
+	place := c.rules[j].place
 	c.near = c.answers.meeting(&c.asks.boxes[j], noLimit, func(i int32) bool {
-		e := &c.entries[i]
-		return e.proved && !e.Punt() && c.earlier(j, e) && may(e)
+		rank := c.answers.rank[i]
+		return from <= rank && rank <= to && place < c.behind[i]
 	}, c.near[:0])
 	for _, i := range c.near {
 		e := &c.entries[i]
+		if !e.proved {
+			continue // by what was found a moment ago
+		}
 		c.left = maxBoxes - int(e.cost)
 		bad := c.pair(e, &c.answers.boxes[i], j)
 		e.cost = int32(maxBoxes - c.left)
