@@ -44,16 +44,16 @@ const tidyEvery = time.Hour
 // tidy forgets, sweeps and compacts. It ends early, without an error, when changes come
 // between: it is done again.
 func (l *leader) tidy(ctx context.Context) error {
-	v, err := l.view(ctx, 0)
-	if err != nil || v.trouble != nil || v.pending {
-		return cmp.Or(err, v.trouble)
-	}
-	err = l.forgetChanges(ctx, v)
-	if err == nil {
-		err = l.forgetStates(ctx)
-	}
-	if err == nil {
-		err = l.sweepPieces(ctx)
+	var cursor int64
+	var err error
+	for _, step := range []func(context.Context, *view) (int64, error){l.forgetChanges, l.forgetStates, l.sweepPieces} {
+		v, e := l.view(ctx, cursor) // with what the step before did
+		if e != nil || v.trouble != nil || v.pending {
+			return cmp.Or(e, v.trouble)
+		}
+		if cursor, err = step(ctx, v); err != nil {
+			break
+		}
 	}
 	if err == nil && l.config.Compact != nil {
 		before := l.compactAt
@@ -73,8 +73,18 @@ func (l *leader) unless(v *view) []store.Compare {
 	return []store.Compare{l.fence, store.Absent(store.History(uint64(v.revision + 1)))}
 }
 
+// inBatches does ops, some at a time, and returns the store's revision after them.
+func (l *leader) inBatches(ctx context.Context, conditions []store.Compare, ops []store.Op) (cursor int64, err error) {
+	for _, batch := range store.Batches(ops) {
+		if cursor, err = l.store.Txn(ctx, conditions, batch); err != nil {
+			return 0, err
+		}
+	}
+	return cursor, nil
+}
+
 // forgetChanges deletes history that is too old or too much.
-func (l *leader) forgetChanges(ctx context.Context, v *view) error {
+func (l *leader) forgetChanges(ctx context.Context, v *view) (int64, error) {
 	first := v.revision - l.config.Keep.changes() + 1 // the first to stay
 	for _, e := range v.events {
 		if e.Metadata.Revision >= first && l.now().Sub(e.Spec.At) <= l.config.Keep.age() {
@@ -83,12 +93,12 @@ func (l *leader) forgetChanges(ctx context.Context, v *view) error {
 		first = max(first, e.Metadata.Revision+1)
 	}
 	if first <= v.oldest || v.oldest == 0 {
-		return nil
+		return 0, nil
 	}
 	for _, s := range v.snapshots(filter{}) {
 		if r := s.Spec.Revision; r < first-1 && v.reaches(r) == nil && !v.states[r] {
 			if err := l.keepState(ctx, v, r); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
@@ -96,13 +106,8 @@ func (l *leader) forgetChanges(ctx context.Context, v *view) error {
 	for n := v.oldest; n < first; n++ {
 		ops = append(ops, store.Delete(store.History(uint64(n))))
 	}
-	for _, batch := range store.Batches(ops) {
-		if _, err := l.store.Txn(ctx, l.unless(v), batch); err != nil {
-			return err
-		}
-	}
-	l.log.Info("history forgotten", "before", first, "changes", len(ops))
-	return nil
+	l.log.Info("forgetting history", "before", first, "changes", len(ops))
+	return l.inBatches(ctx, l.unless(v), ops)
 }
 
 // keepState writes down what was wanted after a change.
@@ -135,8 +140,7 @@ func (l *leader) keepState(ctx context.Context, v *view, revision int64) error {
 }
 
 // forgetStates deletes states that no snapshot means.
-func (l *leader) forgetStates(ctx context.Context) error {
-	v := l.latest()
+func (l *leader) forgetStates(ctx context.Context, v *view) (int64, error) {
 	meant := map[int64]bool{}
 	for _, s := range v.snapshots(filter{}) {
 		meant[s.Spec.Revision] = true
@@ -147,24 +151,18 @@ func (l *leader) forgetStates(ctx context.Context) error {
 			ops = append(ops, store.Delete(store.State(uint64(revision))))
 		}
 	}
-	for _, batch := range store.Batches(ops) {
-		if _, err := l.store.Txn(ctx, l.unless(v), batch); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.inBatches(ctx, l.unless(v), ops)
 }
 
 // sweepPieces deletes pieces that nothing refers to.
-func (l *leader) sweepPieces(ctx context.Context) error {
+func (l *leader) sweepPieces(ctx context.Context, v *view) (int64, error) {
 	pieces, _, err := l.store.List(ctx, store.AllPieces)
 	if err != nil || len(pieces) == 0 {
-		return err
+		return 0, err
 	}
-	v := l.latest()
 	used, err := l.referred(ctx, v)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var ops []store.Op
 	for _, kv := range pieces {
@@ -172,15 +170,10 @@ func (l *leader) sweepPieces(ctx context.Context) error {
 			ops = append(ops, store.Delete(kv.Key))
 		}
 	}
-	for _, batch := range store.Batches(ops) {
-		if _, err := l.store.Txn(ctx, append(l.unless(v), store.Absent(store.WritingKey)), batch); err != nil {
-			return err
-		}
-	}
 	if len(ops) > 0 {
-		l.log.Info("pieces swept", "pieces", len(ops), "of", len(pieces))
+		l.log.Info("sweeping pieces", "pieces", len(ops), "of", len(pieces))
 	}
-	return nil
+	return l.inBatches(ctx, append(l.unless(v), store.Absent(store.WritingKey)), ops)
 }
 
 // referred returns every piece that objects, history and states refer to.

@@ -70,12 +70,13 @@ type puppet struct {
 	delay  time.Duration // at most, between steps
 	vfs    map[api.VFID]api.VFState
 	status api.GenerationStatus
+	lease  time.Duration
 	faults []string    // what a record did wrong
 	cut    atomic.Bool // it does not act any more
 }
 
 func (p *puppet) run(ctx context.Context, vfs int) error {
-	lease, err := p.store.Lease(ctx, 2*time.Second)
+	lease, err := p.store.Lease(ctx, cmp.Or(p.lease, 2*time.Second))
 	if err != nil {
 		return err
 	}
@@ -207,7 +208,6 @@ func (p *puppet) content(ctx context.Context, g *api.Generation, ports *flow.Por
 		}
 		return n
 	}
-	var parts []api.TableRule
 	for _, sum := range g.Spec.Shards {
 		digest, err := fabric.ParseDigest(sum)
 		if err != nil {
@@ -228,22 +228,21 @@ func (p *puppet) content(ctx context.Context, g *api.Generation, ports *flow.Por
 		if err := json.Unmarshal(kv.Value, &part); err != nil {
 			return c, err
 		}
-		parts = append(parts, part.Rules...)
-	}
-	for _, r := range g.Spec.Edited(parts) {
-		id, err := strconv.ParseUint(r.ID, 16, 64)
-		if err != nil {
-			return c, err
+		for _, r := range part.Rules {
+			id, err := strconv.ParseUint(r.ID, 16, 64)
+			if err != nil {
+				return c, err
+			}
+			rule := flow.Rule{ID: flow.RuleID(id), Name: r.Name, Priority: r.Priority}
+			var err1, err2, err3 error
+			rule.Tier, err1 = flow.ParseTier(r.Tier)
+			rule.Match, err2 = flow.ParseMatch(r.Match, ports)
+			rule.Actions, err3 = flow.ParseActions(r.Actions, ports)
+			if err := cmp.Or(err1, err2, err3); err != nil {
+				return c, err
+			}
+			c.Table.Rules = append(c.Table.Rules, rule)
 		}
-		rule := flow.Rule{ID: flow.RuleID(id), Name: r.Name, Priority: r.Priority}
-		var err1, err2, err3 error
-		rule.Tier, err1 = flow.ParseTier(r.Tier)
-		rule.Match, err2 = flow.ParseMatch(r.Match, ports)
-		rule.Actions, err3 = flow.ParseActions(r.Actions, ports)
-		if err := cmp.Or(err1, err2, err3); err != nil {
-			return c, err
-		}
-		c.Table.Rules = append(c.Table.Rules, rule)
 	}
 	var err error
 	if g.Spec.Default != "" {
@@ -312,6 +311,7 @@ type rig struct {
 	puppets map[string]*puppet
 	client  *http.Client
 	url     string
+	lease   time.Duration // of the blades; theirs if zero
 }
 
 // logged is a log that can be searched.
@@ -332,9 +332,13 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-func newRig(t *testing.T, s store.Store) *rig {
-	r := &rig{t: t, store: s, log: &logged{}, air: &air{at: map[address]map[string]bool{}}, puppets: map[string]*puppet{}, client: &http.Client{}}
-	r.m = r.start(Config{Listen: "127.0.0.1:0"})
+func newRig(t *testing.T, s store.Store) *rig { return newRigWith(t, s, Config{}) }
+
+// newRigWith is newRig with leases that hold on a machine that has much to do.
+func newRigWith(t *testing.T, s store.Store, c Config) *rig {
+	r := &rig{t: t, store: s, log: &logged{}, air: &air{at: map[address]map[string]bool{}}, puppets: map[string]*puppet{}, client: &http.Client{}, lease: c.Lease}
+	c.Listen = "127.0.0.1:0"
+	r.m = r.start(c)
 	r.url = r.m.URL()
 	t.Cleanup(func() {
 		r.air.mu.Lock()
@@ -377,7 +381,7 @@ func (r *rig) run(what string, do func(context.Context) error) {
 }
 
 func (r *rig) blade(name string, vfs int, delay time.Duration) *puppet {
-	p := &puppet{blade: name, store: r.store, air: r.air, delay: delay, vfs: map[api.VFID]api.VFState{}}
+	p := &puppet{blade: name, store: r.store, air: r.air, delay: delay, lease: r.lease, vfs: map[api.VFID]api.VFState{}}
 	r.puppets[name] = p
 	r.run("blade "+name, func(ctx context.Context) error { return p.run(ctx, vfs) })
 	r.t.Cleanup(func() {
