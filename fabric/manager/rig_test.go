@@ -208,6 +208,7 @@ func (p *puppet) content(ctx context.Context, g *api.Generation, ports *flow.Por
 		}
 		return n
 	}
+	var parts []api.TableRule
 	for _, sum := range g.Spec.Shards {
 		digest, err := fabric.ParseDigest(sum)
 		if err != nil {
@@ -228,21 +229,22 @@ func (p *puppet) content(ctx context.Context, g *api.Generation, ports *flow.Por
 		if err := json.Unmarshal(kv.Value, &part); err != nil {
 			return c, err
 		}
-		for _, r := range part.Rules {
-			id, err := strconv.ParseUint(r.ID, 16, 64)
-			if err != nil {
-				return c, err
-			}
-			rule := flow.Rule{ID: flow.RuleID(id), Name: r.Name, Priority: r.Priority}
-			var err1, err2, err3 error
-			rule.Tier, err1 = flow.ParseTier(r.Tier)
-			rule.Match, err2 = flow.ParseMatch(r.Match, ports)
-			rule.Actions, err3 = flow.ParseActions(r.Actions, ports)
-			if err := cmp.Or(err1, err2, err3); err != nil {
-				return c, err
-			}
-			c.Table.Rules = append(c.Table.Rules, rule)
+		parts = append(parts, part.Rules...)
+	}
+	for _, r := range g.Spec.Edited(parts) {
+		id, err := strconv.ParseUint(r.ID, 16, 64)
+		if err != nil {
+			return c, err
 		}
+		rule := flow.Rule{ID: flow.RuleID(id), Name: r.Name, Priority: r.Priority}
+		var err1, err2, err3 error
+		rule.Tier, err1 = flow.ParseTier(r.Tier)
+		rule.Match, err2 = flow.ParseMatch(r.Match, ports)
+		rule.Actions, err3 = flow.ParseActions(r.Actions, ports)
+		if err := cmp.Or(err1, err2, err3); err != nil {
+			return c, err
+		}
+		c.Table.Rules = append(c.Table.Rules, rule)
 	}
 	var err error
 	if g.Spec.Default != "" {
