@@ -29,8 +29,10 @@ type DemoConfig struct {
 	Blind       flow.Key      // bits of every mask that the cards ignore: silicon that lies
 	Say         func(format string, a ...any)
 
-	// Shown is called when all is shown and everything still runs; it may wait.
+	// Shown is called when all is shown and everything still runs. With Hold it runs on
+	// until ctx ends, with a trickle of packets; that is no error.
 	Shown func(*Report) error
+	Hold  bool
 }
 
 // Report is what [Demo] found.
@@ -119,6 +121,9 @@ func Demo(ctx context.Context, c DemoConfig) (*Report, error) {
 	if err == nil && c.Shown != nil {
 		err = c.Shown(&d.report)
 	}
+	if err == nil && c.Hold {
+		err = d.hold(ctx)
+	}
 	if stopped := f.Stop(); err == nil && stopped != nil {
 		err = fmt.Errorf("taking the chassis down: %w", stopped)
 	}
@@ -176,6 +181,18 @@ func (d *demo) run(ctx context.Context, count int) error {
 		return err
 	}
 	return d.show(ctx)
+}
+
+// hold sends a trickle of packets until ctx ends, so that there is something to see.
+func (d *demo) hold(ctx context.Context) error {
+	streams := demoStreams(d.chassis, d.tables, d.Seed)
+	for ctx.Err() == nil {
+		d.chassis.Reset()
+		if _, err := d.chassis.Send(ctx, streams, 0, 2000, 1000, nil); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // demoTable returns the table that demo.yaml means on a blade, made without asking

@@ -244,7 +244,8 @@ func (f *Fabric) judge(r *Relocation, came *Delivery, mac uint64, old, next api.
 		return nil
 	}
 	r.Interruption = float64(came.At[to].First-came.At[from].Last) / 1e9
-	r.Wrong = append(r.Wrong, f.order(came, mac, from, fromVF, to, toVF)...)
+	silent, on := lastTold(f.Blades[from.Blade].Told(), fromVF), lastTold(f.Blades[to.Blade].Told(), toVF)
+	r.Wrong = append(r.Wrong, order(silent, on, mac, came.frame, to.Port, came.At[to].First)...)
 	wrong, err := f.clean(mac, from, fromVF)
 	r.Wrong = append(r.Wrong, wrong...)
 	return err
@@ -266,8 +267,7 @@ func (f *Fabric) spot(blade string, at api.VNICPlace) (Spot, fabric.VFID, error)
 
 // order says what about the order of steps was not as it should be: silence at the old
 // place, rules in force and proved at the new one, its link, its first packet.
-func (f *Fabric) order(came *Delivery, mac uint64, from Spot, old fabric.VFID, to Spot, next fabric.VFID) (wrong []string) {
-	silent, on := lastTold(f.Blades[from.Blade].Told(), old), lastTold(f.Blades[to.Blade].Told(), next)
+func order(silent, on *Told, mac uint64, frame []byte, port flow.Port, first int64) (wrong []string) {
 	if silent == nil || silent.Setting.Traffic || on == nil || !on.Setting.Traffic || on.Setting.MAC != mac {
 		return []string{fmt.Sprintf("the old VF was told %+v last, and the new one %+v", silent, on)}
 	}
@@ -277,15 +277,16 @@ func (f *Fabric) order(came *Delivery, mac uint64, from Spot, old fabric.VFID, t
 	if on.Proved != nil {
 		wrong = append(wrong, fmt.Sprintf("what the card held when the link went on is not proved: %v", on.Proved))
 	}
-	if !slices.ContainsFunc(flow.Judge(on.Table, came.frame, lab.Uplink), func(e flow.Emission) bool { return e.Port == to.Port && !e.Kernel }) {
+	if !slices.ContainsFunc(flow.Judge(on.Table, frame, lab.Uplink), func(e flow.Emission) bool { return e.Port == port && !e.Kernel }) {
 		wrong = append(wrong, "the table in force when the link went on does not deliver to the new VF")
 	}
-	if came.At[to].First < on.Before {
+	if first < on.Before {
 		wrong = append(wrong, "a packet came to the new VF before its link went on")
 	}
 	return wrong
 }
 
+// lastTold returns what a VF was told last, nil if nothing.
 func lastTold(told []Told, vf fabric.VFID) *Told {
 	for i := len(told) - 1; i >= 0; i-- {
 		if told[i].VF == vf {

@@ -64,6 +64,9 @@ func TestDemo(t *testing.T) {
 			if len(r.Healed) != 1 {
 				t.Errorf("healed %v", r.Healed)
 			}
+			if f := r.Fabric; len(f.Inventory) != 2 || f.Inventory[0].Used+f.Inventory[1].Used != 7 || f.Create.Blade != f.Revert.To || len(f.Capacity) < 4 {
+				t.Errorf("fabric %+v", f)
+			}
 		})
 	}
 }

@@ -17,7 +17,6 @@ import (
 func demoCommand() *cobra.Command {
 	var c hwtests.DemoConfig
 	var blind string
-	var hold bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "emulate a chassis, send packets, show that hardware and software agree",
@@ -31,8 +30,7 @@ packets did not come. Exit code 0 only if all of it is right. Needs root; everyt
 also after Ctrl-C.
 
 --hold keeps it running: the manager's page and API are on this machine's loopback address, without TLS
-and certificates, for whoever is on this machine; bladeflow get, move and the others work on it with
---server and that address.`,
+and certificates, for whoever is on this machine; 'bladeflow get blades --server URL' and the others work on it.`,
 		Example: `  bladeflow demo
   bladeflow demo --duration 3s -o json
   bladeflow demo --hold`,
@@ -43,7 +41,7 @@ and certificates, for whoever is on this machine; bladeflow get, move and the ot
 	f.IntVar(&c.VFs, "vfs", 4, "VFs of each blade, at least 4")
 	f.IntVar(&c.Rate, "rate", 20_000, "packets per second, all ports together")
 	choiceFlag(cmd, &c.Source, "datapath", "", "afxdp", "where software gets its frames", "afxdp", "afpacket")
-	f.BoolVar(&hold, "hold", false, "keep everything running until Ctrl-C")
+	f.BoolVar(&c.Hold, "hold", false, "keep everything running until Ctrl-C")
 	f.StringVar(&blind, "blind", "", "a lie for the cards to tell: FIELD/BIT, a bit that their matches ignore")
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "order of the packets; another one each time if not given")
 	f.Lookup("seed").DefValue = "0" // which help does not print: the clock is no default to show
@@ -78,9 +76,8 @@ and certificates, for whoever is on this machine; bladeflow get, move and the ot
 			} else {
 				err = printDemo(cmd.OutOrStdout(), r)
 			}
-			if err == nil && hold {
-				c.Say("everything runs on until Ctrl-C: open %s in a browser on this machine; it needs no certificate", r.Fabric.Page)
-				<-ctx.Done()
+			if err == nil && c.Hold {
+				c.Say("everything runs on until Ctrl-C, with some packets: open %s in a browser on this machine; it needs no certificate", r.Fabric.Page)
 			}
 			return err
 		}

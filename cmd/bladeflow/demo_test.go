@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bladeflow/bladeflow/hwtests"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
@@ -42,6 +46,7 @@ func TestDemoCommand(t *testing.T) {
 		Mismatches *int
 		Rules      struct{ Hardware, Software int }
 		Proved     bool
+		Fabric     hwtests.FabricReport
 	}
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
 		t.Fatal(err)
@@ -50,6 +55,10 @@ func TestDemoCommand(t *testing.T) {
 	if doc.Mismatches == nil || *doc.Mismatches != 0 || !doc.Proved || p.Hardware+p.Software != p.Sent || 5*p.Hardware < p.Sent || 5*p.Software < p.Sent ||
 		doc.Rules.Hardware == 0 || doc.Rules.Software == 0 {
 		t.Errorf("%s", stdout)
+	}
+	if f := doc.Fabric; !f.OK() || len(f.Inventory) != 2 || f.Inventory[1].VFs != 4 || f.Create.Seconds <= 0 || f.Move.Seconds <= 0 || f.Move.Interruption <= 0 ||
+		f.Revert.To != f.Create.Blade || len(f.Capacity) < 4 {
+		t.Errorf("fabric: %s", stdout)
 	}
 	if !strings.Contains(stderr, "healed") {
 		t.Errorf("no word about progress: %s", stderr)
@@ -110,6 +119,44 @@ func testDemoInterrupted(t *testing.T, with syscall.Signal) {
 	}
 	if stdout.String() != "" {
 		t.Errorf("standard output: %s", stdout.String())
+	}
+	nothingLeft(t, cmd.Process.Pid)
+}
+
+// TestDemoHold opens the page of a demo that is held, and has it end.
+func TestDemoHold(t *testing.T) {
+	needsLab(t)
+	var stdout, stderr locked
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "demo", "--duration", "500ms", "--hold"}, Stdout: &stdout, Stderr: &stderr}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // an error says that it is gone
+	page := ""
+	for deadline := time.Now().Add(60 * time.Second); page == ""; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no page: %s", stderr.String())
+		}
+		page = regexp.MustCompile(`open (http://127\.0\.0\.1:\d+/)`).FindString(stderr.String())
+	}
+	page = strings.TrimPrefix(page, "open ")
+	resp, err := http.Get(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), "b2") || !strings.Contains(string(text), "shop/eth0") {
+		t.Errorf("the page: %v %s\n%.2000s", err, resp.Status, text)
+	}
+	if out, said, err := invoke("", "get", "profile", "shop", "-o", "json", "--server", strings.TrimSuffix(page, "/")); err != nil || !strings.Contains(out, `"active"`) {
+		t.Errorf("get profile: %v %s %s", err, out, said)
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it was held and told to end: %v\n%s", err, stderr.String())
 	}
 	nothingLeft(t, cmd.Process.Pid)
 }

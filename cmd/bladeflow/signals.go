@@ -19,22 +19,26 @@ func untilSignal(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 		signals = append(signals, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), signals...)
+	ctx, end := context.WithCancel(ctx)
 	broken := make(chan os.Signal, 1)
-	signal.Notify(broken, syscall.SIGPIPE)
+	signal.Notify(broken, syscall.SIGPIPE) // until the caller is done: what it still says must not kill it
 	go func() {
-		defer signal.Stop(broken)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-broken:
 				if unread(os.Stdout) || unread(os.Stderr) {
-					stop()
+					end()
 				}
 			}
 		}
 	}()
-	return ctx, stop
+	return ctx, func() {
+		end()
+		stop()
+		signal.Stop(broken)
+	}
 }
 
 // unread reports whether what is written to f is read by nobody any more. SIGPIPE alone
