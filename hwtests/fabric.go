@@ -19,6 +19,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/manager"
 	"github.com/bladeflow/bladeflow/fabric/pki"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/lab"
 )
 
 // Fabric is a chassis whose blades are members of a fabric: a certificate authority of
@@ -57,7 +58,7 @@ func (f *Fabric) start(ctx context.Context, c FabricConfig) (err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if f.dir, err = os.MkdirTemp("", "bladeflow-fabric-"); err != nil {
+	if f.dir, err = lab.Scratch(); err != nil {
 		return err
 	}
 	c.Blades = cmp.Or(c.Blades, 2)

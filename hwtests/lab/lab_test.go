@@ -269,6 +269,32 @@ func TestOrphaned(t *testing.T) {
 	}
 }
 
+// TestScratch makes directories of this process, which Clean leaves, and one of a process
+// that is gone.
+func TestScratch(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	one, err := Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := Scratch()
+	if err != nil || one == two {
+		t.Fatalf("%s twice, %v", one, err)
+	}
+	gone := filepath.Join(os.TempDir(), scratch+"bf4194305-0-0") // beyond the largest pid
+	if err := os.MkdirAll(filepath.Join(gone, "pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clean(); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]bool{one: true, two: true, gone: false} {
+		if info, err := os.Stat(dir); (err == nil) != want || err == nil && info.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v %v, want it there: %t", dir, info, err, want)
+		}
+	}
+}
+
 func TestConfig(t *testing.T) {
 	for _, c := range []Config{{Blades: -1}, {Blades: 201}, {VFs: 61}, {Entries: 1 << 20}, {Sequences: 1 << 30}, {Keep: -1}} {
 		_, err := Up(context.Background(), c)

@@ -15,12 +15,30 @@ import (
 )
 
 // A lab is found again by its name, which every namespace and its one directory
-// begin with: bfPID-START-N-…, where START is when the process PID started, in
+// begin with, and that of Scratch ends with: bfPID-START-N-…, where START is when the process PID started, in
 // clock ticks since boot, base 36. So a name says by itself whether its owner is
 // alive, also if the number PID was given to another process meanwhile.
 
 // stateDir holds one directory per lab: its bpffs and its sysfs trees.
 const stateDir = "/run/bladeflow-lab"
+
+// scratch is what the names of directories begin with that [Scratch] makes.
+const scratch = "bladeflow-lab-"
+
+// Scratch makes a directory, on disk and for this user alone, for what a program needs
+// beside its lab. Who made it removes it; else [Clean] does when that process is gone.
+func Scratch() (string, error) {
+	for n := 0; ; n++ {
+		name, err := newName(n)
+		if err != nil {
+			return "", err
+		}
+		dir := filepath.Join(os.TempDir(), scratch+name)
+		if err = os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
+}
 
 // newName returns the name of this process's n-th lab.
 func newName(n int) (string, error) {
@@ -85,6 +103,13 @@ func Clean() error {
 	for _, d := range dirs {
 		if orphaned(d.Name()) {
 			errs = append(errs, removeState(filepath.Join(stateDir, d.Name())))
+		}
+	}
+	dirs, err = os.ReadDir(os.TempDir())
+	errs = append(errs, err)
+	for _, d := range dirs {
+		if name, ours := strings.CutPrefix(d.Name(), scratch); ours && orphaned(name) {
+			errs = append(errs, os.RemoveAll(filepath.Join(os.TempDir(), d.Name())))
 		}
 	}
 	return errors.Join(errs...)
