@@ -64,8 +64,19 @@ bench-peers: ## compare the matcher with DPDK's rte_acl (installs libdpdk-dev an
 	BLADEFLOW_RTEACL=$(CURDIR)/bin/rteacl $(GO) test -run '^$$' -bench Peers -benchtime 1x -timeout 60m ./matcher/internal/peers
 
 .PHONY: long-fleet
-long-fleet: ## 200 simulated agents on one embedded store: a change on all of them, and all of them coming back
+long-fleet: ## 200 simulated agents on one embedded store: changes on all of them, and all of them coming back; writes docs/results/fleet.json
+	@mkdir -p docs/results
 	BLADEFLOW_FLEET=200 $(GO) test -count=1 -timeout 10m -v -run '^TestFleet$$' ./fabric/agent
+
+.PHONY: long-drift
+long-drift: ## 1,000 entries of a card changed behind the agent's back, 20 at a time; writes docs/results/drift.json
+	@mkdir -p docs/results
+	BLADEFLOW_DRIFT=1000 $(GO) test -count=1 -timeout 20m -v -run '^TestDrifts$$' ./fabric/agent
+
+.PHONY: long-updates
+long-updates: ## a million random updates in every lane, compared with the definition again and again
+	@mkdir -p docs/results
+	BLADEFLOW_UPDATES=1000000 $(GO) test -count=1 -timeout 60m -v -run '^TestUpdates$$' ./matcher
 
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone

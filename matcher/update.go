@@ -159,7 +159,7 @@ type change struct {
 // history is changes in their order, in pieces that never move. A copy of it stays as
 // it is.
 type history struct {
-	pieces [][]change // of pieceChanges, but for the last one
+	pieces []*[pieceChanges]change
 	n      int
 }
 
@@ -167,17 +167,16 @@ const pieceChanges = 512
 
 func (h *history) add(ch change) {
 	if h.n%pieceChanges == 0 {
-		h.pieces = append(h.pieces, make([]change, 0, pieceChanges))
+		h.pieces = append(h.pieces, new([pieceChanges]change))
 	}
-	last := &h.pieces[len(h.pieces)-1]
-	*last = append(*last, ch)
+	h.pieces[h.n/pieceChanges][h.n%pieceChanges] = ch
 	h.n++
 }
 
 // from calls f for the changes of h from the i-th on.
 func (h history) from(i int, f func(change)) {
 	for ; i < h.n; i++ {
-		f(h.pieces[i/pieceChanges][:pieceChanges][i%pieceChanges])
+		f(h.pieces[i/pieceChanges][i%pieceChanges])
 	}
 }
 

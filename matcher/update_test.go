@@ -1,11 +1,15 @@
 package matcher
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -94,17 +98,23 @@ func (m *model) step(t *testing.T, classifiers ...*Classifier) {
 	}
 }
 
-// agree checks that c answers keys as the definition does for want.
-func agree(t *testing.T, c *Classifier, want *flow.Table, keys []flow.Key) {
+// agree checks that classifiers answer keys as the definition does for want.
+func agree(t *testing.T, want *flow.Table, keys []flow.Key, classifiers ...*Classifier) {
 	t.Helper()
-	b := Batch{Keys: keys, Rules: make([]int32, len(keys))}
-	c.Lookup(&b)
+	winners := make([]flow.RuleID, len(keys))
 	for i := range keys {
-		w := want.Rule(want.Lookup(&keys[i])).ID
-		if got := b.Rule(i).ID; got != w {
-			t.Fatalf("lane %s: batch says rule %d for key %x, the definition %d", c.lane, got, keys[i], w)
-		}
-		if i%16 == 0 {
+		winners[i] = want.Rule(want.Lookup(&keys[i])).ID
+	}
+	for _, c := range classifiers {
+		b := Batch{Keys: keys, Rules: make([]int32, len(keys))}
+		c.Lookup(&b)
+		for i, w := range winners {
+			if got := b.Rule(i).ID; got != w {
+				t.Fatalf("lane %s: batch says rule %d for key %x, the definition %d", c.lane, got, keys[i], w)
+			}
+			if i%16 != 0 {
+				continue
+			}
 			if got := c.LookupOne(&keys[i]).ID; got != w {
 				t.Fatalf("lane %s: rule %d for key %x, the definition says %d", c.lane, got, keys[i], w)
 			}
@@ -143,8 +153,12 @@ func settle(t *testing.T, c *Classifier) {
 // key after some changes, in every lane.
 func TestUpdateUniverses(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seedOf(t), 1))
+	tables := 20
+	if testing.Short() {
+		tables = 4
+	}
 	for _, u := range flowtest.Universes() {
-		for range 20 {
+		for range tables {
 			pool := rulesOf(u.Table(rng, 60))
 			m := newModel(rng, pool, rng.IntN(len(pool)+1))
 			all := everyLane(m.table())
@@ -152,9 +166,8 @@ func TestUpdateUniverses(t *testing.T) {
 				for range 1 + rng.IntN(10) {
 					m.step(t, all...)
 				}
-				tab := m.table()
+				agree(t, m.table(), u.Keys, all...)
 				for _, c := range all {
-					agree(t, c, tab, u.Keys)
 					checkEngine(t, c)
 				}
 			}
@@ -259,7 +272,7 @@ func TestOrderedInserts(t *testing.T) {
 				}
 			}
 			t.Logf("%.2f steps an insertion", float64(c.version.Load()-steps)/2/float64(len(rules)))
-			agree(t, c, whole, keys)
+			agree(t, whole, keys, c)
 			checkEngine(t, c)
 		})
 	}
@@ -289,7 +302,7 @@ func TestUpdateErrors(t *testing.T) {
 		if got := c.Table(); got.Len() != 5 {
 			t.Errorf("lane %s: %d rules", c.lane, got.Len())
 		}
-		agree(t, c, tab, u.Keys)
+		agree(t, tab, u.Keys, c)
 	}
 }
 
@@ -306,12 +319,12 @@ func TestTend(t *testing.T) {
 	if c.current() != nil {
 		t.Error("the accelerator is asked although it is behind")
 	}
-	agree(t, c, m.table(), keys)
+	agree(t, m.table(), keys, c)
 	settle(t, c)
 	if again := c.current() != nil; again != accelerated {
 		t.Errorf("accelerator before an update: %v, after: %v", accelerated, again)
 	}
-	agree(t, c, m.table(), keys)
+	agree(t, m.table(), keys, c)
 	before := c.engine.Load()
 	for len(m.away) > 0 {
 		r := swap(rng, &m.away, &m.there)
@@ -323,28 +336,59 @@ func TestTend(t *testing.T) {
 	if c.engine.Load() == before {
 		t.Error("twelve times the rules, and still the same engine")
 	}
-	agree(t, c, m.table(), keys)
+	agree(t, m.table(), keys, c)
 	checkEngine(t, c)
 }
 
-// TestUpdates makes many random updates on sets of every family in all lanes at once,
-// and compares them with the definition and with each other again and again.
-// BLADEFLOW_UPDATES is how many.
-func TestUpdates(t *testing.T) {
-	updates := 20_000
-	if testing.Short() {
-		updates = 2000
+// TestMemoryAfterUpdates replaces half of the rules and looks at the memory when all is
+// quiet again.
+func TestMemoryAfterUpdates(t *testing.T) {
+	for _, f := range flowtest.Families() {
+		for _, n := range []int{1000, 10_000} {
+			rules := flowtest.Generate(f, n+n/2, 1)
+			rand.New(rand.NewPCG(1, 2)).Shuffle(len(rules), func(i, j int) { rules[i], rules[j] = rules[j], rules[i] })
+			c := Compile(flowtest.NewTable(rules[:n], nil), SaveMemory())
+			before := c.Bytes()
+			for i := range n / 2 {
+				if err := c.Insert(rules[n+i]); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Delete(rules[i].ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			busy := c.Bytes()
+			settle(t, c)
+			after := c.Bytes()
+			t.Logf("%s, %d rules: %.1f bytes a rule, %.1f right after replacing half of them, %.1f later", f, n,
+				float64(before)/float64(n), float64(busy)/float64(n), float64(after)/float64(n))
+			if after > 2*before {
+				t.Errorf("%s, %d rules: %d bytes have become %d", f, n, before, after)
+			}
+		}
 	}
-	if s := os.Getenv("BLADEFLOW_UPDATES"); s != "" {
+}
+
+// TestUpdates makes many random updates on sets of every family in all lanes at once,
+// and compares them with the definition again and again. BLADEFLOW_UPDATES is how many;
+// then the result is written to docs/results/updates.json.
+func TestUpdates(t *testing.T) {
+	updates, sizes := 20_000, []int{60, 1200, 5000}
+	if testing.Short() {
+		updates, sizes = 2000, []int{60, 600}
+	}
+	long := os.Getenv("BLADEFLOW_UPDATES")
+	if long != "" {
 		var err error
-		if updates, err = strconv.Atoi(s); err != nil {
+		if updates, err = strconv.Atoi(long); err != nil {
 			t.Fatal(err)
 		}
 	}
 	seed := seedOf(t)
-	sizes := []int{60, 1200, 5000}
+	start := time.Now()
 	families := flowtest.Families()
-	checked := 0
+	share := updates / len(sizes) / len(families)
+	made, compared := 0, 0
 	for _, n := range sizes {
 		for _, f := range families {
 			t.Run(fmt.Sprintf("%s/%d", f, n), func(t *testing.T) {
@@ -358,24 +402,23 @@ func TestUpdates(t *testing.T) {
 						all = append(all, Compile(tab, WithLane(l)))
 					}
 				}
-				if all[0].current() != nil { // that one mostly asks the engine
-					all = append(all, Compile(tab, SaveMemory()))
+				if all[0].current() != nil {
+					all = append(all, Compile(tab, SaveMemory())) // the engine on that lane
 				}
-				share := updates / len(sizes) / len(families)
-				rounds := 25
+				rounds := max(20, share/1000)
 				for range rounds {
 					for range share/rounds + 1 {
 						m.step(t, all...)
+						made++
 					}
 					keys := flowtest.Trace(pool, flowtest.Traffic{Packets: 300, Mix: 0.2})
-					checked += len(keys) * len(all)
-					tab := m.table()
+					compared += len(keys) * len(all)
 					for _, c := range all {
 						if rng.IntN(3) == 0 {
 							settle(t, c)
 						}
-						agree(t, c, tab, keys)
 					}
+					agree(t, m.table(), keys, all...)
 				}
 				for _, c := range all {
 					checkEngine(t, c)
@@ -386,7 +429,35 @@ func TestUpdates(t *testing.T) {
 			})
 		}
 	}
-	t.Logf("%d updates, %d answers compared, seed %d", updates, checked, seed)
+	t.Logf("%d updates, %d answers compared, seed %d", made, compared, seed)
+	if long != "" && !t.Failed() {
+		record(t, "updates", map[string]any{"updates": made, "answers_compared": compared, "differences": 0,
+			"seed": fmt.Sprint(seed), "seconds": int(time.Since(start).Seconds()), "lanes": fmt.Sprint(Lanes())})
+	}
+}
+
+// record writes what a long run found to docs/results.
+func record(t *testing.T, name string, figures map[string]any) {
+	t.Helper()
+	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpu, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, model, _ := strings.Cut(string(cpu), "model name\t: ")
+	model, _, _ = strings.Cut(model, "\n")
+	figures["commit"] = strings.TrimSpace(string(commit))
+	figures["machine"] = fmt.Sprintf("%s, %d processors", model, runtime.NumCPU())
+	text, err := json.MarshalIndent(figures, "", "  ")
+	if err == nil {
+		err = os.WriteFile("../docs/results/"+name+".json", append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // withTies gives some rules the priority of the next one and large random IDs, so that only the
@@ -403,15 +474,13 @@ func withTies(rng *rand.Rand, rules []flow.Rule) []flow.Rule {
 	return out
 }
 
-// TestConcurrentUpdates has readers look up while rules come and go. What a batch answers
-// must be right for the rules that were there all the time and some of those that came
-// or went meanwhile: the winner must have been there at some time, and no better rule
-// that matches all the time.
+// TestConcurrentUpdates has readers look up while rules come and go. Every answer must
+// be the winner in one of the versions that were there during its batch.
 func TestConcurrentUpdates(t *testing.T) {
 	seed := seedOf(t)
-	updates := 3000
+	batches, most := int64(1000), 200_000 // of each reader, and updates
 	if testing.Short() {
-		updates = 600
+		batches, most = 100, 20_000
 	}
 	for _, l := range Lanes() {
 		if l == Definition {
@@ -420,33 +489,25 @@ func TestConcurrentUpdates(t *testing.T) {
 		t.Run(l.String(), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, uint64(l)))
 			pool := rulesOf(flowtest.NewTable(withTies(rng, flowtest.Generate(flowtest.FW, 400, rng.Uint64())), nil))
-			place := map[flow.RuleID]int{}
-			for i := range pool {
-				place[pool[i].ID] = i
-			}
 			m := newModel(rng, pool, 200)
 			c := Compile(m.table(), WithLane(l))
-
-			// history[i] is the numbers of the updates, from 1 on, at which rule i came and
-			// went in turn; begun and ended count them.
-			history := make([]*spells, len(pool))
-			for i := range history {
-				history[i] = &spells{}
-			}
+			history := make([]spells, len(pool))
 			for _, r := range m.there {
 				history[r].add(0)
 			}
-			var begun, ended atomic.Int64
+			var begun, ended atomic.Int64 // updates
+			var least [3]atomic.Int64     // batches
+			var disturbed atomic.Int64
 			var stop atomic.Bool
 			var wg sync.WaitGroup
-			for reader := range 3 {
+			for reader := range least {
 				wg.Go(func() {
 					keys := flowtest.Trace(pool, flowtest.Traffic{Packets: 64 << reader, Mix: 0.2})
-					winners := make([][]int, len(keys)) // rules of the pool that match, best first
+					matching := make([][]int, len(keys)) // rules of the pool, best first
 					for k := range keys {
 						for i := range pool {
 							if pool[i].Match.Matches(&keys[k]) {
-								winners[k] = append(winners[k], i)
+								matching[k] = append(matching[k], i)
 							}
 						}
 					}
@@ -455,18 +516,36 @@ func TestConcurrentUpdates(t *testing.T) {
 						from := ended.Load()
 						c.Lookup(&b)
 						to := begun.Load()
+						if to > from {
+							disturbed.Add(1)
+						}
 						for k := range keys {
-							got := b.Rule(k).ID
-							if why := wrong(history, winners[k], place, got, from, to); why != "" {
-								t.Errorf("updates %d to %d: rule %d for key %x: %s", from, to, got, keys[k], why)
+							winner := func(v int64) flow.RuleID {
+								for _, i := range matching[k] {
+									if history[i].there(v) {
+										return pool[i].ID
+									}
+								}
+								return flow.DefaultRule
+							}
+							v := from
+							for v <= to && winner(v) != b.Rule(k).ID {
+								v++
+							}
+							if v > to {
+								t.Errorf("rule %d for key %x is not the winner after %d to %d updates", b.Rule(k).ID, keys[k], from, to)
 								stop.Store(true)
-								return
 							}
 						}
+						least[reader].Add(1)
 					}
 				})
 			}
-			for u := int64(1); u <= int64(updates) && !stop.Load(); u++ {
+			enough := func() bool {
+				return least[0].Load() >= batches && least[1].Load() >= batches && least[2].Load() >= batches
+			}
+			updates := 0
+			for u := int64(1); !stop.Load() && !enough() && updates < most; u++ {
 				gone := len(m.there) > 0 && (len(m.away) == 0 || rng.IntN(2) == 0)
 				from, to := &m.away, &m.there
 				if gone {
@@ -486,11 +565,16 @@ func TestConcurrentUpdates(t *testing.T) {
 					break
 				}
 				ended.Store(u)
+				updates++
+				if u%64 == 0 {
+					runtime.Gosched()
+				}
 			}
 			stop.Store(true)
 			wg.Wait()
+			t.Logf("%d updates, %d batches, %d of them during updates", updates, least[0].Load()+least[1].Load()+least[2].Load(), disturbed.Load())
 			settle(t, c)
-			agree(t, c, m.table(), flowtest.Trace(pool, flowtest.Traffic{Packets: 500}))
+			agree(t, m.table(), flowtest.Trace(pool, flowtest.Traffic{Packets: 500}), c)
 			checkEngine(t, c)
 		})
 	}
@@ -519,27 +603,6 @@ func (s *spells) there(v int64) bool {
 	return n%2 == 1
 }
 
-// wrong says why got is the winner in none of the versions, or nothing.
-func wrong(history []*spells, winners []int, place map[flow.RuleID]int, got flow.RuleID, from, to int64) string {
-	for v := from; v <= to; v++ {
-		winner := flow.DefaultRule
-		for _, w := range winners {
-			if history[w].there(v) {
-				for id, i := range place {
-					if i == w {
-						winner = id
-					}
-				}
-				break
-			}
-		}
-		if winner == got {
-			return ""
-		}
-	}
-	return "it is the winner in none of these versions"
-}
-
 // FuzzUpdates makes a table and updates from the fuzzer's bytes: each byte inserts or
 // deletes a rule of a pool or asks.
 func FuzzUpdates(f *testing.F) {
@@ -559,9 +622,8 @@ func FuzzUpdates(f *testing.F) {
 					rules = append(rules, pool[i])
 				}
 			}
-			tab := flowtest.NewTable(rules, nil)
+			agree(t, flowtest.NewTable(rules, nil), u.Keys, all...)
 			for _, c := range all {
-				agree(t, c, tab, u.Keys)
 				checkEngine(t, c)
 			}
 		}
