@@ -136,7 +136,7 @@ func (d *Daemon) join(config *Config, ports *flow.Ports) error {
 		}
 	}
 	var err error
-	d.fabric, err = NewFabric(FabricConfig{Blade: d.file.Blade, Ports: ports, Keep: spec.Keep, Log: d.log, Inventory: d.discover,
+	d.fabric, err = NewFabric(FabricConfig{Blade: d.file.Blade, Ports: ports, Keep: spec.Keep, Log: d.log, Inventory: d.discover, Counters: d.counters,
 		Dial: func(ctx context.Context) (store.Store, error) { return store.Dial(ctx, dial) }})
 	if err != nil {
 		return err
@@ -191,6 +191,15 @@ func (d *Daemon) discover() (fabric.Inventory, []fabric.Finding, error) {
 		return discover.Live()
 	}
 	return discover.Read(d.file.Root)
+}
+
+// counters reads what has passed the blade's functions, as they are now.
+func (d *Daemon) counters() []discover.Counter {
+	inv, _, err := discover.Read(d.file.Root)
+	if err != nil {
+		return nil // who reads the inventory says so
+	}
+	return discover.Counters(d.file.Root, inv)
 }
 
 // portMaps returns the ports of an inventory whose every port software can see.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -58,10 +59,11 @@ type FabricConfig struct {
 	Dial      func(context.Context) (store.Store, error)
 	Keep      string // file for the last generation taken; empty keeps none
 	Inventory func() (fabric.Inventory, []fabric.Finding, error)
-	Interval  time.Duration // least time between two reports of the same thing; 1 s if zero
-	Lease     time.Duration // for how long a silent blade counts as alive; 10 s if zero
-	Version   string        // of the program, for the report
-	Log       *slog.Logger  // nothing is logged if nil
+	Counters  func() []discover.Counter // of the blade's functions; nil reports none
+	Interval  time.Duration             // least time between two reports of the same thing; 1 s if zero
+	Lease     time.Duration             // for how long a silent blade counts as alive; 10 s if zero
+	Version   string                    // of the program, for the report
+	Log       *slog.Logger              // nothing is logged if nil
 }
 
 // taken is the last record taken: what no other may be behind.

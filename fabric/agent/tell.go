@@ -45,6 +45,7 @@ type reporter struct {
 
 	told      map[string]part
 	looked    time.Time // at the inventory
+	counted   time.Time // what passed functions
 	inventory []byte
 	rulesDue  time.Time
 	rulesOf   *Status         // whose rules were looked at last
@@ -58,8 +59,12 @@ type part struct {
 	urgent string // what of it may not wait
 }
 
-// inventoryPace is how often the inventory is read.
-const inventoryPace = 30 * time.Second
+// inventoryPace is how often the inventory is read, countersPace how often the counters of
+// functions are: demand is recorded in 5-minute values.
+const (
+	inventoryPace = 30 * time.Second
+	countersPace  = 10 * time.Second
+)
 
 // report tells the store how the blade is until ctx ends.
 func (f *Fabric) report(ctx context.Context, s store.Store) {
@@ -96,6 +101,9 @@ func (r *reporter) round(ctx context.Context) (next time.Time, err error) {
 		return next, err
 	}
 	if err := r.lookAround(ctx, now); err != nil {
+		return next, err
+	}
+	if err := r.count(ctx, now); err != nil {
 		return next, err
 	}
 	next = now.Add(3 * r.config.Interval)
@@ -164,6 +172,25 @@ func (r *reporter) lookAround(ctx context.Context, now time.Time) error {
 		}
 	}
 	return r.write(ctx, api.PartInventory, part{value: r.inventory, at: now})
+}
+
+// count reports what has passed the blade's functions, if anything has.
+func (r *reporter) count(ctx context.Context, now time.Time) error {
+	if r.config.Counters == nil || now.Sub(r.counted) < countersPace {
+		return nil
+	}
+	r.counted = now
+	report := portsReport(r.config.Blade, r.config.Counters())
+	text, err := json.Marshal(report) // without the time: an hour of silence is no news
+	if err != nil || len(report.Status.Ports) == 0 || string(text) == r.told[api.PartPorts].urgent {
+		return err
+	}
+	report.Status.At = now
+	value, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	return r.write(ctx, api.PartPorts, part{value, now, string(text)})
 }
 
 // generation reports what is in force, and returns when it may, if it may not yet.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/api"
+	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/flow"
 )
 
@@ -239,6 +240,15 @@ func generationReport(blade string, s *Status) any {
 		out.Error = &api.Error{Code: s.Error.Code, What: "blade " + blade, Why: s.Error.Text}
 	}
 	return api.BladeStatus{Head: api.NewHead(api.KindBladeStatus, blade), Status: out}
+}
+
+// portsReport says what has passed functions, without saying when.
+func portsReport(blade string, counters []discover.Counter) api.Ports {
+	out := api.PortsStatus{Ports: []api.PortCount{}}
+	for _, c := range counters {
+		out.Ports = append(out.Ports, api.PortCount{Port: c.Port, Received: api.Count(c.Received), Sent: api.Count(c.Sent)})
+	}
+	return api.Ports{Head: api.NewHead(api.KindPorts, blade), Status: out}
 }
 
 // mostRules is how many rules a report lists. It keeps a report below 300 KB: those
