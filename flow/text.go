@@ -3,6 +3,7 @@ package flow
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"strings"
 )
 
@@ -111,6 +112,7 @@ type reader struct {
 	term  Term              // being read
 	at    uint16            // its number, from 1
 	owner [NumFields]uint16 // number of the term that first pinned a field, or 0
+	flags [8]uint16         // the same of each bit of Flags, for several terms pin some of them
 }
 
 func (r *reader) readAll(terms []Term) error {
@@ -178,12 +180,24 @@ func (r *reader) fault(code, why, remedy string) *Fault {
 
 // pin makes field f be v under mask, unless another term said otherwise.
 func (r *reader) pin(f Field, v, mask uint64) error {
-	if (r.m.Value.Get(f)^v)&r.m.Mask.Get(f)&mask != 0 || f == SrcPort && !r.m.SrcPort.Any() || f == DstPort && !r.m.DstPort.Any() {
-		other := r.terms[r.owner[f]-1]
+	clash := (r.m.Value.Get(f) ^ v) & r.m.Mask.Get(f) & mask
+	if clash != 0 || f == SrcPort && !r.m.SrcPort.Any() || f == DstPort && !r.m.DstPort.Any() {
+		number := r.owner[f]
+		if f == Flags {
+			number = r.flags[bits.TrailingZeros64(clash)]
+		}
+		other := r.terms[number-1]
 		return r.fault("E_FIELD_CONFLICT", "it contradicts "+other.Name+"="+other.Value, "leave one of them out")
 	}
 	if r.owner[f] == 0 {
 		r.owner[f] = r.at
+	}
+	if f == Flags {
+		for rest := mask; rest != 0; rest &= rest - 1 {
+			if i := bits.TrailingZeros64(rest); r.flags[i] == 0 {
+				r.flags[i] = r.at
+			}
+		}
 	}
 	r.m.Pin(f, v, mask)
 	return nil

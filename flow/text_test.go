@@ -200,7 +200,7 @@ func TestMatchRefused(t *testing.T) {
 	check("icmp_type=8", "E_FIELD_NEEDS", 0, "add ip_proto=icmp")
 	check("icmp_type=8,ip_proto=tcp", "E_FIELD_NEEDS", 0)
 	check("ip_proto=icmp,icmp_type=256", "E_FIELD_VALUE", 14)
-	check("ip_proto=icmp,icmp_type=0,ip_frag=later", "E_FIELD_CONFLICT", 14)
+	check("ip_proto=icmp,icmp_type=0,ip_frag=later", "E_FIELD_CONFLICT", 14, "contradicts ip_frag=later")
 	check("ip_proto=icmp,src_port=5-9,icmp_type=8", "E_FIELD_CONFLICT", 27)
 	check("ip_proto=icmp,src_ip=::1,icmp_type=8", "E_FIELD_CONFLICT", 25)
 	check("ip_frag=yes", "E_FIELD_VALUE", 0, "no, first or later")

@@ -84,7 +84,7 @@ func (p *Plan) empty() Plan {
 	q.Used = used(nil, p.Foreign)
 	for _, pl := range p.Placements {
 		pl.Entries = nil
-		pl.Code, pl.Reason, pl.Fix = "E_UNPROVEN", "the checker keeps refusing what the planner plans for this device", "report this: planner and checker disagree"
+		pl.Code, pl.Reason, pl.Fix = "E_UNPROVEN", "the checker keeps refusing what the planner plans for this device", "none needed: software answers the rule. If the status shows a packet, report it"
 		q.Placements = append(q.Placements, pl)
 	}
 	return q

@@ -153,7 +153,7 @@ func (d *running) prove() {
 }
 
 func unproven(err error) device.Refusal {
-	return device.Refusal{Code: "E_UNPROVEN", Reason: "the checker refused it: " + err.Error(), Fix: "report this: planner and checker disagree"}
+	return device.Refusal{Code: "E_UNPROVEN", Reason: "the checker refused it: " + err.Error(), Fix: "none needed: software answers the rule. If the reason shows a packet, report it"}
 }
 
 // refused asks the checker about the plan. culprit is zero if the error names none.

@@ -18,9 +18,11 @@ func agentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent --config FILE",
 		Short: "run one blade: observe, plan, check, apply",
-		Long: `Keep one blade as its rule files want it: put rules into the device where that is right, answer the rest in
-software, find and heal what changes behind its back. It reads the rules again when they change; rules
-that are not right leave the running generation as it is. It needs root, and runs in the network namespace
+		Long: `Keep one blade as the fabric's manager wants it, or as its own rule files do: put rules into the device where
+that is right, answer the rest in software, set up the VFs of vNICs, find and heal what changes behind its back.
+What is wanted comes from the fabric's store (spec.store), with the blade's own certificate, or from files
+(spec.rules), which are read again when they change; what is not right leaves the running generation as it is.
+Cut off from the store, a blade goes on as it was told last. It needs root, and runs in the network namespace
 that has the representors. When it ends, the device keeps its entries. Under systemd (Type=notify) it is
 ready when its rules are in force.
 

@@ -73,7 +73,7 @@ Building is measured for the lane, in CPU time; memory is that beside the rules.
 		if err := printTable(cmd.OutOrStdout(), rows); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d rules, built in %.4f s, %.1f bytes a rule\n", r.Rules, r.BuildSeconds, r.BytesPerRule)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, built in %.4f s, %.1f bytes a rule\n", count(r.Rules, "rule"), r.BuildSeconds, r.BytesPerRule)
 		return err
 	}
 	return cmd

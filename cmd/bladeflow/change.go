@@ -163,9 +163,14 @@ func printPreview(w io.Writer, p api.Preview) error {
 	return nil
 }
 
-// count writes a number of things: 1 rule, 2 rules.
+// count writes a number of things: 1 rule, 2 rules, 3 entries.
 func count(n int, thing string) string {
-	if n != 1 {
+	stem, ends := strings.CutSuffix(thing, "ry")
+	switch {
+	case n == 1:
+	case ends:
+		thing = stem + "ries"
+	default:
 		thing += "s"
 	}
 	return fmt.Sprintf("%d %s", n, thing)

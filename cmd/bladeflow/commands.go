@@ -80,7 +80,7 @@ func completionCommand() *cobra.Command {
 		Example: `  source <(bladeflow completion bash)
   bladeflow completion zsh >"${fpath[1]}/_bladeflow"
   bladeflow completion fish >~/.config/fish/completions/bladeflow.fish`,
-		Args:      cobra.ExactArgs(1),
+		Args:      needs("bladeflow completion bash", "SHELL"),
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root, w := cmd.Root(), cmd.OutOrStdout(); args[0] {

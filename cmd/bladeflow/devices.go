@@ -59,7 +59,7 @@ func devicesShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show NAME|FILE", Short: "show a model: every limit, its source and how well it is known",
 		Example: "  bladeflow devices show softnic",
-		Args:    cobra.ExactArgs(1),
+		Args:    needs("bladeflow devices show softnic", "NAME"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return device.List(), cobra.ShellCompDirectiveDefault
 		},

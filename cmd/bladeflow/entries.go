@@ -42,10 +42,15 @@ func readEntries(file string, b []byte, t rules) ([]flow.Entry, error) {
 		ids[t.name(i)] = t.Rule(i).ID
 	}
 	entries := make([]flow.Entry, len(docs))
+	first := map[flow.EntryID]int{}
 	for i, d := range docs {
 		if entries[i], err = d.entry(t.Ports(), ids); err != nil {
 			return nil, inPlace(fmt.Sprintf("%s: entry %d", file, i+1), err)
 		}
+		if before, twice := first[entries[i].ID]; twice {
+			return nil, &flow.Fault{Code: "E_ENTRIES", What: fmt.Sprintf("%s: entry %d: id %s", file, i+1, d.ID), Why: fmt.Sprintf("entry %d has it, and a device has an ID once", before), Remedy: "leave one out"}
+		}
+		first[entries[i].ID] = i + 1
 	}
 	return entries, nil
 }

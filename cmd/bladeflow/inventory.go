@@ -17,9 +17,9 @@ func inventoryCommand() *cobra.Command {
 		Short: "this blade's NICs, functions, representors and RDMA devices",
 		Long: `List the NICs of this blade with their physical and virtual functions, representors and RDMA devices.
 What is odd, and where two sources disagree, is a finding on standard error. --root reads a recorded
-tree instead; only sysfs is asked then.`,
+tree instead, as 'bladeflow support bundle' makes it; only sysfs is asked then.`,
 		Example: `  bladeflow inventory -o json
-  bladeflow inventory --root testdata/blade1`,
+  bladeflow inventory --root bundle/root`,
 	}
 	cmd.Flags().StringVar(&root, "root", "", "read a recorded tree below this directory")
 	_ = cmd.MarkFlagDirname("root")

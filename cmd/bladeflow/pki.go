@@ -67,7 +67,7 @@ func pkiRenew() *cobra.Command {
 		Use:     "renew --dir DIR NAME...",
 		Short:   "sign new certificates for the same names, roles, hosts and keys",
 		Example: "  bladeflow pki renew --dir pki server b1",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needs("bladeflow pki renew --dir pki server", "NAME..."),
 	}
 	dir := cmd.Flags().String("dir", "", "directory of the authority")
 	output := outputFlag(cmd, "table", "json", "name")

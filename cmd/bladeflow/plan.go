@@ -209,7 +209,7 @@ func (d *planDoc) print(cmd *cobra.Command, t rules) error {
 			return err
 		}
 	}
-	fmt.Fprintf(w, "\n%d of %s entries used (%d guards, %d pieces) for %d rules\n", d.Used.Entries, limit(d.Used.Limit), d.Used.Guards, d.Used.Pieces, t.Len())
+	fmt.Fprintf(w, "\n%d of %s entries used (%s, %s) for %s\n", d.Used.Entries, limit(d.Used.Limit), count(d.Used.Guards, "guard"), count(d.Used.Pieces, "piece"), count(t.Len(), "rule"))
 	if d.HitRate != nil {
 		fmt.Fprintf(w, "hit rate %.3f, at most %.3f with so many entries\n", *d.HitRate, *d.HitRateBound)
 	}

@@ -23,7 +23,7 @@ func rulesCheck() *cobra.Command {
 		Short: "check that files of rules make one table: form, values, ties",
 		Example: `  bladeflow rules check web.yaml db.yaml
   bladeflow rules check --from classbench acl.rules`,
-		Args: cobra.MinimumNArgs(1),
+		Args: needs("bladeflow rules check web.yaml", "FILE..."),
 	}
 	in.formatFlag(cmd)
 	output := outputFlag(cmd, "text", "json")
@@ -36,7 +36,7 @@ func rulesCheck() *cobra.Command {
 		if *output == "json" {
 			return printJSON(cmd.OutOrStdout(), map[string]any{"rules": t.Len(), "ports": t.Ports().Names(), "ok": true})
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %d rules, %d ports\n", t.Len(), t.Ports().Len())
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "ok: %s, %s\n", count(t.Len(), "rule"), count(t.Ports().Len(), "port"))
 		return err
 	}
 	return cmd
@@ -49,7 +49,7 @@ func rulesConvert() *cobra.Command {
 		Use:     "convert FILE...",
 		Short:   "write rules in another form",
 		Example: "  bladeflow rules convert --from ovs --to yaml dump.txt",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needs("bladeflow rules convert --from ovs --to yaml dump.txt", "FILE..."),
 	}
 	in.formatFlag(cmd)
 	formatFlag(cmd, &to, "to", "form to write")

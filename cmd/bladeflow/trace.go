@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ where they came in; -o json then prints a line a frame). With --device, "place" 
 device would answer it.`,
 		Example: `  bladeflow trace --rules web.yaml in_port=vf0,ip_proto=tcp,src_ip=10.0.0.1,dst_ip=10.0.0.2,dst_port=443
   bladeflow trace --rules web.yaml -o json in_port=vf0,hex:020000000002020000000001080645000014000000004011`,
-		Args: cobra.ExactArgs(1),
+		Args: needs("bladeflow trace --rules web.yaml in_port=vf0,ip_proto=tcp,src_ip=10.0.0.1,dst_ip=10.0.0.2,dst_port=443", "PACKET"),
 	}
 	in.flags(cmd)
 	deviceFlag(cmd, &dev)
@@ -48,9 +49,13 @@ device would answer it.`,
 		for _, lane := range matcher.Lanes() {
 			tr.lanes = append(tr.lanes, matcher.Compile(t.Table, matcher.WithLane(lane)))
 		}
+		known := ports.Names()
 		frames, port, isFile, err := framesToTrace(cmd, args[0], inPort, ports)
 		if err != nil {
 			return err
+		}
+		if name := ports.Name(port); port != 0 && len(known) > 0 && !slices.Contains(known, name) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "warning: port %s: no rule, station or uplink names it; they name %s\n", name, strings.Join(known, ", "))
 		}
 		agree := true
 		for i, f := range frames {
@@ -151,7 +156,7 @@ func (t *tracer) trace(frame []byte, in flow.Port) *traceDoc {
 	r := t.Rule(won)
 	doc.Rule = t.name(won)
 	if won == t.Len() {
-		doc.step("lookup: none of %d rules matches: the default", t.Len())
+		doc.step("lookup: none of %s matches: the default", count(t.Len(), "rule"))
 	} else {
 		doc.step("lookup: rule %s (tier %s, priority %d), number %d of %d, matches: %s", doc.Rule, r.Tier, r.Priority, won+1, t.Len(), cmp.Or(flow.FormatMatch(&r.Match, t.Ports()), "every packet"))
 	}
@@ -178,11 +183,41 @@ func (t *tracer) trace(frame []byte, in flow.Port) *traceDoc {
 		doc.step("emit: to %s, %s", o.Port, how)
 	}
 	if len(out) == 0 {
-		doc.step("emit: nothing leaves")
+		doc.step("emit: nothing leaves%s", t.whyNothing(r.Actions, frame, in))
 	}
 	doc.Verdict = r.Actions.Terminal().Op.String()
 	doc.step("verdict: %s", doc.Verdict)
 	return doc
+}
+
+// whyNothing says why actions that do not drop a frame send it nowhere; "" if they drop.
+func (t *tracer) whyNothing(actions flow.Actions, frame []byte, in flow.Port) string {
+	if actions.Terminal().Op == flow.Drop {
+		return ""
+	}
+	before := append(slices.Clone(actions[:len(actions)-1]), flow.Action{Op: flow.Pass}) // the frame as the last action gets it
+	sent := flow.Act(before, t.Switch(), 0, frame, in)
+	if len(sent) == 0 {
+		return fmt.Sprintf(": a frame has at most %d VLAN tags", flow.MaxTags)
+	}
+	k, _ := flow.Parse(sent[len(sent)-1].Bytes, in) // a frame that was emitted has a key
+	vlan, mac, sw := uint16(k.Get(flow.VLAN)&flow.TagID), k.Get(flow.DstMAC), t.Switch()
+	if k.Get(flow.VLAN)&flow.TagPresent == 0 {
+		vlan = 0
+	}
+	where := "untagged"
+	if vlan > 0 {
+		where = fmt.Sprintf("in VLAN %d", vlan)
+	}
+	switch known := slices.ContainsFunc(sw.Stations(), func(s flow.Station) bool { return s.VLAN == vlan && s.MAC == mac }); {
+	case known:
+		return fmt.Sprintf(": %s is %s at %s, where the frame came from", flow.FormatMAC(mac), where, t.Ports().Name(in))
+	case mac>>40&1 == 1:
+		return fmt.Sprintf(": nobody else is %s (--station, --uplink)", where)
+	case sw.Uplink() == 0:
+		return fmt.Sprintf(": %s is no station %s, and there is no uplink (--station, --uplink)", flow.FormatMAC(mac), where)
+	}
+	return fmt.Sprintf(": %s is no station %s, and the frame came from the uplink", flow.FormatMAC(mac), where)
 }
 
 // ask says what the device does with the packet, and compares that with what should

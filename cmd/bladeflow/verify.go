@@ -44,7 +44,7 @@ entries are the output of "bladeflow plan -o json", or its list "entries". Exit 
 		if err != nil {
 			return err
 		}
-		doing(cmd, "proving %d entries", len(installed))
+		doing(cmd, "proving %s", count(len(installed), "entry"))
 		wrong := verify.Check(t.Table, installed, m)
 		doc := t.proofDoc(len(installed), wrong)
 		if *output == "json" {
@@ -114,7 +114,7 @@ func (r rules) leaves(e *flow.Emission) string {
 func (d *proofDoc) print(cmd *cobra.Command) {
 	w := cmd.OutOrStdout()
 	if d.Proved {
-		fmt.Fprintf(w, "proved: %d entries say what %d rules say\n", d.Entries, d.Rules)
+		fmt.Fprintf(w, "proved: %s against %s\n", count(d.Entries, "entry"), count(d.Rules, "rule"))
 		return
 	}
 	fmt.Fprintf(w, "not proved: %s\n", d.Reason)

@@ -215,6 +215,14 @@ type links struct {
 	netdev []string   // by which name each was found last
 }
 
+// bare returns what is wrong without the operation that package net puts before it.
+func bare(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	return err.Error()
+}
+
 // take opens all links for the first time: here none may be missing. The calling thread
 // must be in the netdevs' namespace.
 func (k *links) take() (err error) {
@@ -227,7 +235,7 @@ func (k *links) take() (err error) {
 		k.netdev[i] = m.Netdev
 		dev, err := net.InterfaceByName(m.Netdev)
 		if err != nil {
-			return &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: err.Error(),
+			return &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: bare(err),
 				Remedy: "name the representor as `ip link` shows it", Err: err}
 		}
 		l, err := k.open(dev.Index)

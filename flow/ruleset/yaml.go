@@ -28,18 +28,40 @@ type documents struct {
 func decodeYAML(file string, data []byte, ports *flow.Ports) ([]*Set, error) {
 	d := documents{file: file, ports: ports}
 	all, err := Documents(file, data)
+	for _, n := range all {
+		if err == nil {
+			err = d.document(n)
+		}
+	}
+	if f := looksLike(data); err != nil && f != YAML {
+		return nil, &flow.Fault{Code: "E_DOCUMENT", What: file, Why: "it looks like the format " + string(f), Remedy: "read it with --from " + string(f), Err: err}
+	}
 	if err != nil {
 		return nil, err
-	}
-	for _, n := range all {
-		if err := d.document(n); err != nil {
-			return nil, err
-		}
 	}
 	if len(d.sets) == 0 {
 		return nil, &flow.Fault{Code: "E_DOCUMENT", What: file, Why: "it has no document", Remedy: "write a RuleSet with apiVersion: " + apiVersion}
 	}
 	return d.sets, nil
+}
+
+// looksLike says of a text that is no document what its first line could be.
+func looksLike(data []byte) Format {
+	for line := range bytes.Lines(data) {
+		line = bytes.TrimSpace(line)
+		switch {
+		case len(line) == 0 || line[0] == '#':
+			continue
+		case line[0] == '@':
+			return ClassBench
+		case bytes.Contains(line, []byte("n_packets=")), bytes.HasPrefix(line, []byte("NXST_FLOW")), bytes.HasPrefix(line, []byte("OFPST_FLOW")):
+			return OVS
+		case bytes.Contains(line, []byte(" actions=")):
+			return Flows
+		}
+		return YAML
+	}
+	return YAML
 }
 
 // Documents parses a file of YAML documents, whatever their kinds, for readers that

@@ -90,8 +90,17 @@ var parts = [NumParts]part{
 	FlagOdd:   {name: "odd", field: flow.Flags, bits: flow.FlagOdd},
 }
 
-// String returns the name of p in a model file.
-func (p Part) String() string { return parts[p].name }
+// String returns how rules name p. Files of models do so, too, but for the two values of
+// ip_frag, which they have apart as frag_first and frag_later.
+func (p Part) String() string {
+	switch p {
+	case FlagFirst:
+		return "ip_frag=first"
+	case FlagLater:
+		return "ip_frag=later"
+	}
+	return parts[p].name
+}
 
 // presence returns the bit that says whether a tag is there, if p is the part it goes
 // with: the id, whatever bits of the id are looked at.

@@ -126,7 +126,7 @@ func TestAdmit(t *testing.T) {
 	check(hash, "vlan_prio=3", drop, flow.RuleEntry, "E_FIELD_UNSUPPORTED", "vlan_prio")
 	check(hash, "cvlan_id=3", drop, flow.RuleEntry, "E_FIELD_UNSUPPORTED", "cvlan_id")
 	check(hash, "ip_ttl=1", drop, flow.RuleEntry, "E_FIELD_UNSUPPORTED", "ip_ttl")
-	check(hash, "ip_frag=first", drop, flow.RuleEntry, "E_FIELD_UNSUPPORTED", "frag_first")
+	check(hash, "ip_frag=first", drop, flow.RuleEntry, "E_FIELD_UNSUPPORTED", "ip_frag=first")
 	check(flat, "dst_port=80-443", drop, flow.RuleEntry, "E_RANGE_UNSUPPORTED", "dst_port")
 	check(hash, "dst_port=0-1023", drop, flow.RuleEntry, "E_RANGE_UNSUPPORTED", "dst_port")
 	check(soft, "in_port=c", drop, flow.RuleEntry, "E_PORT_ELSEWHERE", "3")
