@@ -63,8 +63,9 @@ var policy = map[string][]string{
 var inTests = map[string][]string{
 	"matcher":         {"flow/ruleset"},
 	"flow/flowtest":   {"flow/ruleset"},
-	"offload":         {"offload/verify", "offload/offloadtest"},
+	"offload":         {"flow/ruleset", "offload/verify", "offload/offloadtest"},
 	"offload/device":  {"flow/ruleset"},
+	"offload/verify":  {"flow/ruleset"},
 	"offload/softnic": {"offload/offloadtest"},
 	"fallback":        {"fallback/afxdp", "fallback/afpacket"},
 	"fabric/agent":    {"offload/offloadtest", "fabric/pki", "fabric/provision/provisiontest"},

@@ -18,23 +18,26 @@ const (
 
 // member is one rule of a table as a planner knows it, with what follows from the
 // rule, the model and the switch and was asked before. All of it can be forgotten
-// and found again; nothing of it depends on heat or on what is installed.
+// and found again; nothing of it depends on traffic or on what is installed.
 type member struct {
 	rule  *flow.Rule
+	level uint64   // of its guard
 	place [2]int32 // in either table; -1 if it is not in it
 	known *kinds   // see kinds; nil until it is asked for
 
-	units   []*unit // as far as they were asked for
-	station int     // how many stations they are for
+	ways [][]*unit // by station, or one for all: as far as they were asked for
 
 	covered   bool // cover is known
 	cover     *member
-	guard     *slot // made when it is needed
+	widened   *flow.Match // what its guard matches; nil until it is asked for
+	wider     bool        // than the rule
 	guardless *device.Refusal
+	guard     *slot // made when it is needed
 
 	// Of the placement under way.
-	whole   bool  // its entries take all of its packets
-	guarded *slot // its guard, nil if it has none
+	whole  bool   // its entries take all of its packets
+	needed int32  // units placed that could answer its packets: it needs a guard if it is not whole
+	wanted []*bid // that lack its guard
 
 	// Of the search for what may stay installed.
 	held []*flow.Entry // its entries
@@ -44,13 +47,15 @@ type member struct {
 // slot is an entry that is or was in a plan: sealed once.
 type slot struct {
 	flow.Entry
-	mask, level int32 // numbers of its mask and its priority, see Planner
-	in          bool  // it is in the placement under way
-	listed      bool  // it is in Planner.sorted
+	tally        // what it takes besides room
+	in     bool  // it is in the placement under way
+	listed bool  // it is in Planner.sorted
+	needed int32 // of a station's guard: units placed that need it
 }
 
 // unit is entries of one rule that go in together or not at all.
 type unit struct {
+	nr      int        // which of its rule's it is
 	match   flow.Match // what it takes of the rule
 	actions flow.Actions
 	whole   bool  // it takes all packets of its rule
@@ -62,6 +67,7 @@ type unit struct {
 	asks    []*member // the rules asked before it in whose packets it could answer, in order; valid iff asked
 	rules   []*slot   // its entries if it relies on others
 	pieces  []*slot   // and if it does not
+	bid     *bid      // in the placement under way, or an old one
 }
 
 // part is a match with its kinds.
@@ -113,29 +119,36 @@ func (p *Planner) matters(q *member, with *part) bool {
 	return ok
 }
 
-// unit returns the k-th way in which m's rule, or some of it, can be in the device;
-// nil if there are not so many. Rules that end in normal have one or more for every
-// station they match, so they are made as they are asked for.
-func (p *Planner) unit(m *member, k int) *unit {
+// ways returns how many lists of units m has: one for each station if its rule ends
+// in normal.
+func (p *Planner) ways(m *member) int {
 	normal, retags := switches(m.rule.Actions)
-	most := 1
-	if normal {
-		most = len(p.stations)
+	switch {
+	case retags && normal || p.kinds(m).missed:
+		return 0
+	case normal:
+		return len(p.stations)
 	}
-	if retags && normal || p.kinds(m).missed {
-		return nil
+	return 1
+}
+
+// units returns the ways in which m's rule, or what it does for the k-th station, can
+// be in the device.
+func (p *Planner) units(m *member, k int) []*unit {
+	if len(m.ways) <= k {
+		m.ways = append(m.ways, make([][]*unit, k+1-len(m.ways))...)
 	}
-	for ; k >= len(m.units) && m.station < most; m.station++ {
-		if normal {
-			m.units = append(m.units, p.stationUnits(m.rule, p.stations[m.station])...)
+	if m.ways[k] == nil {
+		if normal, _ := switches(m.rule.Actions); normal {
+			m.ways[k] = p.stationUnits(m.rule, p.stations[k])
 		} else {
-			m.units = append(m.units, p.newUnit(m.rule, m.rule.Match, m.rule.Actions, nil))
+			m.ways[k] = []*unit{p.newUnit(m.rule, m.rule.Match, m.rule.Actions, nil)}
+		}
+		for i, u := range m.ways[k] {
+			u.nr = k<<16 | i
 		}
 	}
-	if k < len(m.units) {
-		return m.units[k]
-	}
-	return nil
+	return m.ways[k]
 }
 
 // rest returns why software keeps what no unit of m takes; nil if nothing is left.
@@ -159,9 +172,10 @@ func (p *Planner) newUnit(r *flow.Rule, match flow.Match, actions flow.Actions, 
 	u := &unit{match: match, actions: actions, whole: match == r.Match, station: station}
 	for _, m := range p.model.Split(&match) {
 		if err := p.model.Admit(&m, actions, flow.RuleEntry); err != nil {
-			return &unit{refusal: err.(*device.Refusal)}
+			u.refusal, u.parts = err.(*device.Refusal), nil
+			break
 		}
-		u.parts = append(u.parts, part{m, p.kindsOf(&m)})
+		u.parts = append(u.parts, part{Match: m})
 	}
 	return u
 }
@@ -171,18 +185,19 @@ func (p *Planner) stationUnits(r *flow.Rule, st flow.Station) []*unit {
 	pins := pinned(st)
 	m, ok := meet(&r.Match, &pins)
 	if !ok || !p.model.Has(st.Port) || p.kindsOf(&m).missed {
-		return nil
+		return []*unit{}
 	}
 	actions, back := resolved(r.Actions, st.Port), fromPort(pins, st.Port)
 	switch {
 	case !mayComeFrom(&m, st.Port):
 		return []*unit{p.newUnit(r, m, actions, nil)}
 	case m.Mask.Get(flow.InPort) == flow.InPort.Max():
-		return nil // all of it came from there: nothing is delivered
-	case p.model.Punt && p.model.Order == device.Honoured:
-		return []*unit{p.newUnit(r, m, actions, p.stationGuard(p.model.Widen(&back)))}
+		return []*unit{} // all of it came from there: nothing is delivered
 	}
-	var units []*unit
+	if guard := p.model.Widen(&back); p.model.Order == device.Honoured && p.model.Admit(&guard, nil, flow.GuardEntry) == nil {
+		return []*unit{p.newUnit(r, m, actions, p.stationGuard(guard))}
+	}
+	units := []*unit{}
 	for _, in := range p.ports {
 		if in != st.Port && p.model.Has(in) && mayComeFrom(&m, in) {
 			units = append(units, p.newUnit(r, fromPort(m, in), actions, nil))
@@ -202,18 +217,26 @@ func (p *Planner) stationGuard(match flow.Match) *slot {
 	return s
 }
 
-// guardOf returns m's guard, or why the device cannot hold it.
-func (p *Planner) guardOf(m *member) (*slot, *device.Refusal) {
-	if m.guard == nil && m.guardless == nil {
+// guardOf returns what m's guard matches, or why the device cannot hold it.
+func (p *Planner) guardOf(m *member) (*flow.Match, *device.Refusal) {
+	if m.widened == nil && m.guardless == nil {
 		match := p.model.Widen(&m.rule.Match)
 		if err := p.model.Admit(&match, nil, flow.GuardEntry); err != nil {
 			why := err.(*device.Refusal)
 			m.guardless = &device.Refusal{Code: why.Code, Reason: fmt.Sprintf("rule %s is asked before it, in software: %s", m.rule.Name, why.Reason), Fix: why.Fix}
 		} else {
-			m.guard = p.seal(flow.Entry{Kind: flow.GuardEntry, Rule: m.rule.ID, Priority: guardLevel(m.rule), Match: match})
+			m.widened, m.wider = &match, match != m.rule.Match
 		}
 	}
-	return m.guard, m.guardless
+	return m.widened, m.guardless
+}
+
+// guardSlot returns m's guard, which the device can hold.
+func (p *Planner) guardSlot(m *member) *slot {
+	if m.guard == nil {
+		m.guard = p.seal(flow.Entry{Kind: flow.GuardEntry, Rule: m.rule.ID, Priority: m.level, Match: *m.widened})
+	}
+	return m.guard
 }
 
 // entries returns u's entries: of a rule, or pieces if u relies on nothing above.
@@ -233,17 +256,7 @@ func (p *Planner) entries(m *member, u *unit, pieces bool) []*slot {
 
 // seal makes a slot of e.
 func (p *Planner) seal(e flow.Entry) *slot {
-	return &slot{Entry: sealed(e), mask: number(p.masks, device.MaskOf(&e.Match)), level: number(p.levels, e.Priority)}
-}
-
-// number returns the number of x, a new one if it has none.
-func number[T comparable](numbers map[T]int32, x T) int32 {
-	n, known := numbers[x]
-	if !known {
-		n = int32(len(numbers))
-		numbers[x] = n
-	}
-	return n
+	return &slot{Entry: sealed(e), tally: p.tallyOf(&e)}
 }
 
 // most bounds how many references from rules to earlier ones a planner keeps: 128 MB.
@@ -251,30 +264,49 @@ func number[T comparable](numbers map[T]int32, x T) int32 {
 const most = 16 << 20
 
 // asksOf returns the rules in the wanted table that are asked before u, of m's rule,
-// and in whose packets the device could answer with u, in order.
+// and in whose packets the device could answer with u, in order. A unit that the
+// device cannot hold is asked about as if it could.
 func (p *Planner) asksOf(m *member, u *unit) []*member {
 	if u.asked {
 		return u.asks
 	}
-	asks := p.scratch[:0]
-	for i := range u.parts {
-		with := &u.parts[i]
+	places := p.scratch[:0]
+	for _, with := range p.partsOf(u) {
 		p.index.each(&with.Match, func(q *member) bool {
 			if at := q.place[after]; at >= 0 && at < m.place[after] && p.matters(q, with) {
-				asks = append(asks, q)
+				places = append(places, at)
 			}
 			return true
 		})
 	}
-	slices.SortFunc(asks, inOrder)
+	slices.Sort(places)
 	if len(u.parts) > 1 {
-		asks = slices.Compact(asks)
+		places = slices.Compact(places)
 	}
-	p.scratch = asks
+	p.scratch = places
+	asks := make([]*member, len(places))
+	for i, at := range places {
+		asks[i] = p.members[at]
+	}
 	if p.kept += len(asks); p.kept <= most {
-		u.asked, u.asks = true, slices.Clone(asks)
+		u.asked, u.asks = true, asks
 	}
 	return asks
+}
+
+// partsOf returns u's parts with their kinds, or its match if it has none.
+func (p *Planner) partsOf(u *unit) []*part {
+	if len(u.parts) == 0 {
+		return []*part{{u.match, p.kindsOf(&u.match)}}
+	}
+	out := make([]*part, len(u.parts))
+	for i := range u.parts {
+		out[i] = &u.parts[i]
+		if u.parts[i].kinds == (kinds{}) {
+			u.parts[i].kinds = p.kindsOf(&u.parts[i].Match)
+		}
+	}
+	return out
 }
 
 func inOrder(a, b *member) int { return int(a.place[after] - b.place[after]) }

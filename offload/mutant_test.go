@@ -83,13 +83,12 @@ func TestMutants(t *testing.T) {
 				m := smallModel(rng)
 				m.Order, m.Punt = device.Honoured, true
 				w := newWorld(u, m, edited(rng, u, u.Table(rng, 10), 6))
-				heat := randomHeat(rng, w.table)
-				first := offload.NewPlan(w.table, w.table, nil, m, heat)
+				first := plan(w.table, w.table, nil, m, randomTraffic(rng, u, w.table))
 				if err := w.follow(steps(first.Promote), nil); err != nil {
 					t.Fatalf("the first plan is wrong: %v", err)
 				}
 				want := nextTable(rng, u, w.table)
-				p := offload.NewPlan(w.table, want, w.installed(), m, randomHeat(rng, want))
+				p := plan(w.table, want, w.installed(), m, randomTraffic(rng, u, want))
 				if mutant.name == "flush from the top" {
 					p.Entries = first.Entries
 				}

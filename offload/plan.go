@@ -113,15 +113,6 @@ func (p *Planner) plan(in input) Plan {
 			foreign = append(foreign, *e)
 		}
 	}
-	target := p.place(&in, foreign)
-	plan := Plan{Want: in.want, Foreign: foreign, Placements: target.placements, from: in}
-	plan.Entries = make([]flow.Entry, len(p.sorted))
-	planned := make([]*flow.Entry, len(p.sorted))
-	for i, s := range p.sorted {
-		plan.Entries[i], planned[i] = s.Entry, &s.Entry
-	}
-	plan.Used = target.used()
-
 	sides := []side{before, after}
 	if in.old == in.want {
 		sides = sides[1:]
@@ -131,9 +122,18 @@ func (p *Planner) plan(in input) Plan {
 		usable = slices.DeleteFunc(slices.Clone(ours), func(e *flow.Entry) bool { _, no := in.banned[e.ID]; return no })
 	}
 	kept := p.soundSubset(in.old, usable, foreign, proof{p.proved, before}, sides...)
+
+	target, placements := p.place(&in, kept, foreign)
+	plan := Plan{Want: in.want, Foreign: foreign, Placements: placements, Used: target.used(), from: in}
+	plan.Entries = make([]flow.Entry, len(p.sorted))
+	p.proved = make([]*flow.Entry, len(p.sorted))
+	for i, s := range p.sorted {
+		plan.Entries[i], p.proved[i] = s.Entry, &s.Entry
+	}
+
 	plan.Retire = removals(ours, holding(kept))
 	stay := kept
-	if !p.fits(kept, foreign, &in.model) {
+	if !p.fits(kept, target.use) {
 		common := slices.DeleteFunc(slices.Clone(kept), func(e *flow.Entry) bool { return p.placed[e.ID] == nil })
 		stay = p.soundSubset(in.old, common, foreign, proof{kept, after}, after)
 		plan.Promote = removals(kept, holding(stay)) // break before make: there is no room for both
@@ -146,7 +146,6 @@ func (p *Planner) plan(in input) Plan {
 	}
 	leaving := slices.DeleteFunc(slices.Clone(stay), func(e *flow.Entry) bool { s := p.placed[e.ID]; return s != nil && s.Equal(e) })
 	plan.Promote = append(plan.Promote, removals(leaving, nil)...)
-	p.proved = planned
 	return plan
 }
 
@@ -191,29 +190,14 @@ func byID(entries []flow.Entry) map[flow.EntryID]*flow.Entry {
 }
 
 // fits reports whether a device can hold what is kept and placed at the same time.
-func (p *Planner) fits(kept []*flow.Entry, foreign []flow.Entry, m *device.Model) bool {
-	if m.Entries == 0 && m.Masks == 0 && m.Priorities == 0 {
-		return true
-	}
-	n := len(p.sorted) + len(foreign)
-	var extra []flow.Entry
+func (p *Planner) fits(kept []*flow.Entry, target use) bool {
+	u := target.clone()
 	for _, e := range kept {
 		if s := p.placed[e.ID]; s == nil || !s.Equal(e) {
-			n++
-			extra = append(extra, *e)
+			u.add(p.tallyOf(e), 1)
 		}
 	}
-	if m.Entries > 0 && n > m.Entries {
-		return false
-	}
-	if m.Masks == 0 && m.Priorities == 0 {
-		return true
-	}
-	for _, s := range p.sorted {
-		extra = append(extra, s.Entry)
-	}
-	u := used(extra, foreign)
-	return (m.Masks == 0 || u.Masks <= m.Masks) && (m.Priorities == 0 || u.Priorities <= m.Priorities)
+	return (u.limits.Entries == 0 || u.entries <= u.limits.Entries) && u.over() == nil
 }
 
 func used(ours, foreign []flow.Entry) Usage {

@@ -83,7 +83,7 @@ func smallModel(rng *rand.Rand) device.Model {
 	}
 	m.Entries = rng.IntN(14)
 	if rng.IntN(3) == 0 {
-		m.Order = device.Undefined
+		m.Order = []device.Order{device.Undefined, device.Constant}[rng.IntN(2)]
 	}
 	m.Punt = m.Punt || rng.IntN(2) == 0
 	m.Ranges = m.Ranges && rng.IntN(3) > 0
@@ -92,6 +92,20 @@ func smallModel(rng *rand.Rand) device.Model {
 	}
 	if m.Priorities > 0 {
 		m.Priorities = 1 + rng.IntN(5)
+	}
+	if rng.IntN(6) == 0 {
+		m.Counted = 1 + rng.IntN(5)
+	}
+	if m.Fields[device.EthType] != device.No && m.Fields[device.Proto] != device.No {
+		if rng.IntN(6) == 0 {
+			m.Needs = []device.Part{device.EthType, device.Proto}
+		}
+		if rng.IntN(4) == 0 {
+			m.MasksPer = []device.Part{device.EthType, device.Proto}
+		}
+		if rng.IntN(6) == 0 {
+			m.Protocols = []uint8{flow.ProtoTCP, flow.ProtoUDP}
+		}
 	}
 	if rng.IntN(5) == 0 {
 		m.Ports = []flow.Port{1, 3}
@@ -116,6 +130,25 @@ func randomHeat(rng *rand.Rand, t *flow.Table) offload.Heat {
 		}
 	}
 	return h
+}
+
+// randomTraffic is heat, and as a rule flows, now and then booked to a wrong rule.
+func randomTraffic(rng *rand.Rand, u *flowtest.Universe, t *flow.Table) offload.Traffic {
+	out := offload.Traffic{Rules: randomHeat(rng, t)}
+	for range rng.IntN(3) * rng.IntN(12) {
+		k := u.Key(rng)
+		rule := t.Rule(t.Lookup(&k)).ID
+		if rng.IntN(10) == 0 {
+			rule = t.Rule(rng.IntN(t.Len() + 1)).ID
+		}
+		out.Flows = append(out.Flows, offload.Flow{Key: k, Rule: rule, Packets: uint64(rng.IntN(1000))})
+	}
+	return out
+}
+
+// plan is NewPlan for traffic.
+func plan(old, want *flow.Table, installed []flow.Entry, m device.Model, t offload.Traffic) offload.Plan {
+	return new(offload.Planner).Plan(old, want, installed, m, t)
 }
 
 // nextTable is one or several edits from t, or unrelated to it.
@@ -189,9 +222,9 @@ func TestEveryStep(t *testing.T) {
 		w := newWorld(u, smallModel(rng), edited(rng, u, u.Table(rng, rng.IntN(10)), 6))
 		for range 3 {
 			want := nextTable(rng, u, w.table)
-			heat := randomHeat(rng, want)
+			traffic := randomTraffic(rng, u, want)
 			before := w.installed()
-			p := offload.NewPlan(w.table, want, before, w.model, heat)
+			p := plan(w.table, want, before, w.model, traffic)
 			kept += len(before) - len(p.Retire)
 			ops += len(p.Retire) + len(p.Promote)
 			step := func(op offload.Op) {
@@ -220,9 +253,9 @@ func TestEveryStep(t *testing.T) {
 			if err := verify.Check(want, w.installed(), w.model); err != nil {
 				t.Fatalf("round %d: promoted: %v", round, err)
 			}
-			again := offload.NewPlan(want, want, w.installed(), w.model, heat)
+			again := plan(want, want, w.installed(), w.model, traffic)
 			if len(again.Retire)+len(again.Promote) > 0 {
-				t.Fatalf("round %d: a device as planned needs %v %v", round, again.Retire, again.Promote)
+				t.Fatalf("round %d: a device as planned needs more:\n%s", round, again.String())
 			}
 		}
 		states += w.states

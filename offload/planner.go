@@ -34,14 +34,18 @@ type Planner struct {
 	index   *index
 
 	stations []flow.Station
+	station  map[flow.Match]int // where a station is, by what it pins
 	ports    []flow.Port
 	pinned   [2]map[flow.Match]flow.Port // by side: the stations' ports by what they pin
 
 	byStation map[flow.Match]*slot // guards of stations
-	masks     map[device.Mask]int32
+	masks     map[setMask]int32    // numbers
+	sets      map[flow.Key]int32
 	levels    map[uint64]int32
-	kept      int       // length of all lists of earlier rules that are kept
-	scratch   []*member // of asksOf
+	exact     device.Mask    // of a key in all that the table looks at; valid iff spare is not nil
+	spare     map[int32]bool // the numbers of exact in each set, see reserve
+	kept      int            // length of all lists of earlier rules that are kept
+	scratch   []int32        // of asksOf
 
 	sorted []*slot // what the last plan places, highest first
 	placed map[flow.EntryID]*slot
@@ -70,11 +74,11 @@ func (p *Planner) learn(in *input) {
 // begin learns the first table.
 func (p *Planner) begin(t *flow.Table) {
 	p.table = t
-	p.masks, p.levels = map[device.Mask]int32{}, map[uint64]int32{}
+	p.masks, p.sets, p.levels = map[setMask]int32{}, map[flow.Key]int32{}, map[uint64]int32{}
 	p.members = make([]*member, t.Len()+1)
 	made := make([]member, len(p.members))
 	for i := range p.members {
-		made[i].rule, made[i].place = t.Rule(i), [2]int32{int32(i), int32(i)}
+		made[i].rule, made[i].level, made[i].place = t.Rule(i), guardLevel(t.Rule(i)), [2]int32{int32(i), int32(i)}
 		p.members[i] = &made[i]
 	}
 	p.index = newIndex(p.members, 1)
@@ -84,9 +88,9 @@ func (p *Planner) begin(t *flow.Table) {
 // connect learns t's switch and ports.
 func (p *Planner) connect(t *flow.Table) {
 	p.stations, p.ports, p.byStation = stations(t.Switch()), ports(t), map[flow.Match]*slot{}
-	p.pinned[after] = map[flow.Match]flow.Port{}
-	for _, st := range p.stations {
-		p.pinned[after][pinned(st)] = st.Port
+	p.pinned[after], p.station = map[flow.Match]flow.Port{}, map[flow.Match]int{}
+	for i, st := range p.stations {
+		p.pinned[after][pinned(st)], p.station[pinned(st)] = st.Port, i
 	}
 }
 
@@ -112,7 +116,7 @@ func (p *Planner) turn(t *flow.Table) {
 		p.connect(t)
 		p.proved, p.kept = nil, 0
 		for _, m := range p.members {
-			m.units, m.station = nil, 0
+			m.ways = nil
 		}
 	}
 	p.table = t
@@ -151,11 +155,22 @@ func (p *Planner) compare(t *flow.Table) {
 		if i < len(p.was) && p.was[i].rule.ID == r.ID {
 			leave()
 		}
-		m := &member{rule: r, place: [2]int32{-1, -1}}
+		m := &member{rule: r, level: guardLevel(r), place: [2]int32{-1, -1}}
 		p.members, p.fresh = append(p.members, m), append(p.fresh, m)
 	}
 	for i < len(p.was) {
 		leave()
+	}
+}
+
+// all yields the units of m that are known.
+func (m *member) all(yield func(*unit) bool) {
+	for _, units := range m.ways {
+		for _, u := range units {
+			if !yield(u) {
+				return
+			}
+		}
 	}
 }
 
@@ -166,7 +181,7 @@ func same(a, b *flow.Rule) bool {
 
 // withdraw makes later rules forget one that has gone.
 func (p *Planner) withdraw(m *member) {
-	for _, u := range m.units {
+	for u := range m.all {
 		p.kept -= len(u.asks)
 	}
 	p.index.each(&m.rule.Match, func(q *member) bool {
@@ -176,7 +191,7 @@ func (p *Planner) withdraw(m *member) {
 		if q.cover == m {
 			q.covered, q.cover = false, nil
 		}
-		for _, u := range q.units {
+		for u := range q.all {
 			if i := slices.Index(u.asks, m); i >= 0 {
 				u.asks = slices.Delete(u.asks, i, i+1)
 				p.kept--
@@ -195,8 +210,8 @@ func (p *Planner) introduce(m *member) {
 		if q.covered && (q.cover == nil || q.cover.place[after] > m.place[after]) && m.rule.Match.Covers(&q.rule.Match) {
 			q.cover = m
 		}
-		for _, u := range q.units {
-			if !u.asked || !slices.ContainsFunc(u.parts, func(with part) bool { return p.matters(m, &with) }) {
+		for u := range q.all {
+			if !u.asked || !slices.ContainsFunc(p.partsOf(u), func(with *part) bool { return p.matters(m, with) }) {
 				continue
 			}
 			if i, there := slices.BinarySearchFunc(u.asks, m, inOrder); !there {

@@ -53,9 +53,15 @@ func TestPlanner(t *testing.T) {
 			if rng.IntN(10) == 0 {
 				m.Entries = rng.IntN(14)
 			}
-			heat := randomHeat(rng, want)
-			got, clean := planner.Plan(table, want, installed, m, offload.Traffic{Rules: heat}), offload.NewPlan(table, want, installed, m, heat)
+			traffic := randomTraffic(rng, u, want)
+			if rng.IntN(4) == 0 {
+				traffic.Budget = 1 + rng.IntN(4)
+			}
+			got, clean := planner.Plan(table, want, installed, m, traffic), plan(table, want, installed, m, traffic)
 			samePlan(t, &got, &clean)
+			if wrong := planner.Stale(); wrong != "" {
+				t.Fatal(wrong)
+			}
 			if rng.IntN(8) == 0 {
 				continue // given up
 			}
@@ -97,12 +103,17 @@ func TestPlannerScale(t *testing.T) {
 	for _, f := range flowtest.Families() {
 		for _, name := range device.List() {
 			table, heat := generated(t, f, n)
+			traffic := offload.Traffic{Rules: heat}
+			if rng.IntN(2) == 0 {
+				c := crowd(table, 1, 1, 1)
+				traffic = offload.Traffic{Rules: c.heat, Flows: c.flows}
+			}
 			m := shipped(t, name, n/5+rng.IntN(2)*n*5)
 			var planner offload.Planner
 			var installed []flow.Entry
 			for range changes {
 				next := changed(rng, f, table, 10)
-				got, want := planner.Plan(table, next, installed, m, offload.Traffic{Rules: heat}), offload.NewPlan(table, next, installed, m, heat)
+				got, want := planner.Plan(table, next, installed, m, traffic), plan(table, next, installed, m, traffic)
 				samePlan(t, &got, &want)
 				table, installed = next, got.Entries
 			}

@@ -82,6 +82,7 @@ func protocolNames(protocols []uint8) string {
 	for _, p := range protocols {
 		var m flow.Match
 		m.Pin(flow.Proto, uint64(p), flow.Proto.Max())
+		m.Pin(flow.Flags, flow.FlagIP, flow.FlagIP)
 		names = append(names, flow.FormatMatch(&m, nil))
 	}
 	return strings.Join(names, " or ")

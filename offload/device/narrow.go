@@ -184,3 +184,23 @@ func (m *Model) lacks(match *flow.Match) Part {
 	}
 	return NumParts
 }
+
+// Whole returns match with every part that it looks at pinned wholly, as far as the
+// device can match it, and what the device needs: the shape of one packet in these
+// parts. A range of ports counts as looked at if its mask says so.
+func (m *Model) Whole(match *flow.Match) *flow.Match {
+	var w flow.Match
+	for i := range parts {
+		p := &parts[i]
+		looks := match.Mask.Get(p.field)&(p.bits|p.presence()) != 0 || p.wide && match.Mask.Get(p.lower) != 0
+		looks = looks || slices.Contains(m.Needs, Part(i)) || Part(i) == Proto && len(m.Protocols) > 0
+		if m.Fields[i] == No || !looks {
+			continue
+		}
+		w.Pin(p.field, match.Value.Get(p.field), p.bits|p.presence())
+		if p.wide {
+			w.Pin(p.lower, match.Value.Get(p.lower), p.lower.Max())
+		}
+	}
+	return &w
+}

@@ -158,11 +158,18 @@ func (n *NIC) add(e *flow.Entry) offload.Outcome {
 		return refuse(r.Code, r.Error())
 	}
 	m := &n.model
-	masks, priorities := map[device.Mask]bool{device.MaskOf(&e.Match): true}, map[uint64]bool{e.Priority: true}
-	if m.Masks > 0 || m.Priorities > 0 { // counting them takes most of the time of a large device
+	masks, priorities, counted := map[device.Mask]bool{device.MaskOf(&e.Match): true}, map[uint64]bool{e.Priority: true}, 0
+	if m.Masks > 0 || m.Priorities > 0 || m.Counted > 0 { // counting them takes most of the time of a large device
+		set := m.MaskSet(&e.Match)
 		for i := range n.entries {
-			masks[device.MaskOf(&n.entries[i].Match)] = true
-			priorities[n.entries[i].Priority] = true
+			o := &n.entries[i].Entry
+			if m.MaskSet(&o.Match) == set {
+				masks[device.MaskOf(&o.Match)] = true
+			}
+			priorities[o.Priority] = true
+			if !o.Punt() {
+				counted++
+			}
 		}
 	}
 	switch {
@@ -172,6 +179,8 @@ func (n *NIC) add(e *flow.Entry) offload.Outcome {
 		return refuse(offload.CodeMask, fmt.Sprintf("all %d masks are in use", m.Masks))
 	case m.Priorities > 0 && len(priorities) > m.Priorities:
 		return refuse("E_PRIORITIES_FULL", fmt.Sprintf("all %d priorities are in use", m.Priorities))
+	case m.Counted > 0 && !e.Punt() && counted >= m.Counted:
+		return refuse("E_COUNTERS_FULL", fmt.Sprintf("all %d counters are in use", m.Counted))
 	}
 	held := *e
 	held.Actions = slices.Clone(e.Actions)

@@ -3,10 +3,20 @@ package verify
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/flow/ruleset"
 	"github.com/bladeflow/bladeflow/offload/device"
 )
 
@@ -95,12 +105,13 @@ func pieces(t *flow.Table, n int) (out []flow.Entry) {
 		tuple.Pin(f, 0, f.Max())
 	}
 	tuple.Pin(flow.Flags, 0, flow.FlagIP|flow.FlagL4)
+	winner := lookup(t)
 	for len(out) < n {
 		k, ok := flow.Shared(&t.Rule(rng.IntN(t.Len())).Match)
 		if !ok {
 			continue
 		}
-		r := t.Rule(t.Lookup(&k))
+		r := t.Rule(winner(&k))
 		m := tuple
 		for w := range k {
 			m.Value[w] = k[w] & m.Mask[w]
@@ -108,6 +119,23 @@ func pieces(t *flow.Table, n int) (out []flow.Entry) {
 		out = append(out, flow.Entry{ID: flow.EntryID(len(out)), Kind: flow.PieceEntry, Rule: r.ID, Match: m, Actions: r.Actions})
 	}
 	return out
+}
+
+// lookup returns t.Lookup, fast for many keys.
+func lookup(t *flow.Table) func(k *flow.Key) int {
+	boxes, ranks := make([]box, t.Len()+1), make([]uint64, t.Len()+1)
+	for i := range boxes {
+		boxes[i], _ = newBox(&t.Rule(i).Match)
+		ranks[i] = uint64(i)
+	}
+	x := newIndex(boxes, ranks)
+	return func(k *flow.Key) int {
+		whole := box{Value: *k}
+		for w := range whole.Mask {
+			whole.Mask[w] = ^uint64(0)
+		}
+		return int(x.first(&whole, noLimit))
+	}
 }
 
 // BenchmarkStations checks pieces that resolve normal, each for one station and
@@ -141,29 +169,79 @@ func BenchmarkStations(b *testing.B) {
 	}
 }
 
+// BenchmarkCheck proves devices of every kind, on generated sets and on those in
+// the directory BLADEFLOW_CLASSBENCH. It reports the median of the processor time.
 func BenchmarkCheck(b *testing.B) {
 	for _, f := range flowtest.Families() {
-		for _, n := range []int{1000, 10_000} {
-			t := generated(f, n)
-			for _, d := range []struct {
-				name    string
-				entries []flow.Entry
-			}{
-				{"guarded", guarded(t, 1000)}, {"narrowed", narrowed(t, 1000)}, {"pieces", pieces(t, 1000)}, {"whole", wholeTable(t)},
-			} {
-				b.Run(fmt.Sprintf("%v/rules=%d/%s=%d", f, n, d.name, len(d.entries)), func(b *testing.B) {
-					var proof Proof
-					for b.Loop() {
-						p, err := Prove(t, d.entries, plainDevice)
-						if err != nil {
-							b.Fatal(err)
-						}
-						proof = p
-					}
-					b.ReportMetric(float64(proof.Pairs), "pairs")
-					b.ReportMetric(float64(proof.Boxes), "boxes")
-				})
-			}
+		for _, n := range []int{1000, 10_000, 100_000} {
+			benchmarkSet(b, fmt.Sprintf("%v_%dk", f, n/1000), n, func() *flow.Table { return generated(f, n) })
 		}
 	}
+	files, _ := filepath.Glob(filepath.Join(os.Getenv("BLADEFLOW_CLASSBENCH"), "*_*k"))
+	for _, file := range files {
+		n := 1000
+		for _, zeros := range []string{"0k", "00k"} {
+			if strings.HasSuffix(file, zeros) {
+				n *= 10
+			}
+		}
+		benchmarkSet(b, "classbench/"+filepath.Base(file), n, func() *flow.Table {
+			data := must(os.ReadFile(file))
+			rules := must(ruleset.Decode(ruleset.ClassBench, file, data, nil))[0].Rules
+			for i := range rules {
+				rules[i].Actions = flow.Actions{output(flow.Port(1 + i%4))}
+			}
+			return must(flow.NewTable(flow.TableSpec{Rules: rules}))
+		})
+	}
+}
+
+func benchmarkSet(b *testing.B, name string, n int, set func() *flow.Table) {
+	made := sync.OnceValue(set)
+	for _, d := range []struct {
+		name    string
+		entries func(t *flow.Table) []flow.Entry
+		most    int // rules of the set
+	}{
+		{"guarded", func(t *flow.Table) []flow.Entry { return guarded(t, 1000) }, 10_000},
+		{"narrowed", func(t *flow.Table) []flow.Entry { return narrowed(t, 1000) }, 10_000},
+		{"pieces", func(t *flow.Table) []flow.Entry { return pieces(t, 10_000) }, 100_000},
+		{"whole", func(t *flow.Table) []flow.Entry { return wholeTable(t) }, 10_000},
+	} {
+		if n > d.most {
+			continue
+		}
+		b.Run(name+"/"+d.name, func(b *testing.B) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			t := made()
+			entries := d.entries(t)
+			var proof Proof
+			var took []time.Duration
+			for b.Loop() {
+				start := threadTime()
+				p, err := Prove(t, entries, plainDevice)
+				if err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, threadTime()-start)
+				proof = p
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "thread-ms")
+			b.ReportMetric(float64(len(entries)), "entries")
+			b.ReportMetric(float64(t.Len()), "rules")
+			b.ReportMetric(float64(proof.Boxes), "boxes")
+		})
+	}
+}
+
+// threadTime is the processor time that this thread has used; the benchmark that
+// asks holds its thread.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic(err)
+	}
+	return time.Duration(t.Nano())
 }

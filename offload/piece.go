@@ -1,0 +1,173 @@
+package offload
+
+import (
+	"math/bits"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+// A piece is a box around hot traffic in which the table has one answer.
+//
+// Problem: a rule may be too wide to be in the device whole, because hundreds of
+// rules are asked before it and each would need a guard; or the device cannot match
+// what the rule looks at. Idea: begin with all that the rule matches, and for each
+// rule asked before it that still meets the box, cut the box along one bit (or one
+// bound of a port range) in which the hot packet differs from that rule. What is left
+// holds the packet, meets no earlier rule, and so needs no guard, no priority and no
+// order. Open vSwitch calls such a box a megaflow; here it is computed against the
+// whole table, and proved.
+//
+// Which cut? The one that loses the fewest packets of the other hot flows of the
+// rule; among those that lose as many, the one that leaves most of the box. A device
+// that takes only prefixes has to cut along the bits above as well, one that takes
+// whole fields along the field; Model.Narrow does the rest.
+
+// cut is one way to keep a rule out of a box: bits to pin, or the ports to leave.
+type cut struct {
+	word   int // of mask; -1 if it is a cut of ports
+	mask   uint64
+	field  flow.Field
+	lo, hi uint16
+
+	lost float64 // packets of flows that it leaves outside
+	bits int     // by how many powers of two it makes the box smaller
+}
+
+func (c *cut) better(o *cut) bool { return c.lost < o.lost || c.lost == o.lost && c.bits < o.bits }
+
+// holds reports whether a flow stays inside.
+func (c *cut) holds(k, around *flow.Key) bool {
+	if c.word >= 0 {
+		return (k[c.word]^around[c.word])&c.mask == 0
+	}
+	v := uint16(k.Get(c.field))
+	return c.lo <= v && v <= c.hi
+}
+
+// looked bounds how many flows a cut is weighed by.
+const looked = 16
+
+// box returns the largest box found that lies in b, holds k and meets none of the
+// given rules; ok is false if one of them matches k. It is shaped for the device, but
+// for [device.Model.Narrow] to finish.
+func (p *Planner) box(b flow.Match, asks []*member, k *flow.Key, flows []*hot) (box flow.Match, ok bool) {
+	var inside [looked]*hot
+	n := 0
+	for _, f := range flows {
+		if n < looked && b.Matches(f.key) {
+			inside[n] = f
+			n++
+		}
+	}
+	for _, q := range asks {
+		r := &q.rule.Match
+		if !b.Overlaps(r) {
+			continue
+		}
+		c, ok := p.cut(&b, r, k, inside[:n])
+		if !ok {
+			return b, false
+		}
+		if c.word >= 0 {
+			b.Mask[c.word] |= c.mask
+			b.Value[c.word] |= k[c.word] & c.mask
+		} else {
+			b.SetPorts(c.field, c.lo, c.hi)
+		}
+		kept := 0
+		for _, f := range inside[:n] {
+			if c.holds(f.key, k) {
+				inside[kept] = f
+				kept++
+			}
+		}
+		n = kept
+	}
+	return b, true
+}
+
+// cut returns the best way to cut r, which does not match k, out of b, which does.
+func (p *Planner) cut(b, r *flow.Match, k *flow.Key, inside []*hot) (best cut, found bool) {
+	try := func(c cut) {
+		for _, f := range inside {
+			if !c.holds(f.key, k) {
+				c.lost += f.packets
+			}
+		}
+		if !found || c.better(&best) {
+			best, found = c, true
+		}
+	}
+	v4 := b.Value.Get(flow.EthType) == flow.EthIPv4 && b.Mask.Get(flow.EthType) == flow.EthType.Max()
+	for w := range k {
+		differ := (k[w] ^ r.Value[w]) & r.Mask[w] &^ b.Mask[w]
+		if w == portWord {
+			differ &^= portBits
+		}
+		for differ != 0 {
+			bit := uint64(1) << (63 - bits.LeadingZeros64(differ))
+			differ &^= bit
+			if mask := p.model.Along(w, bit, v4) &^ b.Mask[w]; mask != 0 {
+				try(cut{word: w, mask: mask, bits: bits.OnesCount64(mask)})
+			}
+		}
+	}
+	for _, f := range [...]flow.Field{flow.SrcPort, flow.DstPort} {
+		if how := p.model.Fields[portPart(f)]; how != device.No {
+			if from, to, ok := p.portCut(b, r, f, uint16(k.Get(f)), how); ok {
+				lo, hi := bounds(b, f)
+				try(cut{word: -1, field: f, lo: from, hi: to, bits: bits.Len16(hi-lo) - bits.Len16(to-from)})
+			}
+		}
+	}
+	return best, found
+}
+
+// portCut returns the ports of b around v without those of r; ok is false if r has v.
+func (p *Planner) portCut(b, r *flow.Match, f flow.Field, v uint16, how device.How) (from, to uint16, ok bool) {
+	lo, hi := bounds(r, f)
+	holes := r.Mask.Get(f) != 0 && r.Mask.Get(f) != f.Max()
+	if lo <= v && v <= hi && (!holes || (uint64(v)^r.Value.Get(f))&r.Mask.Get(f) == 0) {
+		return v, v, false
+	}
+	from, to = bounds(b, f)
+	switch {
+	case holes || how == device.Exact || b.Mask.Get(f) != 0:
+		return v, v, true
+	case v < lo:
+		to = min(to, lo-1)
+	default:
+		from = max(from, hi+1)
+	}
+	if !p.model.Ranges {
+		from, to = device.Around(v, from, to)
+	}
+	return from, to, true
+}
+
+// bounds returns the lowest and the highest value of a port in m.
+func bounds(m *flow.Match, f flow.Field) (lo, hi uint16) {
+	r := m.SrcPort
+	if f == flow.DstPort {
+		r = m.DstPort
+	}
+	if !r.Any() {
+		return r.Lo, r.Hi
+	}
+	v, mask := uint16(m.Value.Get(f)), uint16(m.Mask.Get(f))
+	return v, v | ^mask
+}
+
+func portPart(f flow.Field) device.Part {
+	if f == flow.SrcPort {
+		return device.SrcPort
+	}
+	return device.DstPort
+}
+
+// portWord is the word of a key that has the ports, and portBits is where.
+const (
+	portWord = 2
+	portBits = 1<<32 - 1
+)
