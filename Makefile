@@ -78,6 +78,11 @@ long-updates: ## a million random updates in every lane, compared with the defin
 	@mkdir -p docs/results
 	BLADEFLOW_UPDATES=1000000 $(GO) test -count=1 -timeout 60m -v -run '^TestUpdates$$' ./matcher
 
+.PHONY: long-lab
+long-lab: build ## every scenario on the emulated chassis, recorded in docs/results/lab.json (root, 4 min)
+	@mkdir -p docs/results
+	bin/bladeflow hwtest run --on lab --commit "$$(git rev-parse HEAD)" -o json >docs/results/lab.json
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

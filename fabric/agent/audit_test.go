@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -23,13 +21,13 @@ import (
 // BLADEFLOW_DRIFT says how many entries there shall be in all.
 func TestDrifts(t *testing.T) {
 	const batch = 20
-	drifts, within, record := batch, 10*time.Second, false
+	drifts, within, long := batch, 10*time.Second, false
 	if n, err := strconv.Atoi(os.Getenv("BLADEFLOW_DRIFT")); err == nil {
-		drifts, record = n, true
+		drifts, long = n, true
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	start := seed(t)
+	began, start := time.Now(), seed(t)
 	rng := rand.New(rand.NewPCG(start, 1))
 	f := &fleet{TB: t, kept: t.TempDir()}
 	b := f.simulate("b1", 0)
@@ -79,9 +77,9 @@ func TestDrifts(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("%d drifts, %v; found and put right in %.1f s at most", drifts, s.Drift, last(took))
-	if record {
-		recordResult(t, "drift", start, map[string]any{"drifts": drifts, "at_a_time": batch, "entries": len(b.rules), "found": s.Drift.Missing + s.Drift.Altered + s.Drift.Added,
-			"healed": s.Drift.Healed, "seconds_p50": at(took, 50), "seconds_max": last(took), "goal_seconds": within.Seconds()})
+	if long {
+		keepResult(t, "drift", start, began, map[string]any{"Drifts": drifts, "AtATime": batch, "Entries": len(b.rules), "Found": s.Drift.Missing + s.Drift.Altered + s.Drift.Added,
+			"Healed": s.Drift.Healed, "SecondsP50": at(took, 50), "SecondsMax": last(took), "GoalSeconds": within.Seconds()})
 	}
 }
 
@@ -112,19 +110,6 @@ func change(t *testing.T, nic *offloadtest.NIC, rng *rand.Rand, n int) {
 			e.ID ^= flow.EntryID(1 + rng.IntN(1<<16))
 		}
 		nic.Put(e)
-	}
-}
-
-// recordResult writes what a long run found to docs/results.
-func recordResult(t *testing.T, name string, seed uint64, figures map[string]any) {
-	t.Helper()
-	figures["seed"] = fmt.Sprint(seed)
-	text, err := json.MarshalIndent(figures, "", "  ")
-	if err == nil {
-		err = os.WriteFile("../../docs/results/"+name+".json", append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Error(err)
 	}
 }
 
