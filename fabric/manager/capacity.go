@@ -130,8 +130,11 @@ func (l load) table(d api.Device, pfs map[string]*capacity.PF) {
 		}
 		used := share(d.Entries, i)
 		pf.Table = capacity.Table{Limit: share(d.Limit, i), Source: capacity.Declared, Asked: share(len(l.content.Table.Rules), i), Used: &used}
-		if d.Limit == 0 {
+		switch {
+		case d.Limit == 0:
 			pf.Table.Source = capacity.Unknown
+		case d.Learned:
+			pf.Table.Source = capacity.Learned
 		}
 	}
 }

@@ -304,7 +304,7 @@ func (v *view) vnics(f filter) []api.VNICView {
 				continue
 			}
 			o := api.VNICView{Head: api.NewHead(api.KindVNIC, name.String()), Spec: n, Status: api.VNICStatus{Profile: d.Name, Blade: string(vf.Blade)}}
-			o.Metadata.Tenant, o.Metadata.Revision = d.head.Metadata.Tenant, d.head.Metadata.Revision
+			o.Metadata.Tenant, o.Metadata.Revision, o.Metadata.Labels = d.head.Metadata.Tenant, d.head.Metadata.Revision, d.head.Metadata.Labels
 			o.Status.VNICPlace.Name = n.Name
 			if at {
 				o.Status.VNICPlace = v.place(n.Name, vf)

@@ -197,6 +197,7 @@ type listInput struct {
 	After  string `query:"after" doc:"name after which to begin: the continue of the page before"`
 	Blade  string `query:"blade" doc:"only what is on this blade"`
 	Tenant string `query:"tenant" doc:"only this tenant's"`
+	Labels string `query:"labels" doc:"only what has these: NAME=VALUE, NAME!=VALUE, NAME, !NAME, with commas between"`
 }
 
 // readable adds the two operations that read a kind. all returns the objects in the
@@ -211,7 +212,12 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 		if err != nil {
 			return nil, err
 		}
+		labels, err := api.ParseSelector(in.Labels)
+		if err != nil {
+			return nil, err
+		}
 		page := listOf(v, all(v, filter{blade: in.Blade, tenant: in.Tenant}))
+		page.Items = slices.DeleteFunc(page.Items, func(o T) bool { return !labels.Selects(headOf(&o).Metadata.Labels) })
 		if in.After != "" {
 			i := slices.IndexFunc(page.Items, func(o T) bool { return headOf(&o).Metadata.Name == in.After })
 			if i < 0 {

@@ -157,6 +157,14 @@ func TestLists(t *testing.T) {
 	if len(names) != 12 {
 		t.Errorf("pages: %v", names)
 	}
+	r.want(200, "PUT", "networks/green", strings.Replace(object("Network", "green", `{"vlan":20}`), `"name":"green"`, `"name":"green","labels":{"colour":"green"}`, 1))
+	for query, want := range map[string]int{"": 2, "?labels=colour=green": 1, "?labels=colour!=green": 1, "?labels=!colour": 1, "?tenant=none": 0} {
+		var list api.List[api.Network]
+		if r.do("GET", "networks"+query, "", &list); len(list.Items) != want {
+			t.Errorf("networks%s: %d, want %d", query, len(list.Items), want)
+		}
+	}
+	r.want(422, "GET", "networks?labels=%21", "")
 	resp, err := r.client.Get(r.url + "/openapi.json")
 	if err != nil {
 		t.Fatal(err)
