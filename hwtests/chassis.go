@@ -128,7 +128,7 @@ func (b *Blade) open(c Config) error {
 		Source:   &b.wanted,
 		Devices:  []agent.Device{{Name: b.NIC.Name(), Driver: b.NIC}},
 		Datapath: timed{b.Datapath, b},
-		Check:    verify.Check,
+		Check:    new(verify.Prover).Check,
 		Interval: c.Interval,
 		Log:      c.Log,
 	})

@@ -24,7 +24,7 @@ import (
 
 // Fabric is a chassis whose blades are members of a fabric: a certificate authority of
 // its own, a store with TLS and rights, a manager, and on each blade an agent with its
-// own certificate. All of it is what daemons run, in this process.
+// own certificate: the parts of which the daemons are made, in this process.
 type Fabric struct {
 	*Chassis
 	API   *client.Client   // of the manager

@@ -30,6 +30,7 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{"demo", "rules in card and software, drift healed, a profile created, moved and reverted under traffic", runDemo},
 		{"liar", "a card that ignores one bit of its masks is found by packets", runLiar},
+		{"moves", "a profile is created, moved 21 times and reverted under traffic, each in less than 2 s, its rules proved before its link goes on", runMoves},
 		{"conserve", "a million packets: each leaves as the rules say, and is counted once, in hardware or in software", runConserve},
 		{"changes", "a hundred changes of a table under traffic: each packet is judged by the table before or the one after", runChanges},
 		{"cutoff", "a blade that is cut off for a minute answers as before, and then goes to the newest generation", runCutOff},
@@ -63,6 +64,20 @@ func runLiar(ctx context.Context, seed uint64, say func(string, ...any)) (any, [
 		wrong = []string{"nothing was noticed"}
 	}
 	return map[string]any{"blind": "dst_port/2", "mismatches": r.Mismatches, "first": r.Different}, wrong, nil
+}
+
+func runMoves(ctx context.Context, _ uint64, say func(string, ...any)) (any, []string, error) {
+	const moves = 21
+	say("moving a profile %d times", moves)
+	r, err := Moves(ctx, MovesConfig{Moves: moves})
+	if err != nil {
+		return nil, nil, err
+	}
+	wrong := r.Wrong
+	if slowest := max(r.Create, r.Seconds.Max, r.Revert.Seconds); slowest > goal.Seconds() {
+		wrong = append(wrong, fmt.Sprintf("the slowest of create, move and revert took %.2f s", slowest))
+	}
+	return r, wrong, nil
 }
 
 func runConserve(ctx context.Context, seed uint64, say func(string, ...any)) (any, []string, error) {
@@ -135,6 +150,7 @@ type Machine struct {
 	Kernel string `json:"kernel"`
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
+	Load   string `json:"load"` // average of the last minute when it began: of other work
 }
 
 // Result is one scenario.
@@ -202,6 +218,8 @@ func machine() Machine {
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	m.Load, _, _ = strings.Cut(string(load), " ")
 	text, _ := os.ReadFile("/proc/cpuinfo") // a machine without it has no name here
 	for line := range strings.Lines(string(text)) {
 		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {

@@ -2,6 +2,7 @@ package hwtests
 
 import (
 	"context"
+	"time"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/flow"
@@ -9,6 +10,10 @@ import (
 
 // What scenarios want of their fabric: a chassis, one network, and a workload that gets
 // web packets.
+
+// goal is how long a profile's creation, move and revert may take, from command to
+// proved generation.
+const goal = 2 * time.Second
 
 // webMAC is where the web profile's vNIC is reached.
 const webMAC = 0x02_00_00_00_aa_01
