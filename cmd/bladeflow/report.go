@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -24,27 +25,36 @@ func reportCommand() *cobra.Command {
 func reportCapacity() *cobra.Command {
 	var input, recorded, profile, whatIf string
 	var window int
+	var at connection
 	cmd := &cobra.Command{
-		Use:   "capacity --input FILE",
+		Use:   "capacity [--input FILE]",
 		Short: "what is allocated, used and left: VFs, bandwidth, table entries, software budget",
 		Long: `Work out what is left of VF slots, port bandwidth, table entries and software budget, per port, PF,
-blade, chassis and fleet, from a document of kind CapacityInput. --history adds the demand recorded in
-a history file. The html form is one file that opens from disk; csv has one number a line, with the
+blade, chassis and fleet: of the manager's fabric, with the demand that it recorded, or from a document of
+kind CapacityInput; --history adds the demand recorded in a history file to that. The html form is one file that opens from disk; csv has one number a line, with the
 table's name in the first column. The same input gives the same bytes.`,
-		Example: `  bladeflow report capacity --input fleet.yaml -o html > capacity.html
+		Example: `  bladeflow report capacity -o html > capacity.html
+  bladeflow report capacity --input fleet.yaml -o html > capacity.html
   bladeflow report capacity --input fleet.yaml --history history.db --window 30 -o json
   bladeflow report capacity --input fleet.yaml --what-if 40=std-vnic.yaml -o md`,
 	}
 	f := cmd.Flags()
-	f.StringVar(&input, "input", "", "document of kind CapacityInput, - for standard input")
+	f.StringVar(&input, "input", "", "document of kind CapacityInput, - for standard input; the manager's if not given")
 	f.StringVar(&recorded, "history", "", "history file with recorded demand")
 	f.StringVar(&profile, "profile", "", "document of kind CapacityProfile: what \"still fits\" is counted in; the input's if not given")
 	f.StringVar(&whatIf, "what-if", "", "say what N more vNICs would do: N=FILE, a document of kind CapacityProfile")
 	f.IntVar(&window, "window", 0, "days of demand looked at; the input's if not given")
-	_ = cmd.MarkFlagRequired("input")
+	at.flags(cmd)
 	output := outputFlag(cmd, "md", "html", "json", "csv")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		in, err := readCapacityInput(cmd, input, profile, whatIf)
+		if input == "" && recorded != "" {
+			return usage("--history", "the manager has its own", "give --input, too, or leave it out")
+		}
+		text, err := capacityInput(cmd, input, at, window)
+		if err != nil {
+			return err
+		}
+		in, err := readCapacityInput(cmd, cmp.Or(input, "the manager's input"), text, profile, whatIf)
 		if err != nil {
 			return err
 		}
@@ -73,12 +83,20 @@ table's name in the first column. The same input gives the same bytes.`,
 	return cmd
 }
 
-func readCapacityInput(cmd *cobra.Command, input, profile, whatIf string) (capacity.Input, error) {
-	b, err := readFile(cmd, input)
-	if err != nil {
-		return capacity.Input{}, err
+// capacityInput returns the document that a report is made of: a file's or the manager's.
+func capacityInput(cmd *cobra.Command, file string, at connection, window int) ([]byte, error) {
+	if file != "" {
+		return readFile(cmd, file)
 	}
-	in, err := capacity.ParseInput(input, b)
+	c, err := at.open()
+	if err != nil {
+		return nil, err
+	}
+	return c.CapacityInput(cmd.Context(), window)
+}
+
+func readCapacityInput(cmd *cobra.Command, where string, text []byte, profile, whatIf string) (capacity.Input, error) {
+	in, err := capacity.ParseInput(where, text)
 	if err != nil {
 		return in, err
 	}
