@@ -47,6 +47,7 @@ type NIC struct {
 	mu      sync.Mutex // guards what follows
 	model   device.Model
 	entries []line
+	ids     []flow.EntryID // of entries, to find one fast
 	stale   []offload.Count
 	ops     int
 	dead    bool
@@ -126,7 +127,7 @@ func (n *NIC) carryOut(ctx context.Context, op *offload.Op, effect Effect) offlo
 	case effect == Lies:
 		return offload.Outcome{}
 	case effect == Resets:
-		n.entries, n.resets = nil, true
+		n.entries, n.ids, n.resets = nil, nil, true
 		return unknown
 	}
 	var out offload.Outcome
@@ -146,7 +147,7 @@ func refuse(code, text string) offload.Outcome {
 }
 
 func (n *NIC) find(id flow.EntryID) int {
-	return slices.IndexFunc(n.entries, func(l line) bool { return l.ID == id })
+	return slices.Index(n.ids, id)
 }
 
 func (n *NIC) add(e *flow.Entry) offload.Outcome {
@@ -184,7 +185,7 @@ func (n *NIC) add(e *flow.Entry) offload.Outcome {
 	}
 	held := *e
 	held.Actions = slices.Clone(e.Actions)
-	n.entries = append(n.entries, line{Entry: held})
+	n.entries, n.ids = append(n.entries, line{Entry: held}), append(n.ids, held.ID)
 	return offload.Outcome{}
 }
 
@@ -194,7 +195,7 @@ func (n *NIC) remove(id flow.EntryID) offload.Outcome {
 		return refuse(offload.CodeMissing, fmt.Sprintf("no entry %016x", uint64(id)))
 	}
 	final := n.entries[i].count
-	n.entries = slices.Delete(n.entries, i, i+1)
+	n.entries, n.ids = slices.Delete(n.entries, i, i+1), slices.Delete(n.ids, i, i+1)
 	return offload.Outcome{Final: final}
 }
 
@@ -286,7 +287,7 @@ func (n *NIC) Put(e flow.Entry) {
 		n.entries[i].Entry = e
 		return
 	}
-	n.entries = append(n.entries, line{Entry: e})
+	n.entries, n.ids = append(n.entries, line{Entry: e}), append(n.ids, e.ID)
 }
 
 // Take takes an entry out behind everybody's back.
