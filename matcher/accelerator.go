@@ -17,18 +17,16 @@ type accelerator interface {
 // than the hash tables.
 func newAccelerator(t *flow.Table, lane Lane) accelerator {
 	n := t.Len()
-	if !hasVectors(lane) || n == 0 || n > maxVectorRules {
+	if !hasVectors(lane) || n == 0 || n > maxBlockRules {
 		return nil
 	}
-	rules := make([]*flow.Match, n)
-	for i := range rules {
-		rules[i] = &t.Rule(i).Match
+	if n > maxVectorRules {
+		if b := newBlocks(t, lane); b != nil {
+			return b
+		}
+		return nil
 	}
-	size := 512
-	if n >= 512 {
-		size = 1024
-	}
-	c := classify(rules, size, n, 1<<17)
+	c := classifySmall(t)
 	if c == nil {
 		return nil
 	}

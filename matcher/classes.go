@@ -41,7 +41,7 @@ import (
 
 const (
 	maxClasses = 1 << 16 // of a group: their numbers have 16 bits
-	maxUnset   = 6       // bits inside of a mask that are not set: each doubles the ranges it falls into
+	maxUnset   = 7       // bits inside of a mask that are not set: each doubles the ranges it falls into
 	oneTable   = 12      // bits of a part that is one table though its bits are in two places
 	flipCost   = 8       // of a rule that flips, in words of sets
 	orderBits  = 24      // of the number of a flip

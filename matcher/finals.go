@@ -44,6 +44,7 @@ func asFinals(c *classifier, n int, lane Lane) *finals {
 	}
 	f.add(last.len(), c.answers(left, last, n))
 	f.Tables = append(f.Tables, 0)
+	c.Row = 1
 	f.classes = c.Classes
 	return f
 }

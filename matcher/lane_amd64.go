@@ -59,3 +59,15 @@ func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.
 func final(_ Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
 	kernel.Final512(f, chosen, n, best)
 }
+
+func masksOf(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, n int, masks *kernel.Column, best *[kernel.Lanes]int32) {
+	kernel.Masks512(b, chosen, n, masks, best)
+}
+
+func pass(_ Lane, b *kernel.Blocks, n int, masks *kernel.Column, best *[kernel.Lanes]int32, list *kernel.Candidates) int {
+	return kernel.Pass512(b, n, masks, best, list)
+}
+
+func try(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, list *kernel.Candidates, n int, best *[kernel.Lanes]int32) {
+	kernel.Try512(b, chosen, list, n, best)
+}

@@ -36,3 +36,15 @@ func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.
 func final(_ Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
 	kernel.FinalGo(f, chosen, n, best)
 }
+
+func masksOf(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, n int, masks *kernel.Column, best *[kernel.Lanes]int32) {
+	kernel.MasksGo(b, chosen, n, masks, best)
+}
+
+func pass(_ Lane, b *kernel.Blocks, n int, masks *kernel.Column, best *[kernel.Lanes]int32, list *kernel.Candidates) int {
+	return kernel.PassGo(b, n, masks, best, list)
+}
+
+func try(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, list *kernel.Candidates, n int, best *[kernel.Lanes]int32) {
+	kernel.TryGo(b, chosen, list, n, best)
+}

@@ -14,7 +14,7 @@ import (
 type tree struct {
 	kernel.Part
 	word      int
-	high, low span // the bits; one of the two may be none
+	high, low span // the bits; low may be none
 	width     int  // of both
 	starts    []uint32
 	classes   []uint16 // of the values from each start to the next
@@ -37,20 +37,27 @@ type flip struct {
 }
 
 // cut returns ways to cut the bits used of a word into parts, best first: few bits in
-// two places make one table, others stay together where the rules' masks are so, and
-// else each half is a part.
+// two places make one table; others stay together where the rules' masks allow it, and
+// else are cut into halves or bytes. A port is never cut.
 func cut(used uint32, w int) [][]*tree {
-	part := func(high, low span) *tree {
-		return &tree{word: w, high: high, low: low, width: high.width + low.width}
+	pieces := func(size int) (parts []*tree) {
+		for at := 0; at < 32; at += size {
+			if s := find(used & uint32((1<<size-1)<<at)); s.width > 0 {
+				parts = append(parts, &tree{word: w, high: s, width: s.width})
+			}
+		}
+		return parts
 	}
-	high, low := find(used>>16<<16), find(used&0xffff)
-	switch {
-	case high.width == 0 || low.width == 0 || high.width+low.width <= oneTable:
-		return [][]*tree{{part(high, low)}}
-	case w == kernel.PortWord:
-		return [][]*tree{{part(high, span{}), part(span{}, low)}}
+	halves := pieces(16)
+	if w == kernel.PortWord {
+		return [][]*tree{halves}
 	}
-	return [][]*tree{{part(find(used), span{})}, {part(high, span{}), part(span{}, low)}}
+	var ways [][]*tree
+	if len(halves) == 2 && halves[0].width+halves[1].width <= oneTable {
+		low, high := halves[0].high, halves[1].high
+		ways = [][]*tree{{{word: w, high: high, low: low, width: high.width + low.width}}}
+	}
+	return append(ways, pieces(32), halves, pieces(8))
 }
 
 // find returns the shortest span that has all these bits.
@@ -74,7 +81,7 @@ func (p *tree) portRange(m *flow.Match) (r flow.PortRange, ok bool) {
 		return r, false
 	}
 	r = m.DstPort
-	if p.high.width != 0 {
+	if p.high.shift >= 16 {
 		r = m.SrcPort
 	}
 	return r, !r.Any()
@@ -165,7 +172,7 @@ func (p *tree) add(rule int, m *flow.Match) bool {
 func (p *tree) layOut(rest []uint16, b *blocks) []uint16 {
 	rotate := func(by int) uint32 { return uint32(by) % 32 }
 	p.Base = uint32(2 * len(rest))
-	if p.high.width != 0 && p.low.width != 0 {
+	if p.low.width != 0 {
 		p.strides = []int{p.width}
 		p.Rotate[0], p.Mask[0] = rotate(p.high.shift-p.low.width-1), (1<<p.high.width-1)<<(p.low.width+1)
 		p.Rotate[1], p.Mask[1] = rotate(p.low.shift-1), (1<<p.low.width-1)<<1
@@ -174,7 +181,7 @@ func (p *tree) layOut(rest []uint16, b *blocks) []uint16 {
 		below := p.width
 		for level, stride := range p.strides {
 			below -= stride
-			p.Rotate[level], p.Mask[level] = rotate(p.high.shift+p.low.shift+below-1), (1<<stride-1)<<1
+			p.Rotate[level], p.Mask[level] = rotate(p.high.shift+below-1), (1<<stride-1)<<1
 		}
 	}
 	p.Levels = uint32(len(p.strides))

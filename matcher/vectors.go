@@ -18,18 +18,37 @@ type vectors struct {
 // maxVectorRules is the most rules of two lines of 512 bits, with the bit behind them.
 const maxVectorRules = 1023
 
+// maxCombined bounds combinations of classes in a group.
+const maxCombined = 1 << 17
+
+// classifySmall returns the classes of t, or nil if it has too many rules or classes.
+func classifySmall(t *flow.Table) *classifier {
+	if t.Len() == 0 || t.Len() > maxVectorRules {
+		return nil
+	}
+	rules := make([]*flow.Match, t.Len())
+	for i := range rules {
+		rules[i] = &t.Rule(i).Match
+	}
+	size := 512
+	if len(rules) >= size {
+		size = 1024
+	}
+	return classify(rules, size, len(rules), maxCombined)
+}
+
 // asVectors returns the rules of c as bit vectors.
 func asVectors(c *classifier, lane Lane) *vectors {
 	v := &vectors{lane: lane}
 	v.Groups = c.Groups
 	v.Lines = uint32(len(c.always) / 8)
 	var rows []uint64
-	c.RowShift = 5 + v.Lines
+	c.Row = 64 * v.Lines
 	for i, g := range c.groups {
 		c.Group[i].Base = uint32(8 * len(rows))
 		rows = append(rows, g.sets.bits...)
 	}
-	c.None = c.Group[0].Base + c.None<<c.RowShift
+	c.None = c.Group[0].Base + c.None*c.Row
 	v.Rows = kernel.AlignedWords(len(rows))
 	copy(v.Rows, rows)
 	v.classes = c.Classes

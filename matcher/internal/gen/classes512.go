@@ -13,7 +13,7 @@ const (
 	cTables     = 0
 	cQuads      = 24
 	cGroups     = 28
-	cRowShift   = 32
+	cRow        = 32
 	cNone       = 36
 	cWord       = 40
 	cPick       = cWord + 64
@@ -94,13 +94,13 @@ func classes512() {
 	JNZ(LabelRef("keys"))
 
 	s := classifier512{c: c, tables: GP64(), columns: columns, chosen: GP64(), part: GP64(), end: NewParamAddr("groups", 16),
-		low16: broadcast512(0xffff), rowShift: ZMM(), zero: broadcast512(0), all: K()}
+		low16: broadcast512(0xffff), row: ZMM(), zero: broadcast512(0), all: K()}
 	KXNORW(s.all, s.all, s.all)
 	Load(Param("columns"), s.columns)
 	Load(Param("chosen"), s.chosen)
 	SHLQ(Imm(6), s.end) // registers are scarce: the argument now holds the end
 	MOVQ(Mem{Base: c, Disp: cTables}, s.tables)
-	VPBROADCASTD(Mem{Base: c, Disp: cRowShift}, s.rowShift)
+	VPBROADCASTD(Mem{Base: c, Disp: cRow}, s.row)
 	LEAQ(Mem{Base: c, Disp: cPart}, s.part)
 	group, groups, parts := GP64(), GP64(), GP32()
 	LEAQ(Mem{Base: c, Disp: cGroup}, group)
@@ -113,7 +113,7 @@ func classes512() {
 	VPBROADCASTD(Mem{Base: group, Disp: groupBase}, base)
 	place := func(class VecVirtual, at Mem) {
 		VPANDD(s.low16, class, class)
-		VPSLLVD(s.rowShift, class, class)
+		VPMULLD(s.row, class, class)
 		VPADDD(base, class, class)
 		VMOVDQU32(class, at)
 	}
@@ -216,7 +216,7 @@ func transpose(keys, out Register, pick VecVirtual, upper OpmaskVirtual, each fu
 type classifier512 struct {
 	c, tables, columns, chosen, part Register
 	end                              Mem // where the bytes of a column that is used are
-	low16, rowShift, zero, factor    VecVirtual
+	low16, row, zero, factor         VecVirtual
 	all                              OpmaskVirtual
 }
 

@@ -83,6 +83,22 @@ func Final512(f *Finals, chosen *Chosen, n int, best *[Lanes]int32) {
 	final512((*byte)(unsafe.Pointer(f)), &chosen[0][0], (n+15)/16, &best[0])
 }
 
+// Masks512 is [MasksGo].
+func Masks512(b *Blocks, chosen *Chosen, n int, masks *Column, best *[Lanes]int32) {
+	masks512((*byte)(unsafe.Pointer(b)), &chosen[0][0], n, &masks[0], &best[0])
+}
+
+// Pass512 is [PassGo].
+func Pass512(b *Blocks, n int, masks *Column, best *[Lanes]int32, list *Candidates) int {
+	return pass512((*byte)(unsafe.Pointer(b)), (n+15)/16, &masks[0], &best[0], (*byte)(unsafe.Pointer(list)))
+}
+
+// Try512 is [TryGo]; it tries up to three candidates more, which have to be ones that
+// were listed before for the same keys, or zero.
+func Try512(b *Blocks, chosen *Chosen, list *Candidates, n int, best *[Lanes]int32) {
+	try512((*byte)(unsafe.Pointer(b)), &chosen[0][0], (*byte)(unsafe.Pointer(list)), n, &best[0])
+}
+
 // Spread256 is [SpreadGo] like Spread512.
 func Spread256(keys []flow.Key, offsets []uint32, columns []Column, best *Best, none int32) {
 	spread256(&keys[0][0], len(keys), unsafe.SliceData(offsets), len(offsets), firstWord(columns), (*byte)(unsafe.Pointer(best)), int64(none))

@@ -111,6 +111,7 @@ func TestLayout(t *testing.T) {
 	var v Vectors
 	var c Classes
 	var f Finals
+	var b Blocks
 	for name, at := range map[string][2]uintptr{
 		"Heads": {unsafe.Offsetof(tab.Heads), 0}, "Arena": {unsafe.Offsetof(tab.Arena), 24}, "Best": {unsafe.Offsetof(tab.Best), 48},
 		"Shift": {unsafe.Offsetof(tab.Shift), 52}, "Hashed": {unsafe.Offsetof(tab.Hashed), 56}, "Guards": {unsafe.Offsetof(tab.Guards), 60},
@@ -119,9 +120,12 @@ func TestLayout(t *testing.T) {
 		"GuardColumn": {unsafe.Offsetof(tab.GuardColumn), 200}, "GuardMask": {unsafe.Offsetof(tab.GuardMask), 264},
 		"GuardValue": {unsafe.Offsetof(tab.GuardValue), 328}, "ColumnOffset": {unsafe.Offsetof(tab.ColumnOffset), 392},
 		"Vectors.Rows": {unsafe.Offsetof(v.Rows), 0}, "Vectors.Groups": {unsafe.Offsetof(v.Groups), 24}, "Lines": {unsafe.Offsetof(v.Lines), 28},
-		"Links": {unsafe.Offsetof(f.Links), 24}, "Link": {unsafe.Offsetof(f.Link), 28}, "Link.Factor": {unsafe.Offsetof(Link{}.Factor), 4},
+		"Blocks.Rows": {unsafe.Offsetof(b.Rows), 0}, "Blocks.Lines": {unsafe.Offsetof(b.Lines), 24}, "Places": {unsafe.Offsetof(b.Places), 48},
+		"Blocks.Groups": {unsafe.Offsetof(b.Groups), 72}, "Blocks.None": {unsafe.Offsetof(b.None), 76}, "First": {unsafe.Offsetof(b.First), 80},
+		"Candidates.Block": {unsafe.Offsetof(Candidates{}.Block), 1088},
+		"Links":            {unsafe.Offsetof(f.Links), 24}, "Link": {unsafe.Offsetof(f.Link), 28}, "Link.Factor": {unsafe.Offsetof(Link{}.Factor), 4},
 		"Tables": {unsafe.Offsetof(c.Tables), 0}, "Quads": {unsafe.Offsetof(c.Quads), 24}, "Groups": {unsafe.Offsetof(c.Groups), 28},
-		"RowShift": {unsafe.Offsetof(c.RowShift), 32}, "None": {unsafe.Offsetof(c.None), 36}, "Word": {unsafe.Offsetof(c.Word), 40},
+		"Row": {unsafe.Offsetof(c.Row), 32}, "None": {unsafe.Offsetof(c.None), 36}, "Word": {unsafe.Offsetof(c.Word), 40},
 		"Pick": {unsafe.Offsetof(c.Pick), 104}, "Classes.GuardMask": {unsafe.Offsetof(c.GuardMask), 360},
 		"Classes.GuardValue": {unsafe.Offsetof(c.GuardValue), 424}, "Group": {unsafe.Offsetof(c.Group), 488},
 		"Part": {unsafe.Offsetof(c.Part), 488 + MaxGroups*12}, "sizes": {unsafe.Sizeof(Group{}) + unsafe.Sizeof(Part{}), 12 + 48},
@@ -144,7 +148,8 @@ func TestSameVectors(t *testing.T) {
 		classes func(*Classes, []flow.Key, *Chosen)
 		and     func(*Vectors, *Chosen, int, *[Lanes]int32)
 		final   func(*Finals, *Chosen, int, *[Lanes]int32)
-	}{{"avx512", HasAVX512, Classes512, And512, Final512}} {
+		blocks  blocksLane
+	}{{"avx512", HasAVX512, Classes512, And512, Final512, blocksLane{Masks512, Pass512, Try512}}} {
 		t.Run(a.name, func(t *testing.T) {
 			var err error
 			if !a.has() {
@@ -181,6 +186,14 @@ func TestSameVectors(t *testing.T) {
 				if !slices.Equal(got[:n], want[:n]) {
 					t.Fatalf("%d links give %v, the definition %v", f.Links, got[:n], want[:n])
 				}
+
+				b, chosen := newBlocks(rng)
+				blockRows, lines, places := guarded[uint16](t, len(b.Rows)), guarded[uint64](t, len(b.Lines)), guarded[int32](t, len(b.Places))
+				copy(blockRows, b.Rows)
+				copy(lines, b.Lines)
+				copy(places, b.Places)
+				b.Rows, b.Lines, b.Places = blockRows, lines, places
+				checkBlocks(t, a.blocks, b, chosen, n)
 			}
 		})
 	}

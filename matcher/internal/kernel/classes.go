@@ -13,10 +13,10 @@ type Classes struct {
 	// the last.
 	Tables []uint16
 
-	Quads    uint32 // the words looked at are this many times four
-	Groups   uint32
-	RowShift uint32 // what is chosen is class << RowShift plus the group's Base
-	None     uint32 // what the first group chooses for a key that fails the guards
+	Quads  uint32 // the words looked at are this many times four
+	Groups uint32
+	Row    uint32 // what is chosen is the class times this plus the group's Base
+	None   uint32 // what the first group chooses for a key that fails the guards
 
 	// Word is the words of a key that are looked at, Pick how the assembly takes four of
 	// them out of two keys. [Classes.Look] sets both. Others name such a word by the
@@ -89,7 +89,7 @@ func ClassesGo(c *Classes, keys []flow.Key, chosen *Chosen) {
 			if group.Parts > 1 {
 				index = c.element(group.Cross + 2*index)
 			}
-			chosen[g][i] = index<<c.RowShift + group.Base
+			chosen[g][i] = index*c.Row + group.Base
 		}
 		for w := range uint8(Words) {
 			if (Word(k, w)^c.GuardValue[w])&c.GuardMask[w] != 0 {

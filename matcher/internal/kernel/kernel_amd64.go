@@ -23,6 +23,15 @@ func and512(v *byte, rows *uint32, n int, best *int32)
 func final512(f *byte, chosen *uint32, groups int, best *int32)
 
 //go:noescape
+func masks512(b *byte, chosen *uint32, n int, masks *uint32, best *int32)
+
+//go:noescape
+func pass512(b *byte, groups int, masks *uint32, best *int32, list *byte) int
+
+//go:noescape
+func try512(b *byte, chosen *uint32, list *byte, n int, best *int32)
+
+//go:noescape
 func spread256(keys *uint64, n int, offsets *uint32, words int, columns *uint32, best *byte, none int64)
 
 //go:noescape

@@ -1561,7 +1561,7 @@ last1:
 	VMOVDQA64  Z4, Z19
 	VPGATHERDD (R11)(Z15*2), K1, Z19
 	VPANDD     Z0, Z19, Z19
-	VPSLLVD    Z3, Z19, Z19
+	VPMULLD    Z3, Z19, Z19
 	VPADDD     Z5, Z19, Z19
 	VMOVDQU32  Z19, (BX)(R13*1)
 	VPMADDWD   Z14, Z16, Z16
@@ -1570,7 +1570,7 @@ last1:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z16*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R13*1)
 	VPMADDWD   Z14, Z17, Z17
@@ -1579,7 +1579,7 @@ last1:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z17*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 128(BX)(R13*1)
 	VPMADDWD   Z14, Z18, Z18
@@ -1588,7 +1588,7 @@ last1:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z18*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 192(BX)(R13*1)
 	ADDQ       $0x00000100, R13
@@ -1663,7 +1663,7 @@ last2:
 	VMOVDQA64  Z4, Z19
 	VPGATHERDD (R11)(Z15*2), K1, Z19
 	VPANDD     Z0, Z19, Z19
-	VPSLLVD    Z3, Z19, Z19
+	VPMULLD    Z3, Z19, Z19
 	VPADDD     Z5, Z19, Z19
 	VMOVDQU32  Z19, (BX)(R13*1)
 	VPMADDWD   Z14, Z16, Z16
@@ -1672,7 +1672,7 @@ last2:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z16*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R13*1)
 	VPMADDWD   Z14, Z17, Z17
@@ -1681,7 +1681,7 @@ last2:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z17*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 128(BX)(R13*1)
 	VPMADDWD   Z14, Z18, Z18
@@ -1690,7 +1690,7 @@ last2:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z18*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 192(BX)(R13*1)
 	ADDQ       $0x00000100, R13
@@ -1797,7 +1797,7 @@ last3:
 	VMOVDQA64  Z4, Z19
 	VPGATHERDD (R11)(Z15*2), K1, Z19
 	VPANDD     Z0, Z19, Z19
-	VPSLLVD    Z3, Z19, Z19
+	VPMULLD    Z3, Z19, Z19
 	VPADDD     Z5, Z19, Z19
 	VMOVDQU32  Z19, (BX)(R13*1)
 	VPMADDWD   Z14, Z16, Z16
@@ -1806,7 +1806,7 @@ last3:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z16*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R13*1)
 	VPMADDWD   Z14, Z17, Z17
@@ -1815,7 +1815,7 @@ last3:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z17*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 128(BX)(R13*1)
 	VPMADDWD   Z14, Z18, Z18
@@ -1824,7 +1824,7 @@ last3:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z18*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 192(BX)(R13*1)
 	ADDQ       $0x00000100, R13
@@ -1963,7 +1963,7 @@ last4:
 	VMOVDQA64  Z4, Z19
 	VPGATHERDD (R11)(Z15*2), K1, Z19
 	VPANDD     Z0, Z19, Z19
-	VPSLLVD    Z3, Z19, Z19
+	VPMULLD    Z3, Z19, Z19
 	VPADDD     Z5, Z19, Z19
 	VMOVDQU32  Z19, (BX)(R13*1)
 	VPMADDWD   Z14, Z16, Z16
@@ -1972,7 +1972,7 @@ last4:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z16*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R13*1)
 	VPMADDWD   Z14, Z18, Z18
@@ -1981,7 +1981,7 @@ last4:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z18*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 128(BX)(R13*1)
 	VPMADDWD   Z14, Z17, Z17
@@ -1990,7 +1990,7 @@ last4:
 	VMOVDQA64  Z4, Z15
 	VPGATHERDD (R11)(Z17*2), K1, Z15
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 192(BX)(R13*1)
 	ADDQ       $0x00000100, R13
@@ -2053,19 +2053,19 @@ one1:
 	VMOVDQA64  Z4, Z17
 	VPGATHERDD (R11)(Z18*1), K1, Z17
 	VPANDD     Z0, Z14, Z14
-	VPSLLVD    Z3, Z14, Z14
+	VPMULLD    Z3, Z14, Z14
 	VPADDD     Z5, Z14, Z14
 	VMOVDQU32  Z14, (BX)(R12*1)
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R12*1)
 	VPANDD     Z0, Z16, Z16
-	VPSLLVD    Z3, Z16, Z16
+	VPMULLD    Z3, Z16, Z16
 	VPADDD     Z5, Z16, Z16
 	VMOVDQU32  Z16, 128(BX)(R12*1)
 	VPANDD     Z0, Z17, Z17
-	VPSLLVD    Z3, Z17, Z17
+	VPMULLD    Z3, Z17, Z17
 	VPADDD     Z5, Z17, Z17
 	VMOVDQU32  Z17, 192(BX)(R12*1)
 	ADDQ       $0x00000100, R12
@@ -2135,19 +2135,19 @@ one2:
 	VMOVDQA64  Z4, Z17
 	VPGATHERDD (CX)(Z22*1), K1, Z17
 	VPANDD     Z0, Z14, Z14
-	VPSLLVD    Z3, Z14, Z14
+	VPMULLD    Z3, Z14, Z14
 	VPADDD     Z5, Z14, Z14
 	VMOVDQU32  Z14, (BX)(R12*1)
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R12*1)
 	VPANDD     Z0, Z16, Z16
-	VPSLLVD    Z3, Z16, Z16
+	VPMULLD    Z3, Z16, Z16
 	VPADDD     Z5, Z16, Z16
 	VMOVDQU32  Z16, 128(BX)(R12*1)
 	VPANDD     Z0, Z17, Z17
-	VPSLLVD    Z3, Z17, Z17
+	VPMULLD    Z3, Z17, Z17
 	VPADDD     Z5, Z17, Z17
 	VMOVDQU32  Z17, 192(BX)(R12*1)
 	ADDQ       $0x00000100, R12
@@ -2249,19 +2249,19 @@ one3:
 	VMOVDQA64  Z4, Z17
 	VPGATHERDD (CX)(Z20*1), K1, Z17
 	VPANDD     Z0, Z14, Z14
-	VPSLLVD    Z3, Z14, Z14
+	VPMULLD    Z3, Z14, Z14
 	VPADDD     Z5, Z14, Z14
 	VMOVDQU32  Z14, (BX)(R12*1)
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R12*1)
 	VPANDD     Z0, Z16, Z16
-	VPSLLVD    Z3, Z16, Z16
+	VPMULLD    Z3, Z16, Z16
 	VPADDD     Z5, Z16, Z16
 	VMOVDQU32  Z16, 128(BX)(R12*1)
 	VPANDD     Z0, Z17, Z17
-	VPSLLVD    Z3, Z17, Z17
+	VPMULLD    Z3, Z17, Z17
 	VPADDD     Z5, Z17, Z17
 	VMOVDQU32  Z17, 192(BX)(R12*1)
 	ADDQ       $0x00000100, R12
@@ -2395,19 +2395,19 @@ one4:
 	VMOVDQA64  Z4, Z16
 	VPGATHERDD (CX)(Z18*1), K1, Z16
 	VPANDD     Z0, Z14, Z14
-	VPSLLVD    Z3, Z14, Z14
+	VPMULLD    Z3, Z14, Z14
 	VPADDD     Z5, Z14, Z14
 	VMOVDQU32  Z14, (BX)(R12*1)
 	VPANDD     Z0, Z15, Z15
-	VPSLLVD    Z3, Z15, Z15
+	VPMULLD    Z3, Z15, Z15
 	VPADDD     Z5, Z15, Z15
 	VMOVDQU32  Z15, 64(BX)(R12*1)
 	VPANDD     Z0, Z17, Z17
-	VPSLLVD    Z3, Z17, Z17
+	VPMULLD    Z3, Z17, Z17
 	VPADDD     Z5, Z17, Z17
 	VMOVDQU32  Z17, 128(BX)(R12*1)
 	VPANDD     Z0, Z16, Z16
-	VPSLLVD    Z3, Z16, Z16
+	VPMULLD    Z3, Z16, Z16
 	VPADDD     Z5, Z16, Z16
 	VMOVDQU32  Z16, 192(BX)(R12*1)
 	ADDQ       $0x00000100, R12
@@ -3187,6 +3187,617 @@ link:
 	ADDQ         $0x00000100, BX
 	SUBQ         $0x04, DX
 	JG           keys
+	VZEROUPPER
+	RET
+
+// func masks512(b *byte, chosen *uint32, n int, masks *uint32, best *int32)
+// Requires: AVX, AVX512F
+TEXT ·masks512(SB), NOSPLIT, $0-40
+	MOVQ         b+0(FP), AX
+	MOVQ         chosen+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         best+32(FP), SI
+	MOVL         $0x00000000, DI
+	VPBROADCASTD DI, Z2
+	MOVQ         (AX), DI
+	VMOVDQU32    lanes<>+0(SB), Z0
+	VPBROADCASTD 76(AX), Z1
+
+lanes:
+	VPBROADCASTD DX, Z3
+	VPCMPGTD     Z0, Z3, K1
+	VPTERNLOGD   $0xff, Z4, Z4, Z4
+	MOVL         72(AX), R8
+	MOVQ         CX, R9
+
+group:
+	VMOVDQU32  (R9), Z3
+	KMOVW      K1, K2
+	VMOVDQA64  Z2, Z5
+	VPGATHERDD (DI)(Z3*1), K2, Z5
+	VPANDD     Z5, Z4, Z4
+	ADDQ       $0x00000400, R9
+	DECL       R8
+	JNZ        group
+	VMOVDQU32  Z4, (BX)
+	VMOVDQU32  Z1, (SI)
+	ADDQ       $0x40, CX
+	ADDQ       $0x40, BX
+	ADDQ       $0x40, SI
+	SUBQ       $0x10, DX
+	JG         lanes
+	VZEROUPPER
+	RET
+
+// func pass512(b *byte, groups int, masks *uint32, best *int32, list *byte) int
+// Requires: AVX, AVX512CD, AVX512F, POPCNT
+TEXT ·pass512(SB), NOSPLIT, $0-48
+	MOVQ         b+0(FP), AX
+	MOVQ         groups+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         best+24(FP), BX
+	MOVQ         list+32(FP), SI
+	MOVL         $0x00000010, DI
+	VPBROADCASTD DI, Z1
+	XORQ         DI, DI
+	VMOVDQU32    lanes<>+0(SB), Z0
+	MOVL         $0x00000000, R8
+	VPBROADCASTD R8, Z4
+	MOVL         $0x0000001f, R8
+	VPBROADCASTD R8, Z5
+	VMOVDQU32    80(AX), Z2
+	VMOVDQU32    144(AX), Z3
+
+lanes:
+	VMOVDQU32     (DX), Z6
+	VPTESTMD      Z6, Z6, K1
+	VPSUBD        Z6, Z4, Z7
+	VPANDD        Z6, Z7, Z7
+	VPLZCNTD      Z7, Z8
+	VPSUBD        Z8, Z5, Z8
+	VPXORD        Z7, Z6, Z6
+	VMOVDQA64     Z8, Z7
+	VPERMI2D      Z3, Z2, Z7
+	VPCMPD        $0x01, (BX), Z7, K1, K1
+	VMOVDQA32.Z   Z6, K1, Z6
+	VMOVDQU32     Z6, (DX)
+	VPCOMPRESSD.Z Z0, K1, Z7
+	VMOVDQU32     Z7, (SI)(DI*4)
+	VPCOMPRESSD.Z Z8, K1, Z8
+	VMOVDQU32     Z8, 1088(SI)(DI*4)
+	KMOVW         K1, AX
+	POPCNTL       AX, AX
+	ADDQ          AX, DI
+	VPADDD        Z1, Z0, Z0
+	ADDQ          $0x40, DX
+	ADDQ          $0x40, BX
+	DECQ          CX
+	JNZ           lanes
+	VZEROUPPER
+	MOVQ          DI, ret+40(FP)
+	RET
+
+// func try512(b *byte, chosen *uint32, list *byte, n int, best *int32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI, CMOV
+TEXT ·try512(SB), NOSPLIT, $0-40
+	MOVQ b+0(FP), AX
+	MOVQ chosen+8(FP), CX
+	MOVQ list+16(FP), DX
+	MOVQ n+24(FP), BX
+	MOVQ best+32(FP), SI
+	MOVQ (AX), DI
+	MOVQ 24(AX), R8
+	MOVQ 48(AX), R9
+	MOVL 72(AX), AX
+	CMPL AX, $0x00000001
+	JNE  notgroups1
+
+groups1:
+	MOVL          (DX), AX
+	MOVL          1088(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          4(DX), AX
+	MOVL          1092(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          8(DX), AX
+	MOVL          1096(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          12(DX), AX
+	MOVL          1100(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	ADDQ          $0x10, DX
+	SUBQ          $0x04, BX
+	JG            groups1
+	VZEROUPPER
+	RET
+
+notgroups1:
+	CMPL AX, $0x00000002
+	JNE  notgroups2
+
+groups2:
+	MOVL          (DX), AX
+	MOVL          1088(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          4(DX), AX
+	MOVL          1092(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          8(DX), AX
+	MOVL          1096(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          12(DX), AX
+	MOVL          1100(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	ADDQ          $0x10, DX
+	SUBQ          $0x04, BX
+	JG            groups2
+	VZEROUPPER
+	RET
+
+notgroups2:
+	CMPL AX, $0x00000003
+	JNE  notgroups3
+
+groups3:
+	MOVL          (DX), AX
+	MOVL          1088(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          4(DX), AX
+	MOVL          1092(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          8(DX), AX
+	MOVL          1096(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          12(DX), AX
+	MOVL          1100(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	ADDQ          $0x10, DX
+	SUBQ          $0x04, BX
+	JG            groups3
+	VZEROUPPER
+	RET
+
+notgroups3:
+	CMPL AX, $0x00000004
+	JNE  notgroups4
+
+groups4:
+	MOVL          (DX), AX
+	MOVL          1088(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          3072(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          4(DX), AX
+	MOVL          1092(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          3072(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          8(DX), AX
+	MOVL          1096(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          3072(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	MOVL          12(DX), AX
+	MOVL          1100(DX), R10
+	LEAQ          4(DI)(R10*2), R11
+	MOVL          (CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VMOVDQU64     (R8)(R12*1), Z0
+	MOVL          1024(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          2048(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	MOVL          3072(CX)(AX*4), R12
+	MOVWLZX       (R11)(R12*1), R12
+	SHLQ          $0x06, R12
+	VPANDQ        (R8)(R12*1), Z0, Z0
+	VPTESTMQ      Z0, Z0, K1
+	VPCOMPRESSQ.Z Z0, K1, Z0
+	VMOVQ         X0, R12
+	KMOVB         K1, R11
+	ORL           $0x00000100, R11
+	TZCNTL        R11, R11
+	TZCNTQ        R12, R12
+	SHLQ          $0x06, R11
+	ADDQ          R12, R11
+	IMUL3Q        $0x00000250, R10, R10
+	ADDQ          R10, R11
+	MOVL          (R9)(R11*4), R11
+	MOVL          (SI)(AX*4), R12
+	CMPL          R11, R12
+	CMOVLLT       R11, R12
+	MOVL          R12, (SI)(AX*4)
+	ADDQ          $0x10, DX
+	SUBQ          $0x04, BX
+	JG            groups4
+	VZEROUPPER
+	RET
+
+notgroups4:
 	VZEROUPPER
 	RET
 

@@ -114,7 +114,7 @@ func check(t *testing.T, l lane, tab *Table, keys []flow.Key, none int32) {
 // limit.
 func newClasses(rng *rand.Rand, limit int) *Classes {
 	const values = 8 // of elements
-	c := &Classes{Groups: uint32(1 + rng.IntN(MaxGroups)), RowShift: uint32(rng.IntN(8)), None: rng.Uint32()}
+	c := &Classes{Groups: uint32(1 + rng.IntN(MaxGroups)), Row: rng.Uint32N(100), None: rng.Uint32()}
 	words := rng.Perm(Words)[:1+rng.IntN(Words)]
 	c.Look(words)
 	for range Block / 2 * (values + 4) {
@@ -215,6 +215,83 @@ func newFinals(rng *rand.Rand) (*Finals, *Chosen) {
 	}
 	f.Tables = append(f.Tables, 0)
 	return f, chosen
+}
+
+// newBlocks returns random blocks, and random choices of rows.
+func newBlocks(rng *rand.Rand) (*Blocks, *Chosen) {
+	b := &Blocks{Groups: uint32(1 + rng.IntN(MaxGroups)), None: 1 << 20}
+	blocks, rows, lines := 1+rng.IntN(MaxBlocks), 1+rng.IntN(20), 2+rng.IntN(50)
+	b.Lines = AlignedWords(8 * lines)
+	for i := range b.Lines[8:] {
+		b.Lines[8+i] = rng.Uint64() & rng.Uint64() & rng.Uint64() & rng.Uint64() & rng.Uint64()
+	}
+	for range rows {
+		mask := rng.Uint32() & (1<<blocks - 1)
+		b.Rows = append(b.Rows, uint16(mask), uint16(mask>>16))
+		for i := range blocks {
+			line := 0
+			if mask>>i&1 != 0 {
+				line = rng.IntN(lines)
+			}
+			b.Rows = append(b.Rows, uint16(line))
+		}
+	}
+	for i := range b.First {
+		b.First[i] = uint32(rng.IntN(1000))
+	}
+	slices.Sort(b.First[:])
+	for range blocks {
+		for range BlockRules {
+			b.Places = append(b.Places, rng.Int32N(1000))
+		}
+		for range PlacesPad {
+			b.Places = append(b.Places, 1<<30)
+		}
+	}
+	chosen := &Chosen{}
+	for g := range chosen {
+		for i := range chosen[g] {
+			chosen[g][i] = uint32(2 * (MaskElements + blocks) * rng.IntN(rows))
+		}
+	}
+	return b, chosen
+}
+
+// blocksLane is one version of the kernels for blocks.
+type blocksLane struct {
+	masks func(*Blocks, *Chosen, int, *Column, *[Lanes]int32)
+	pass  func(*Blocks, int, *Column, *[Lanes]int32, *Candidates) int
+	try   func(*Blocks, *Chosen, *Candidates, int, *[Lanes]int32)
+}
+
+// checkBlocks runs one batch through a lane and through the definition, call by call.
+func checkBlocks(t *testing.T, l blocksLane, b *Blocks, chosen *Chosen, n int) {
+	t.Helper()
+	var want, got struct {
+		masks Column
+		best  [Lanes]int32
+		list  Candidates
+	}
+	l.masks(b, chosen, n, &got.masks, &got.best)
+	MasksGo(b, chosen, n, &want.masks, &want.best)
+	if got.masks != want.masks || got.best != want.best {
+		t.Fatalf("masks of %d lanes differ: %x and %x", n, got.masks, want.masks)
+	}
+	for {
+		found, wanted := l.pass(b, n, &got.masks, &got.best, &got.list), PassGo(b, n, &want.masks, &want.best, &want.list)
+		if found != wanted || got.masks != want.masks || !slices.Equal(got.list.Lane[:found], want.list.Lane[:found]) ||
+			!slices.Equal(got.list.Block[:found], want.list.Block[:found]) {
+			t.Fatalf("a pass over %d lanes finds %d, the definition %d", n, found, wanted)
+		}
+		if found == 0 {
+			return
+		}
+		l.try(b, chosen, &got.list, found, &got.best)
+		TryGo(b, chosen, &want.list, found, &want.best)
+		if got.best != want.best {
+			t.Fatalf("of %d candidates %v are best, the definition says %v", found, got.best, want.best)
+		}
+	}
 }
 
 // TestAlignedWords checks what vectors rely on to be fast.

@@ -1,0 +1,106 @@
+package matcher
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+)
+
+// forms makes each kind of accelerator whatever the number of rules, nil where one
+// cannot be.
+var forms = []struct {
+	name string
+	make func(t *flow.Table, lane Lane) accelerator
+}{
+	{"vectors", func(t *flow.Table, lane Lane) accelerator {
+		if c := classifySmall(t); c != nil {
+			return asVectors(c, lane)
+		}
+		return nil
+	}},
+	{"finals", func(t *flow.Table, lane Lane) accelerator {
+		if c := classifySmall(t); c != nil {
+			if f := asFinals(c, t.Len(), lane); f != nil {
+				return f
+			}
+		}
+		return nil
+	}},
+	{"blocks", func(t *flow.Table, lane Lane) accelerator {
+		if b := newBlocks(t, lane); b != nil {
+			return b
+		}
+		return nil
+	}},
+}
+
+// checkForms checks all forms of t in all lanes on keys, in batches of random sizes, and
+// counts those that there are.
+func checkForms(t *testing.T, rng *rand.Rand, tab *flow.Table, keys []flow.Key, made map[string]int) {
+	t.Helper()
+	answers := make([]int32, 256)
+	for _, lane := range Lanes() {
+		if !hasVectors(lane) {
+			continue
+		}
+		for _, f := range forms {
+			a := f.make(tab, lane)
+			if a == nil {
+				continue
+			}
+			made[f.name]++
+			for left := keys; len(left) > 0; {
+				n := min(len(left), 1+rng.IntN(256))
+				a.lookup(left[:n], answers[:n])
+				for i := range n {
+					if want := tab.Lookup(&left[i]); int(answers[i]) != want {
+						t.Fatalf("lane %s: %s of %d rules say rule %d for key %x, the definition %d", lane, f.name, tab.Len(), answers[i], left[i], want)
+					}
+				}
+				left = left[n:]
+			}
+		}
+	}
+}
+
+// TestFormsSmall tries every key of small universes.
+func TestFormsSmall(t *testing.T) {
+	made := map[string]int{}
+	for _, u := range flowtest.Universes() {
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range 60 {
+			checkForms(t, rng, u.Table(rng, 1+rng.IntN(80)), u.Keys, made)
+		}
+	}
+	for _, f := range forms {
+		t.Logf("%s: %d", f.name, made[f.name])
+		if made[f.name] < 50 && hasVectors(Lanes()[0]) {
+			t.Errorf("%s were made only %d times", f.name, made[f.name])
+		}
+	}
+}
+
+// TestFormsLarge tries keys of generated sets, inside the rules and mixed from two keys.
+func TestFormsLarge(t *testing.T) {
+	made := map[string]int{}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{400, 1023, 1024, 9000} {
+			rules := flowtest.Generate(family, n, seed)
+			keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000, Seed: seed, Mix: 0.2})
+			for range 300 {
+				a, b := keys[rng.IntN(1000)], keys[rng.IntN(1000)]
+				a.Set(flow.DstLo, b.Get(flow.DstLo))
+				a.Set(flow.DstPort, b.Get(flow.DstPort))
+				a.Set(flow.EthType, a.Get(flow.EthType)+uint64(rng.IntN(10)/9))
+				keys = append(keys, a)
+			}
+			checkForms(t, rng, flowtest.NewTable(rules, nil), keys, made)
+		}
+	}
+	t.Log(made)
+}
