@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -173,5 +175,9 @@ func writeWhole(name string, text []byte) error {
 }
 
 func notWritten(name string, err error) error {
-	return &flow.Fault{Code: "E_FILE", What: name, Why: err.Error(), Remedy: "write where there is room and you may", Err: err}
+	why := err
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		why = path.Err // without the name that the file has while it is written
+	}
+	return &flow.Fault{Code: "E_FILE", What: name, Why: why.Error(), Remedy: "write where there is room and you may", Err: err}
 }

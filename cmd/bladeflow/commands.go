@@ -38,6 +38,7 @@ func commands() []*cobra.Command {
 		labCommand(),
 		pkiCommand(),
 		reportCommand(),
+		supportCommand(),
 		completionCommand(),
 	}
 }

@@ -21,8 +21,9 @@ var (
 // root or a chassis, or they stay until they are stopped.
 var notRun = []string{"agent", "demo", "lab", "manager"}
 
-// ofFabric are commands that ask a manager. TestDaemons runs those of README.md.
-var ofFabric = []string{"apply", "diff", "get", "move", "report", "revert", "snapshot", "wait"}
+// ofFabric are commands that ask a manager. TestDaemons runs those of README.md, and
+// TestReference those of docs/cli.md.
+var ofFabric = []string{"apply", "backup", "delete", "describe", "diff", "explain", "get", "move", "report", "restore", "revert", "snapshot", "support", "wait"}
 
 // TestDocuments runs the commands of the code blocks of README.md, CONTRIBUTING.md and
 // docs, in order, in a folder of their own for each document. A block of YAML that begins
