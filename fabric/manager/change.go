@@ -128,7 +128,7 @@ func (m *Manager) prepare(v *view, r request, edits []edit) (prepared, error) {
 	for id, d := range v.docs {
 		docs[id] = d
 	}
-	c := &commit{number: number, pieces: map[store.Sum][]byte{}, fence: r.fence,
+	c := &commit{number: number, chunks: map[store.Sum][]byte{}, fence: r.fence,
 		event: api.EventSpec{At: m.now().UTC(), Who: r.who.Name, Role: r.who.Role, From: r.who.From, Verb: r.verb}}
 	for _, e := range edits {
 		was := docs[e.docID]

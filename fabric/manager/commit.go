@@ -23,8 +23,8 @@ import (
 // not is made in four steps:
 //
 //  1. Take the turn: WritingKey, on a lease. One at a time makes large changes.
-//  2. Put the history record in pieces (package store, pieces.go). It says what each
-//     object is before and after. Nothing refers to the pieces yet.
+//  2. Put the history record in chunks (package store, chunks.go). It says what each
+//     object is before and after. Nothing refers to the chunks yet.
 //  3. Commit, in one small transaction: the reference to the record at History(n), and n
 //     at PendingKey. From this revision on the change is made.
 //  4. Finish: put the objects in their places, a transaction's worth at a time, and
@@ -35,7 +35,7 @@ import (
 // reads the places and lays the record of PendingKey over them. Every change demands that
 // nothing is pending, so places are never put back to an older object.
 //
-// A crash in 1 or 2 leaves pieces that nothing refers to: keep.go sweeps them. A crash in
+// A crash in 1 or 2 leaves chunks that nothing refers to: keep.go sweeps them. A crash in
 // 4 leaves a pending change: the leader finishes it, or the next who changes something.
 //
 // Invariant. At every revision of the store the places, under the pending record if there
@@ -47,19 +47,19 @@ type commit struct {
 	event  api.EventSpec
 	before []json.RawMessage // of the event's changes, as stored; nil for none
 	after  []json.RawMessage // as they shall be stored
-	pieces map[store.Sum][]byte
+	chunks map[store.Sum][]byte
 	fence  []store.Compare
 }
 
-// add adds one object, as it was and as it shall be. Pieces that the object had before are
+// add adds one object, as it was and as it shall be. Chunks that the object had before are
 // there, since history refers to them.
 func (c *commit) add(t api.Touched, was, next *doc) error {
 	c.event.Changes = append(c.event.Changes, t)
 	var before, after json.RawMessage
 	if next != nil {
 		after = next.packed.Value
-		maps.Copy(c.pieces, next.packed.Pieces)
-		next.packed.Pieces = nil
+		maps.Copy(c.chunks, next.packed.Chunks)
+		next.packed.Chunks = nil
 	}
 	if was != nil {
 		before = was.packed.Value
@@ -68,7 +68,7 @@ func (c *commit) add(t api.Touched, was, next *doc) error {
 			return err
 		}
 		for _, sum := range there {
-			delete(c.pieces, sum)
+			delete(c.chunks, sum)
 		}
 	}
 	c.before, c.after = append(c.before, before), append(c.after, after)
@@ -103,10 +103,10 @@ func places(changes []api.Touched, after []json.RawMessage) []store.Op {
 	return ops
 }
 
-func putPieces(pieces map[store.Sum][]byte) []store.Op {
+func putChunks(chunks map[store.Sum][]byte) []store.Op {
 	var ops []store.Op
-	for sum, piece := range pieces {
-		ops = append(ops, store.Put(store.Piece(sum), piece))
+	for sum, chunk := range chunks {
+		ops = append(ops, store.Put(store.Chunk(sum), chunk))
 	}
 	return ops
 }
@@ -119,7 +119,7 @@ func (m *Manager) commit(ctx context.Context, c *commit) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	ops := append(putPieces(c.pieces), putPieces(record.Pieces)...)
+	ops := append(putChunks(c.chunks), putChunks(record.Chunks)...)
 	ops = append(ops, places(c.event.Changes, c.after)...)
 	ops = append(ops, store.Put(store.History(uint64(c.number)), record.Value))
 	if batches := store.Batches(ops); len(batches) == 1 {
@@ -130,7 +130,7 @@ func (m *Manager) commit(ctx context.Context, c *commit) (int64, error) {
 	}
 	var cursor int64
 	err = m.withTurn(ctx, func(turn store.Compare) error {
-		for _, batch := range store.Batches(append(putPieces(c.pieces), putPieces(record.Pieces)...)) {
+		for _, batch := range store.Batches(append(putChunks(c.chunks), putChunks(record.Chunks)...)) {
 			if _, err := m.store.Txn(ctx, []store.Compare{turn}, batch); err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ func (m *Manager) commit(ctx context.Context, c *commit) (int64, error) {
 	return cursor, nil
 }
 
-// withTurn does what puts pieces that nothing refers to yet, when it is our turn. The
+// withTurn does what puts chunks that nothing refers to yet, when it is our turn. The
 // condition holds as long as it is.
 func (m *Manager) withTurn(ctx context.Context, do func(store.Compare) error) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -211,21 +211,21 @@ func (m *Manager) recorded(ctx context.Context, number uint64) (*api.History, er
 	if err != nil {
 		return nil, err
 	}
-	return decodeHistory(kv.Value, m.piece(ctx))
+	return decodeHistory(kv.Value, m.chunk(ctx))
 }
 
-// piece reads pieces from the store.
-func (m *Manager) piece(ctx context.Context) func(store.Sum) ([]byte, error) {
+// chunk reads chunks from the store.
+func (m *Manager) chunk(ctx context.Context) func(store.Sum) ([]byte, error) {
 	return func(sum store.Sum) ([]byte, error) {
-		kv, err := m.store.Read(ctx, store.Piece(sum))
+		kv, err := m.store.Read(ctx, store.Chunk(sum))
 		return kv.Value, err
 	}
 }
 
 // decodeHistory decodes a history record as it is stored. What was or is not there
 // becomes nil.
-func decodeHistory(value []byte, piece func(store.Sum) ([]byte, error)) (*api.History, error) {
-	text, err := store.Unpack(value, piece)
+func decodeHistory(value []byte, chunk func(store.Sum) ([]byte, error)) (*api.History, error) {
+	text, err := store.Unpack(value, chunk)
 	if err != nil {
 		return nil, err
 	}

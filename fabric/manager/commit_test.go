@@ -75,7 +75,7 @@ func networks(n, version int) []string {
 func told(t *testing.T, all map[store.Key]store.KV, revision int64) *view {
 	t.Helper()
 	list := slices.SortedFunc(maps.Values(all), func(a, b store.KV) int { return strings.Compare(string(a.Key), string(b.Key)) })
-	f := newFollower(time.Now, func(sum store.Sum) ([]byte, error) { return nil, fmt.Errorf("piece %s is not there", sum) })
+	f := newFollower(time.Now, func(sum store.Sum) ([]byte, error) { return nil, fmt.Errorf("chunk %s is not there", sum) })
 	if err := f.load(list, revision); err != nil {
 		t.Fatalf("revision %d cannot be read: %v", revision, err)
 	}
@@ -114,7 +114,7 @@ func TestLargeChangesAreWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := map[store.Key]store.KV{}
-	following := newFollower(time.Now, m.piece(t.Context()))
+	following := newFollower(time.Now, m.chunk(t.Context()))
 	var before *view
 	seen := map[int64]int{}
 	for b := range s.Watch(t.Context(), store.Everything, 0) {
@@ -183,7 +183,7 @@ func (b *breaking) Txn(ctx context.Context, compares []store.Compare, ops []stor
 }
 
 // TestCrashes: a manager dies at each step of a large change. Others see all of the change
-// or nothing, go on, and no piece is left that nothing refers to.
+// or nothing, go on, and no chunk is left that nothing refers to.
 func TestCrashes(t *testing.T) {
 	const n = 300
 	for at := 0; ; at++ {
@@ -251,10 +251,10 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// wantSwept wants every piece to be referred to, and every reference to have its piece.
+// wantSwept wants every chunk to be referred to, and every reference to have its chunk.
 func wantSwept(t *testing.T, l *leader, s store.Store) {
 	t.Helper()
-	_, at, err := s.List(t.Context(), store.AllPieces)
+	_, at, err := s.List(t.Context(), store.AllChunks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,19 +266,19 @@ func wantSwept(t *testing.T, l *leader, s store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pieces, _, err := s.List(t.Context(), store.AllPieces)
+	chunks, _, err := s.List(t.Context(), store.AllChunks)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kv := range pieces {
-		sum, _ := kv.Key.PieceOf()
+	for _, kv := range chunks {
+		sum, _ := kv.Key.ChunkOf()
 		if !used[sum] {
-			t.Errorf("nothing refers to piece %s", sum)
+			t.Errorf("nothing refers to chunk %s", sum)
 		}
 		delete(used, sum)
 	}
 	for sum := range used {
-		t.Errorf("piece %s is gone", sum)
+		t.Errorf("chunk %s is gone", sum)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestTwoLargeChanges(t *testing.T) {
 }
 
 // TestLargeRuleSet: a rule set of many rules is one object; changed in one rule it costs
-// a piece or two.
+// a chunk or two.
 func TestLargeRuleSet(t *testing.T) {
 	rules := 20_000
 	if os.Getenv("BLADEFLOW_LARGE") != "" {
@@ -328,8 +328,8 @@ func TestLargeRuleSet(t *testing.T) {
 		}
 		return `{"apiVersion":"bladeflow/v1","kind":"RuleSet","metadata":{"name":"big"},"spec":{"tier":"tenant","rules":[` + b.String()[1:] + `]}}`
 	}
-	counted := func() (pieces int, bytes int) {
-		list, _, err := s.List(t.Context(), store.AllPieces)
+	counted := func() (chunks int, bytes int) {
+		list, _, err := s.List(t.Context(), store.AllChunks)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -344,14 +344,14 @@ func TestLargeRuleSet(t *testing.T) {
 		if err := m.apply(t.Context(), text); err != nil {
 			t.Fatal(err)
 		}
-		pieces, bytes := counted()
-		t.Logf("%d bytes made in %v; %d pieces with %d bytes", len(text), time.Since(begin).Round(time.Millisecond), pieces, bytes)
+		chunks, bytes := counted()
+		t.Logf("%d bytes made in %v; %d chunks with %d bytes", len(text), time.Since(begin).Round(time.Millisecond), chunks, bytes)
 	}
 	put(set(-1))
 	before, _ := counted()
 	put(set(rules / 2))
 	if after, _ := counted(); after > before+6 {
-		t.Errorf("one rule changed made %d pieces of %d", after-before, before)
+		t.Errorf("one rule changed made %d chunks of %d", after-before, before)
 	}
 	then, err := m.wantedAt(t.Context(), m.latest(), 1)
 	if err != nil {

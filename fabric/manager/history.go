@@ -29,7 +29,7 @@ func (m *Manager) wantedAt(ctx context.Context, v *view, revision int64) (map[do
 			docs[id] = now
 			continue
 		}
-		d, err := storedDoc(t.Kind, value, m.piece(ctx))
+		d, err := storedDoc(t.Kind, value, m.chunk(ctx))
 		if err != nil {
 			return nil, fmt.Errorf("change %d: %s: %w", revision, id, err)
 		}
@@ -90,7 +90,7 @@ func (m *Manager) stateAt(ctx context.Context, revision int64) (*api.State, erro
 	if err != nil {
 		return nil, err
 	}
-	text, err := store.Unpack(kv.Value, m.piece(ctx))
+	text, err := store.Unpack(kv.Value, m.chunk(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -21,10 +21,10 @@ import (
 //   - It forgets changes beyond a number and an age, the oldest first. Before, it writes
 //     down the state that each snapshot means and that history will not tell any more:
 //     snapshots stay. A state that no snapshot means any more goes.
-//   - It sweeps pieces that nothing refers to: of changes that were never committed, and
+//   - It sweeps chunks that nothing refers to: of changes that were never committed, and
 //     of history that is forgotten. It deletes on the condition that no change was made
-//     since it looked, and that nobody is putting pieces now (commit.go, the turn), so a
-//     piece that somebody is about to refer to is never taken.
+//     since it looked, and that nobody is putting chunks now (commit.go, the turn), so a
+//     chunk that somebody is about to refer to is never taken.
 //   - It compacts an etcd cluster that does not compact itself.
 
 // Keep says how much history is kept. Zero is a default.
@@ -46,7 +46,7 @@ const tidyEvery = time.Hour
 func (l *leader) tidy(ctx context.Context) error {
 	var cursor int64
 	var err error
-	for _, step := range []func(context.Context, *view) (int64, error){l.forgetChanges, l.forgetStates, l.sweepPieces} {
+	for _, step := range []func(context.Context, *view) (int64, error){l.forgetChanges, l.forgetStates, l.sweepChunks} {
 		v, e := l.view(ctx, cursor) // with what the step before did
 		if e != nil || v.trouble != nil || v.pending {
 			return cmp.Or(e, v.trouble)
@@ -129,7 +129,7 @@ func (l *leader) keepState(ctx context.Context, v *view, revision int64) error {
 	}
 	packed := store.Pack(text)
 	return l.withTurn(ctx, func(turn store.Compare) error {
-		for _, batch := range store.Batches(putPieces(packed.Pieces)) {
+		for _, batch := range store.Batches(putChunks(packed.Chunks)) {
 			if _, err := l.store.Txn(ctx, []store.Compare{turn, l.fence}, batch); err != nil {
 				return err
 			}
@@ -154,10 +154,10 @@ func (l *leader) forgetStates(ctx context.Context, v *view) (int64, error) {
 	return l.inBatches(ctx, l.unless(v), ops)
 }
 
-// sweepPieces deletes pieces that nothing refers to.
-func (l *leader) sweepPieces(ctx context.Context, v *view) (int64, error) {
-	pieces, _, err := l.store.List(ctx, store.AllPieces)
-	if err != nil || len(pieces) == 0 {
+// sweepChunks deletes chunks that nothing refers to.
+func (l *leader) sweepChunks(ctx context.Context, v *view) (int64, error) {
+	chunks, _, err := l.store.List(ctx, store.AllChunks)
+	if err != nil || len(chunks) == 0 {
 		return 0, err
 	}
 	used, err := l.referred(ctx, v)
@@ -165,18 +165,18 @@ func (l *leader) sweepPieces(ctx context.Context, v *view) (int64, error) {
 		return 0, err
 	}
 	var ops []store.Op
-	for _, kv := range pieces {
-		if sum, ok := kv.Key.PieceOf(); ok && !used[sum] {
+	for _, kv := range chunks {
+		if sum, ok := kv.Key.ChunkOf(); ok && !used[sum] {
 			ops = append(ops, store.Delete(kv.Key))
 		}
 	}
 	if len(ops) > 0 {
-		l.log.Info("sweeping pieces", "pieces", len(ops), "of", len(pieces))
+		l.log.Info("sweeping chunks", "chunks", len(ops), "of", len(chunks))
 	}
 	return l.inBatches(ctx, append(l.unless(v), store.Absent(store.WritingKey)), ops)
 }
 
-// referred returns every piece that objects, history and states refer to.
+// referred returns every chunk that objects, history and states refer to.
 func (l *leader) referred(ctx context.Context, v *view) (map[store.Sum]bool, error) {
 	used := map[store.Sum]bool{}
 	mark := func(value []byte) error {
@@ -199,7 +199,7 @@ func (l *leader) referred(ctx context.Context, v *view) (map[store.Sum]bool, err
 		if err := mark(kv.Value); err != nil {
 			return nil, err
 		}
-		h, err := decodeHistory(kv.Value, l.piece(ctx))
+		h, err := decodeHistory(kv.Value, l.chunk(ctx))
 		if err != nil {
 			return nil, err
 		}

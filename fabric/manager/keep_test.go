@@ -118,7 +118,7 @@ func TestHistoryIsKept(t *testing.T) {
 	wantSwept(t, l, s)
 }
 
-// TestSweepSpares: pieces that somebody has put and does not refer to yet are not swept,
+// TestSweepSpares: chunks that somebody has put and does not refer to yet are not swept,
 // nor is anything when a change comes between.
 func TestSweepSpares(t *testing.T) {
 	s := store.NewMemory()
@@ -127,13 +127,13 @@ func TestSweepSpares(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := asLeader(t, m, s)
-	loose := store.Piece(store.Sum{1})
+	loose := store.Chunk(store.Sum{1})
 	there := func() bool { _, err := s.Read(t.Context(), loose); return err == nil }
 	err := m.withTurn(t.Context(), func(store.Compare) error {
 		if _, err := s.Txn(t.Context(), nil, []store.Op{store.Put(loose, []byte("x"))}); err != nil {
 			return err
 		}
-		if _, err := l.sweepPieces(t.Context(), m.latest()); !errors.Is(err, store.ErrConflict) || !there() {
+		if _, err := l.sweepChunks(t.Context(), m.latest()); !errors.Is(err, store.ErrConflict) || !there() {
 			t.Errorf("swept while somebody writes: %v", err)
 		}
 		return nil
@@ -150,14 +150,14 @@ func TestSweepSpares(t *testing.T) {
 		t.Errorf("swept what a change may refer to: %v", err)
 	}
 	eventually(t, "the change is seen", func() bool { return m.latest().revision == 2 })
-	if _, err := l.sweepPieces(t.Context(), m.latest()); err != nil || there() {
-		t.Errorf("a loose piece stays: %v", err)
+	if _, err := l.sweepChunks(t.Context(), m.latest()); err != nil || there() {
+		t.Errorf("a loose chunk stays: %v", err)
 	}
 	yesterday := &leader{Manager: m, fence: store.CreatedAt(store.Election("none"), 1)}
 	if _, err := s.Txn(t.Context(), nil, []store.Op{store.Put(loose, []byte("x"))}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := yesterday.sweepPieces(t.Context(), m.latest()); err == nil || !there() {
+	if _, err := yesterday.sweepChunks(t.Context(), m.latest()); err == nil || !there() {
 		t.Error("yesterday's leader swept")
 	}
 }

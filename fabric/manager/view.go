@@ -94,9 +94,9 @@ func (v *view) of(kind string) []*doc {
 // follower turns the store's events into views.
 type follower struct {
 	now    func() time.Time
-	read   func(store.Sum) ([]byte, error) // a piece, from the store
+	read   func(store.Sum) ([]byte, error) // a chunk, from the store
 	made   func(docID) *doc                // what this manager's last change made of an object, or nil
-	pieces map[store.Sum][]byte            // that came by since the last change
+	chunks map[store.Sum][]byte            // that came by since the last change
 	v      view
 	docs   map[docID]*doc
 	bad    map[store.Key]error // wanted documents that cannot be understood
@@ -106,7 +106,7 @@ type follower struct {
 }
 
 func newFollower(now func() time.Time, read func(store.Sum) ([]byte, error)) *follower {
-	return &follower{now: now, read: read, made: func(docID) *doc { return nil }, pieces: map[store.Sum][]byte{}, docs: map[docID]*doc{}, bad: map[store.Key]error{},
+	return &follower{now: now, read: read, made: func(docID) *doc { return nil }, chunks: map[store.Sum][]byte{}, docs: map[docID]*doc{}, bad: map[store.Key]error{},
 		blades: map[fabric.BladeID]*report{}, orders: map[fabric.BladeID]*published{}}
 }
 
@@ -117,8 +117,8 @@ func (f *follower) load(all []store.KV, revision int64) error {
 	var last *api.History
 	var at int64
 	for _, kv := range all {
-		if sum, ok := kv.Key.PieceOf(); ok {
-			f.pieces[sum] = kv.Value
+		if sum, ok := kv.Key.ChunkOf(); ok {
+			f.chunks[sum] = kv.Value
 		} else if kv.Key == store.PendingKey {
 			pending, _ = strconv.ParseUint(string(kv.Value), 10, 63) // finish says what is wrong with it
 		}
@@ -144,7 +144,7 @@ func (f *follower) load(all []store.KV, revision int64) error {
 			return err
 		}
 	}
-	clear(f.pieces)
+	clear(f.chunks)
 	f.v.cursor = revision
 	return nil
 }
@@ -153,8 +153,8 @@ func (f *follower) load(all []store.KV, revision int64) error {
 // error says that the store must be read anew.
 func (f *follower) take(revision int64, events ...store.Event) error {
 	for _, e := range events {
-		if sum, ok := e.Key.PieceOf(); ok && !e.Deleted {
-			f.pieces[sum] = e.Value
+		if sum, ok := e.Key.ChunkOf(); ok && !e.Deleted {
+			f.chunks[sum] = e.Value
 		}
 	}
 	for _, e := range events {
@@ -171,7 +171,7 @@ func (f *follower) take(revision int64, events ...store.Event) error {
 		if err != nil {
 			return err
 		}
-		defer clear(f.pieces) // the events behind it may need them still
+		defer clear(f.chunks) // the events behind it may need them still
 	}
 	f.v.cursor = revision
 	return nil
@@ -202,9 +202,9 @@ func (f *follower) event(e store.Event) error {
 	return nil
 }
 
-// piece returns a piece that came by, or the store's.
-func (f *follower) piece(sum store.Sum) ([]byte, error) {
-	if p := f.pieces[sum]; p != nil {
+// chunk returns a chunk that came by, or the store's.
+func (f *follower) chunk(sum store.Sum) ([]byte, error) {
+	if p := f.chunks[sum]; p != nil {
 		return p, nil
 	}
 	return f.read(sum)
@@ -221,7 +221,7 @@ func (f *follower) wantedDoc(e store.Event) error {
 	return f.object(e.Key, docID{kind, name}, tenant, e.Value, e.Modified)
 }
 
-// fleeting reports whether an error is the store's, or of a piece that is gone: then what
+// fleeting reports whether an error is the store's, or of a chunk that is gone: then what
 // needed it is gone, too, and reading everything shows it.
 func fleeting(err error) bool {
 	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrClosed) || errors.Is(err, context.Canceled)
@@ -260,7 +260,7 @@ func (f *follower) object(key store.Key, id docID, tenant string, value []byte, 
 		f.docs[id] = d
 		return nil
 	}
-	d, err := storedDoc(id.Kind, value, f.piece)
+	d, err := storedDoc(id.Kind, value, f.chunk)
 	switch {
 	case fleeting(err):
 		return err
@@ -361,7 +361,7 @@ func (f *follower) happened(e store.Event) (*api.History, error) {
 		f.v.oldest = int64(number)
 	}
 	f.v.revision = max(f.v.revision, int64(number))
-	h, err := decodeHistory(e.Value, f.piece)
+	h, err := decodeHistory(e.Value, f.chunk)
 	if fleeting(err) {
 		return nil, err
 	}
@@ -424,7 +424,7 @@ func (m *Manager) followOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f := newFollower(m.now, m.piece(ctx))
+	f := newFollower(m.now, m.chunk(ctx))
 	f.made = m.expected
 	if err := f.load(all, revision); err != nil {
 		return err

@@ -31,14 +31,14 @@ type doc struct {
 	docID
 	head   api.Head
 	raw    []byte       // the text, with fields that this program may not know
-	packed store.Packed // as stored; its pieces only until that is done
+	packed store.Packed // as stored; its chunks only until that is done
 	value  any          // *api.Chassis, *api.Blade, …
 	rules  *fabric.RuleSet
 }
 
 // storedDoc reads a document as it is stored.
-func storedDoc(kind string, value []byte, piece func(store.Sum) ([]byte, error)) (*doc, error) {
-	text, err := store.Unpack(value, piece)
+func storedDoc(kind string, value []byte, chunk func(store.Sum) ([]byte, error)) (*doc, error) {
+	text, err := store.Unpack(value, chunk)
 	if err != nil {
 		return nil, err
 	}

@@ -15,13 +15,13 @@ import (
 //	/bladeflow/v1/schema                              version of this layout, identity of the store
 //	/bladeflow/v1/wanted/KIND/TENANT/NAME             what users want: profiles, networks, rule sets, …
 //	/bladeflow/v1/blade/BLADE/wanted/generation       what the manager compiled for one blade
-//	/bladeflow/v1/blade/BLADE/wanted/shard/SHA256     pieces of it, by content
+//	/bladeflow/v1/blade/BLADE/wanted/shard/SHA256     rules of it, by content
 //	/bladeflow/v1/status/BLADE/PART                   what one blade reports, on its lease
 //	/bladeflow/v1/history/NUMBER                      changes: who, when, what; decimal, 20 digits
 //	/bladeflow/v1/state/NUMBER                        what was wanted after a change whose history is gone
-//	/bladeflow/v1/piece/SHA256                        pieces of values that are too large (pieces.go)
+//	/bladeflow/v1/chunk/SHA256                        chunks of values that are too large (chunks.go)
 //	/bladeflow/v1/pending                             the change whose objects are being put in their places
-//	/bladeflow/v1/writing                             who puts pieces that nothing refers to yet, on its lease
+//	/bladeflow/v1/writing                             who puts chunks that nothing refers to yet, on its lease
 //	/bladeflow/v1/election/NAME                       the leader of something, on its lease
 //
 // Shards lie below their blade although equal ones are then stored once per blade:
@@ -58,13 +58,14 @@ const (
 	// AllStates is the states that outlive their history.
 	AllStates Prefix = layout + "state/"
 
-	// AllPieces is the pieces of large values.
-	AllPieces Prefix = layout + "piece/"
+	// AllChunks is the chunks of large values.
+	AllChunks Prefix = layout + "chunk/"
 
 	// PendingKey has the number of a change that is made, but whose objects are not all
-	// in their places yet; WritingKey is there while pieces may be put that nothing
-	// refers to. The manager's commit.go says how they work.
+	// in their places yet. The manager's commit.go says how that works.
 	PendingKey Key = layout + "pending"
+
+	// WritingKey is there while chunks may be put that nothing refers to.
 	WritingKey Key = layout + "writing"
 )
 
@@ -95,13 +96,13 @@ func BladeWanted(blade string) Prefix { return Prefix(join(AllBlades, blade, "wa
 // Generation is the place of the generation that a blade shall have.
 func Generation(blade string) Key { return Key(join(AllBlades, blade, "wanted", "generation")) }
 
-// Shard is the place of a piece of a blade's generations, named by the SHA-256 of
+// Shard is the place of a part of a blade's generations, named by the SHA-256 of
 // its content.
 func Shard(blade string, sum [32]byte) Key {
 	return Key(join(AllBlades, blade, "wanted", "shard", fmt.Sprintf("%x", sum)))
 }
 
-// Shards is all pieces of a blade's generations.
+// Shards is all parts of a blade's generations.
 func Shards(blade string) Prefix { return Prefix(join(AllBlades, blade, "wanted", "shard", "")) }
 
 // BladeStatus is all that a blade reports.
@@ -128,12 +129,12 @@ func (k Key) Number() (uint64, bool) {
 // State is the place of what was wanted after the change with that number.
 func State(number uint64) Key { return Key(join(AllStates, fmt.Sprintf("%020d", number))) }
 
-// Piece is the place of a piece of a large value.
-func Piece(sum Sum) Key { return Key(join(AllPieces, sum.String())) }
+// Chunk is the place of a chunk of a large value.
+func Chunk(sum Sum) Key { return Key(join(AllChunks, sum.String())) }
 
-// PieceOf takes a key of [Piece] apart.
-func (k Key) PieceOf() (sum Sum, ok bool) {
-	rest, ok := strings.CutPrefix(string(k), string(AllPieces))
+// ChunkOf takes a key of [Chunk] apart.
+func (k Key) ChunkOf() (sum Sum, ok bool) {
+	rest, ok := strings.CutPrefix(string(k), string(AllChunks))
 	n, err := hex.Decode(sum[:], []byte(rest[:min(len(rest), 2*len(sum))]))
 	return sum, ok && err == nil && n == len(sum) && len(rest) == 2*n
 }

@@ -18,7 +18,7 @@ func TestKeys(t *testing.T) {
 		Status("b1", "agent"):               "/bladeflow/v1/status/b1/agent",
 		History(42):                         "/bladeflow/v1/history/00000000000000000042",
 		State(42):                           "/bladeflow/v1/state/00000000000000000042",
-		Piece(Sum{0xab, 31: 1}):             "/bladeflow/v1/piece/ab" + strings.Repeat("0", 61) + "1",
+		Chunk(Sum{0xab, 31: 1}):             "/bladeflow/v1/chunk/ab" + strings.Repeat("0", 61) + "1",
 		Election("compile"):                 "/bladeflow/v1/election/compile",
 		Key(WantedKind("profile")):          "/bladeflow/v1/wanted/profile/",
 		Key(WantedOf("profile", "default")): "/bladeflow/v1/wanted/profile/default/",
@@ -35,9 +35,9 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s has number %d, %v", key, n, ok)
 		}
 	}
-	for key, ok := range map[Key]bool{Piece(Sum{1}): true, Piece(Sum{1}) + "0": false, Piece(Sum{1})[:40]: false, Key(AllPieces): false, History(1): false} {
-		if sum, is := key.PieceOf(); is != ok || ok && sum != (Sum{1}) {
-			t.Errorf("%s is piece %s, %v", key, sum, is)
+	for key, ok := range map[Key]bool{Chunk(Sum{1}): true, Chunk(Sum{1}) + "0": false, Chunk(Sum{1})[:40]: false, Key(AllChunks): false, History(1): false} {
+		if sum, is := key.ChunkOf(); is != ok || ok && sum != (Sum{1}) {
+			t.Errorf("%s is chunk %s, %v", key, sum, is)
 		}
 	}
 	if History(9) >= History(10) {

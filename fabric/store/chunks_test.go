@@ -11,21 +11,21 @@ import (
 	"pgregory.net/rapid"
 )
 
-// from takes pieces out of a packed value, and counts them.
+// from takes chunks out of a packed value, and counts them.
 func (p Packed) from(t interface{ Errorf(string, ...any) }) func(Sum) ([]byte, error) {
 	return func(sum Sum) ([]byte, error) {
-		if p.Pieces[sum] == nil {
-			t.Errorf("piece %s is not there", sum)
+		if p.Chunks[sum] == nil {
+			t.Errorf("chunk %s is not there", sum)
 		}
-		return p.Pieces[sum], nil
+		return p.Chunks[sum], nil
 	}
 }
 
-// TestPack: what is unpacked is what was packed, and every piece is in its bounds.
+// TestPack: what is unpacked is what was packed, and every chunk is in its bounds.
 func TestPack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		value := make([]byte, rapid.SampledFrom([]int{0, 1, Whole - 1, Whole, Whole + 1, leastPiece, 2 * leastPiece, mostPiece, mostPiece + 1, 3*mostPiece + 7, rapid.IntRange(0, 2<<20).Draw(t, "size")}).Draw(t, "of"))
+		value := make([]byte, rapid.SampledFrom([]int{0, 1, Whole - 1, Whole, Whole + 1, leastChunk, 2 * leastChunk, mostChunk, mostChunk + 1, 3*mostChunk + 7, rapid.IntRange(0, 2<<20).Draw(t, "size")}).Draw(t, "of"))
 		alphabet := rapid.SampledFrom([]int{1, 2, 256}).Draw(t, "alphabet")
 		for i := range value {
 			value[i] = byte(random.IntN(alphabet))
@@ -33,16 +33,16 @@ func TestPack(t *testing.T) {
 		p := Pack(value)
 		sums, err := Refers(p.Value)
 		if err != nil || (len(sums) > 0) != (len(value) > Whole) {
-			t.Fatalf("%d bytes refer to %d pieces, %v", len(value), len(sums), err)
+			t.Fatalf("%d bytes refer to %d chunks, %v", len(value), len(sums), err)
 		}
 		got, err := Unpack(p.Value, p.from(t))
 		if err != nil || !bytes.Equal(got, value) {
 			t.Fatalf("%d bytes became %d, %v", len(value), len(got), err)
 		}
 		for i := range sums {
-			one, err := Unpack(fmt.Appendf(nil, `{"pieces":[%q],"size":0}`, sums[i]), p.from(t))
-			if err != nil || len(one) > mostPiece || i < len(sums)-1 && len(one) < leastPiece {
-				t.Fatalf("piece %d of %d has %d bytes, %v", i, len(sums), len(one), err)
+			one, err := Unpack(fmt.Appendf(nil, `{"chunks":[%q],"size":0}`, sums[i]), p.from(t))
+			if err != nil || len(one) > mostChunk || i < len(sums)-1 && len(one) < leastChunk {
+				t.Fatalf("chunk %d of %d has %d bytes, %v", i, len(sums), len(one), err)
 			}
 		}
 	})
@@ -57,30 +57,30 @@ func rules(n int) []byte {
 	return b.Bytes()
 }
 
-// TestPiecesStay: a small change anywhere in a large value makes few new pieces.
-func TestPiecesStay(t *testing.T) {
+// TestChunksStay: a small change anywhere in a large value makes few new chunks.
+func TestChunksStay(t *testing.T) {
 	value := rules(100_000)
 	begin := time.Now()
 	before := Pack(value)
 	size := 0
-	for _, piece := range before.Pieces {
-		size += len(piece)
+	for _, chunk := range before.Chunks {
+		size += len(chunk)
 	}
-	t.Logf("%d bytes are %d pieces with %d bytes, in %v", len(value), len(before.Pieces), size, time.Since(begin).Round(time.Millisecond))
-	if size > len(value)/4 || len(before.Pieces) < 50 || len(before.Pieces) > 500 {
-		t.Errorf("%d bytes are %d pieces with %d bytes", len(value), len(before.Pieces), size)
+	t.Logf("%d bytes are %d chunks with %d bytes, in %v", len(value), len(before.Chunks), size, time.Since(begin).Round(time.Millisecond))
+	if size > len(value)/4 || len(before.Chunks) < 50 || len(before.Chunks) > 500 {
+		t.Errorf("%d bytes are %d chunks with %d bytes", len(value), len(before.Chunks), size)
 	}
 	for i := range 20 {
 		at := i * len(value) / 20
 		changed := append(append(append([]byte{}, value[:at]...), "something else"...), value[at+rand.IntN(40):]...)
 		fresh := 0
-		for sum := range Pack(changed).Pieces {
-			if before.Pieces[sum] == nil {
+		for sum := range Pack(changed).Chunks {
+			if before.Chunks[sum] == nil {
 				fresh++
 			}
 		}
 		if fresh < 1 || fresh > 3 {
-			t.Errorf("a change at byte %d made %d new pieces", at, fresh)
+			t.Errorf("a change at byte %d made %d new chunks", at, fresh)
 		}
 	}
 }
@@ -92,18 +92,18 @@ func TestUnpackRefuses(t *testing.T) {
 		t.Fatal(sums, err)
 	}
 	gone := errors.New("gone")
-	for what, piece := range map[string]func(Sum) ([]byte, error){
-		"another piece": func(Sum) ([]byte, error) { return p.Pieces[sums[0]], nil },
-		"a cut piece":   func(s Sum) ([]byte, error) { return p.Pieces[s][:10], nil },
+	for what, chunk := range map[string]func(Sum) ([]byte, error){
+		"another chunk": func(Sum) ([]byte, error) { return p.Chunks[sums[0]], nil },
+		"a cut chunk":   func(s Sum) ([]byte, error) { return p.Chunks[s][:10], nil },
 		"none":          func(Sum) ([]byte, error) { return nil, nil },
 		"an error":      func(Sum) ([]byte, error) { return nil, gone },
 		"a bomb":        func(Sum) ([]byte, error) { return deflate(make([]byte, 64<<20)), nil },
 	} {
-		if _, err := Unpack(p.Value, piece); err == nil || what == "an error" && !errors.Is(err, gone) {
+		if _, err := Unpack(p.Value, chunk); err == nil || what == "an error" && !errors.Is(err, gone) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	for _, text := range []string{`{"pieces":["xy"]}`, `{"pieces":["` + sums[0].String() + `00"]}`, `{"pieces":[`, `{"pieces":[1]}`} {
+	for _, text := range []string{`{"chunks":["xy"]}`, `{"chunks":["` + sums[0].String() + `00"]}`, `{"chunks":[`, `{"chunks":[1]}`} {
 		if _, err := Unpack([]byte(text), p.from(t)); err == nil {
 			t.Errorf("%s was unpacked", text)
 		}
