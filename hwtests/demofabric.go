@@ -3,11 +3,9 @@ package hwtests
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -254,20 +252,20 @@ func (d *demo) whatIsLeft(ctx context.Context, r *FabricReport) error {
 	return err
 }
 
-// headline returns the sentences that the manager's capacity report begins with.
+// headline returns the sentences that the capacity report of the manager's fabric begins
+// with.
 func (d *demo) headline(ctx context.Context) ([]string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.fabric.API.Server()+"/api/v1/reports/capacity?levels=fleet", nil)
+	text, err := d.fabric.API.CapacityInput(ctx, 1)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	in, err := capacity.ParseInput("the manager's capacity input", text)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	var report capacity.Document
-	if err := json.NewDecoder(resp.Body).Decode(&report); err != nil || resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("capacity report: %s: %w", resp.Status, err)
+	report, err := capacity.Report(in)
+	if err != nil {
+		return nil, err
 	}
 	return report.Status.Summary, nil
 }
