@@ -83,6 +83,11 @@ long-lab: build ## every scenario on the emulated chassis, recorded in docs/resu
 	@mkdir -p docs/results
 	bin/bladeflow hwtest run --on lab --commit "$$(git rev-parse HEAD)" -o json >docs/results/lab.json
 
+.PHONY: long-apply
+long-apply: ## apply and revert 256 blades, 2,000 profiles and 100,000 rules in one change each; writes docs/results/apply.json
+	@mkdir -p docs/results
+	BLADEFLOW_APPLY=$(CURDIR)/docs/results/apply.json $(GO) test -count=1 -timeout 20m -v -run '^TestWholeFabric$$' ./fabric/manager
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

@@ -3,7 +3,10 @@ package manager
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +56,7 @@ func TestWholeFabric(t *testing.T) {
 	timed := func(what string, do func()) {
 		begin := time.Now()
 		do()
-		took[what] = time.Since(begin).Seconds()
+		took[what] = math.Round(100*time.Since(begin).Seconds()) / 100
 		t.Logf("%s: %.2f s", what, took[what])
 	}
 	eventually(t, "all blades report", func() bool { return r.m.latest() != nil && len(r.m.latest().blades) == blades })
@@ -109,7 +112,15 @@ func TestWholeFabric(t *testing.T) {
 	if file == "" {
 		return
 	}
-	text, err := json.MarshalIndent(map[string]any{"commit": os.Getenv("BLADEFLOW_COMMIT"), "machine": os.Getenv("BLADEFLOW_MACHINE"), "seed": nil,
+	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.MarshalIndent(map[string]any{"commit": strings.TrimSpace(string(commit)), "machine": fmt.Sprintf("%d processors, %s, load %s", runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " ")),
 		"blades": blades, "profiles": profiles, "rules": profiles * rules, "objects": len(items) + profiles, "bytes": len(body), "seconds": took}, "", "  ")
 	if err == nil {
 		err = os.WriteFile(file, append(text, '\n'), 0o644)
