@@ -75,7 +75,8 @@ spec:
   #   endpoints: [https://10.0.0.1:2379]   # of all members; the agent calls, nobody calls it
   #   certificates: /etc/bladeflow/pki     # ca.crt, blade1.crt and blade1.key
   #   name: blade1                         # of the certificate, if it is not the blade's
-  #   keep: /var/lib/bladeflow/generation.json   # the last generation: to start without the store, and never to go back
+  #   keep: /var/lib/bladeflow/generation.json   # the last generation: to start without the store, and never to go back.
+  #                                        # Beside it: generation.counters, so that none decreases, and generation.journal
   root: /                          # where the inventory is read; a recorded tree works too
   ports:                           # in the order of their numbers; left out, they come from the inventory
     - {name: nic0/pf0, netdev: uprep}
@@ -88,10 +89,10 @@ spec:
                                    # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
                                    # for a fabric to set up; a real card's VFs need no words
   datapath: afxdp                  # or afpacket
-  interval: 2s
+  interval: 2s                     # devices are read and proved every 10s at least
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
   rule_metrics: false              # two more series for each rule
-  status: /run/bladeflow/status.json
+  status: /run/bladeflow/status.json   # counters and journal are beside it, if there is no store
 `
 
 // ReadFile reads a configuration file.

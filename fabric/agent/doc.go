@@ -7,7 +7,15 @@
 // agent's back is found and put right by the same plan that would have put it there,
 // and a restarted agent is one whose first round finds much. Entries without
 // bladeflow's mark are never touched. What it does remember is counters, which must
-// not decrease when an entry goes, and what it left in a device, to count drift.
+// not decrease when an entry goes or the agent does, and what it left in a device, to
+// count drift. Planner and prover remember, too, but only to be fast: their answers are
+// those of offload.NewPlan and verify.Check.
+//
+// Every round is an audit (audit.go): what a device holds is compared with what was left
+// there and proved against the table, counters are compared with each other, and a rule
+// whose packets pass by the device that has it is looked for. What is found is an [Event].
+// Where the device's own frames could be sampled and judged again, none is: no datapath
+// offers samples yet.
 //
 // When it ends, the devices keep their entries: hardware is fail-static. The
 // software datapath ends with its process: what the devices miss or punt reaches the
@@ -17,6 +25,8 @@
 // A blade stands alone, with rules in files ([Files]), or is one of a fabric, told and
 // heard through a store ([Fabric]): it calls the store and listens nowhere for it, and
 // while nobody answers it goes on as it was told last.
+//
+// Representors that are removed and come back keep their place (links.go).
 //
 // Start reading with [Agent.Reconcile] and its round, then [Fabric].
 package agent
