@@ -24,18 +24,20 @@ type CutOffConfig struct {
 type Isolation struct {
 	Away    float64 `json:"away_seconds"`
 	Noticed float64 `json:"noticed_after_seconds"` // by the agent, that nobody answers; 0 if it never did
-	Sent    int     `json:"sent"`
-	Lost    int     `json:"lost"`
-	Back    float64 `json:"back_seconds"` // from the mended line to the newest generation, proved
+	Sent    int     `json:"sent"`                  // that the rules let through until then
+	Lost    int     `json:"lost"`                  // of them
+	Dropped int     `json:"dropped"`               // that only the newer rules let through
+	Back    float64 `json:"back_seconds"`          // from the mended line to the newest generation, proved
 	Before  uint64  `json:"generation_before"`
 	After   uint64  `json:"generation_after"`
 
 	Wrong []string `json:"wrong,omitempty"` // what was not as it should be
 }
 
-// CutOff cuts one blade off from its fabric under traffic, while what is wanted of it
-// changes twice. Meanwhile every packet has to be answered as before, by the generation
-// that the blade had; and when the blade can be reached again, it has to go to the newest.
+// CutOff cuts one blade off from its fabric under traffic, while the rules that are wanted
+// of it change twice: each time another port is let through. Meanwhile every packet has to
+// be answered as before, by the generation that the blade had; and when the blade can be
+// reached again, it has to go to the newest.
 func CutOff(ctx context.Context, c CutOffConfig) (*Isolation, error) {
 	if c.Away == 0 {
 		c.Away = isolation
@@ -61,13 +63,13 @@ func (r *Isolation) run(ctx context.Context, f *Fabric, away time.Duration) erro
 		return err
 	}
 	b := f.Blades[f.index(here.Blade)]
-	came, err := f.Deliver(ctx, 500, func() error { return r.apart(ctx, f, b, away) }, webMAC)
+	came, err := f.Deliver(ctx, 600, func() error { return r.apart(ctx, f, b, away) }, cutOffTargets()...)
 	if err != nil {
 		return err
 	}
-	r.Sent, r.Lost = came[0].Sent, came[0].Lost
-	if !came[0].Once(f.index(b.Name)) || float64(r.Sent) < 100*away.Seconds() {
-		r.Wrong = append(r.Wrong, fmt.Sprintf("packets while the blade was cut off: %+v", *came[0]))
+	r.Sent, r.Lost, r.Dropped = came[0].Sent, came[0].Lost, came[1].Lost+came[2].Lost
+	if r.Wrong = answers(came, f.index(b.Name), 80); float64(r.Sent) < 50*away.Seconds() {
+		r.Wrong = append(r.Wrong, fmt.Sprintf("only %d packets were sent", r.Sent))
 	}
 	if r.Noticed == 0 {
 		r.Wrong = append(r.Wrong, "the agent did not say that nobody talks to it")
@@ -79,6 +81,21 @@ func (r *Isolation) run(ctx context.Context, f *Fabric, away time.Duration) erro
 	}
 	r.Back = time.Since(back).Seconds()
 	return r.together(ctx, f, b)
+}
+
+// cutOffTargets are the ports that the rules let through one after the other.
+func cutOffTargets() []Target { return []Target{{webMAC, 80}, {webMAC, 81}, {webMAC, 82}} }
+
+// answers says what of the deliveries to cutOffTargets is not as rules have it that let one
+// port through.
+func answers(came []*Delivery, blade int, port uint16) (wrong []string) {
+	for i, t := range cutOffTargets() {
+		d := came[i]
+		if t.Port == port && !d.Once(blade) || t.Port != port && (d.Lost != d.Sent || len(d.At) > 0) {
+			wrong = append(wrong, fmt.Sprintf("where port %d is let through: packets to port %d: %+v", port, t.Port, *d))
+		}
+	}
+	return wrong
 }
 
 // apart is the time in which the blade is cut off.
@@ -113,12 +130,9 @@ func (r *Isolation) together(ctx context.Context, f *Fabric, b *Blade) error {
 	if r.After = after.Generation; r.After != g.Spec.Number || after.Digest != g.Spec.Digest || r.After <= r.Before || !after.Proved {
 		r.Wrong = append(r.Wrong, fmt.Sprintf("back again the blade has generation %d (%.12s), wanted is %d (%.12s)", after.Generation, after.Digest, g.Spec.Number, g.Spec.Digest))
 	}
-	came, err := f.Deliver(ctx, 500, func() error { return nil }, webMAC)
-	if err != nil {
-		return err
+	came, err := f.Deliver(ctx, 600, func() error { return nil }, cutOffTargets()...)
+	if err == nil {
+		r.Wrong = append(r.Wrong, answers(came, f.index(b.Name), 82)...)
 	}
-	if came[0].Sent == 0 || came[0].Lost != came[0].Sent {
-		r.Wrong = append(r.Wrong, fmt.Sprintf("packets that only the old rules let through: %+v", *came[0]))
-	}
-	return nil
+	return err
 }

@@ -47,7 +47,7 @@ func TestStaleManager(t *testing.T) {
 		f.Lines[pki.ManagerName].Mend()
 		time.Sleep(3 * time.Second)
 		return nil
-	}, webMAC)
+	}, Target{webMAC, 80})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,20 @@ type Relocation struct {
 	Wrong []string `json:"wrong,omitempty"`
 }
 
-// Delivery is what came of the packets to one station, sent into the wires of all blades
+// Target is where packets go: UDP, to a station's address and a port.
+type Target struct {
+	MAC  uint64
+	Port uint16
+}
+
+// frame returns a packet to the target, from the outside, with room for a stamp.
+func (t Target) frame(ports *flow.Ports) ([]byte, error) {
+	text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=%d", flow.FormatMAC(t.MAC), t.Port)
+	k, err := flow.ParseKey(text, ports)
+	return stampable(k), err
+}
+
+// Delivery is what came of the packets to one target, sent into the wires of all blades
 // at once, as from a switch that floods.
 type Delivery struct {
 	Sent    int // packets, into every wire
@@ -89,7 +102,7 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 		}
 		r.To, r.Seconds = next.Blade, time.Since(begin).Seconds()
 		return nil
-	}, mac)
+	}, Target{mac, 80})
 	if err == nil && r.From == r.To {
 		err = fmt.Errorf("profile %s is still on blade %s", profile, r.From)
 	}
@@ -102,21 +115,19 @@ func (f *Fabric) Relocate(ctx context.Context, profile string, change func() err
 // around is how long packets flow before and after what is done meanwhile.
 const around = 200 * time.Millisecond
 
-// Deliver sends web packets (UDP, port 80) to stations, in turn, so many per second into
-// each wire, while do works and for a moment before and after; and says of each station
-// what came of them. The observers are reset first, and have room for as many packets as
+// Deliver sends packets to targets, in turn, so many per second into each wire, while do
+// works and for a moment before and after; and says of each target what came of them. The observers are reset first, and have room for as many packets as
 // the lab was built for; more are not sent.
-func (f *Fabric) Deliver(ctx context.Context, rate int, do func() error, macs ...uint64) ([]*Delivery, error) {
+func (f *Fabric) Deliver(ctx context.Context, rate int, do func() error, to ...Target) ([]*Delivery, error) {
 	var out []*Delivery
 	var frames [][]byte
-	for _, mac := range macs {
-		text := fmt.Sprintf("in_port=uplink,src_mac=02:00:00:00:bb:01,dst_mac=%s,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.9.0.2,src_port=1000,dst_port=80", flow.FormatMAC(mac))
-		k, err := flow.ParseKey(text, f.Blades[0].Ports)
+	for _, t := range to {
+		frame, err := t.frame(f.Blades[0].Ports)
 		if err != nil {
 			return nil, err
 		}
-		frames = append(frames, stampable(k))
-		out = append(out, &Delivery{At: map[Spot]Stay{}, frame: stampable(k)})
+		frames = append(frames, frame)
+		out = append(out, &Delivery{At: map[Spot]Stay{}, frame: slices.Clone(frame)})
 	}
 	f.Reset()
 	sent, err := f.flood(ctx, frames, rate, do)

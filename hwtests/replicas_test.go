@@ -265,7 +265,7 @@ func TestLeaderKilled(t *testing.T) {
 			}
 		}
 		return nil
-	}, webMAC, dbMAC)
+	}, Target{webMAC, 80}, Target{dbMAC, 80})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -228,7 +228,8 @@ func (d *daemons) settled(blade string) (where api.ProfileStatus) {
 	return where
 }
 
-const daemonsMAC = 0x02_00_00_00_aa_01
+// daemonsTarget is where the profile of README.md is reached.
+var daemonsTarget = hwtests.Target{MAC: 0x02_00_00_00_aa_01, Port: 80}
 
 // TestDaemons runs manager and agents as README.md says and the commands it shows; then
 // kills each of them while a profile moves under traffic: no packet ever comes at two
@@ -259,7 +260,7 @@ func TestDaemons(t *testing.T) {
 			d.start(name)
 			d.settled(there)
 			return nil
-		}, daemonsMAC)
+		}, daemonsTarget)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, d.logs())
 		}
@@ -276,7 +277,7 @@ func TestDaemons(t *testing.T) {
 // only checks that the profile answers at one place alone, once for each packet.
 func (d *daemons) only(blade string) {
 	d.Helper()
-	came, err := d.Deliver(d.Context(), 1000, func() error { return nil }, daemonsMAC)
+	came, err := d.Deliver(d.Context(), 1000, func() error { return nil }, daemonsTarget)
 	if err != nil {
 		d.Fatal(err)
 	}
