@@ -35,8 +35,12 @@ func listOf[T any](v *view, items []T) api.List[T] {
 // objects returns the wanted objects of a kind as they are stored.
 func objects[T any](v *view, kind string, f filter) []T {
 	var out []T
-	for _, d := range v.of(kind) {
-		if f.passes(d.Name, f.blade, d.head.Metadata.Tenant) {
+	all := []*doc{v.doc(kind, f.name)}
+	if f.name == "" {
+		all = v.of(kind)
+	}
+	for _, d := range all {
+		if d != nil && f.passes(d.Name, f.blade, d.head.Metadata.Tenant) {
 			o := *d.value.(*T)
 			out = append(out, o)
 		}

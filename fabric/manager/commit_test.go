@@ -311,6 +311,9 @@ func TestTwoLargeChanges(t *testing.T) {
 // TestLargeRuleSet: a rule set of many rules is one object; changed in one rule it costs
 // a chunk or two.
 func TestLargeRuleSet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands of rules")
+	}
 	rules := 20_000
 	if os.Getenv("BLADEFLOW_LARGE") != "" {
 		rules = 100_000

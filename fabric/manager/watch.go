@@ -89,7 +89,7 @@ func (s *stream) run(ctx context.Context, cursor int64) error {
 			}
 			cursor = b.Revision
 			for _, e := range b.Events {
-				s.note(e.Key)
+				s.note(e)
 			}
 		case <-next.C:
 			if err := s.send(ctx, cursor); err != nil {
@@ -102,8 +102,9 @@ func (s *stream) run(ctx context.Context, cursor int64) error {
 	}
 }
 
-// note remembers which objects a change of a key concerns.
-func (s *stream) note(key store.Key) {
+// note remembers which objects an event of the store concerns.
+func (s *stream) note(e store.Event) {
+	key := e.Key
 	add := func(event, name string) {
 		at := event + " " + name
 		if _, known := s.pending[at]; !known {
@@ -127,7 +128,7 @@ func (s *stream) note(key store.Key) {
 		return
 	}
 	if rest, ok := strings.CutPrefix(string(key), string(store.AllHistory)); ok {
-		if n, err := strconv.ParseInt(rest, 10, 64); err == nil {
+		if n, err := strconv.ParseInt(rest, 10, 64); err == nil && !e.Deleted { // that history is forgotten is no news
 			add("event", strconv.FormatInt(n, 10))
 		}
 		return
