@@ -73,6 +73,10 @@ long-drift: ## 1,000 entries of a card changed behind the agent's back, 20 at a 
 	@mkdir -p docs/results
 	BLADEFLOW_DRIFT=1000 $(GO) test -count=1 -timeout 20m -v -run '^TestDrifts$$' ./fabric/agent
 
+.PHONY: long-mutants
+long-mutants: ## a million broken tables of hardware, judged by the checker and three other exact methods; writes docs/results/mutants.json
+	BLADEFLOW_MUTANTS=1000000 nice -n 19 $(GO) test -count=1 -timeout 120m -v -run '^TestMutants$$' ./offload/verify
+
 .PHONY: long-updates
 long-updates: ## a million random updates in every lane, compared with the definition again and again
 	@mkdir -p docs/results

@@ -74,11 +74,12 @@ func TestMutants(t *testing.T) {
 	most := flowtest.Count(t, "BLADEFLOW_MUTANTS", short)
 	c := &tally{Methods: map[string]int{}, Ways: map[string]int{}}
 	all := universes()
+	sizes := []int{12, 30, 12, 60, 12, 30, 100, 12, 1000} // rules of a batch
 	for n := 0; c.Mutants < most; n++ {
 		rng := rand.New(rand.NewPCG(seed, uint64(n)))
 		var err error
-		if n%100 == 0 {
-			err = c.batch(rng, flowtest.Family(n/100%4), []int{12, 30, 60, 100, 300}[min(4, rng.IntN(13)/3)])
+		if n%1500 == 0 {
+			err = c.batch(rng, flowtest.Family(n/1500%4), sizes[n/1500%len(sizes)])
 		} else {
 			err = c.small(rng, all[n%len(all)])
 		}
@@ -157,7 +158,11 @@ func (c *tally) batch(rng *rand.Rand, f flowtest.Family, n int) error {
 		base = append(base, p)
 	}
 	d := newDiagrams(table)
-	for range 40 {
+	mutants := 40
+	if n >= 1000 { // too many for co-refinement
+		mutants = 4
+	}
+	for range mutants {
 		rng.Shuffle(len(base), func(i, j int) { base[i], base[j] = base[j], base[i] })
 		entries := slices.Clone(base[:1+rng.IntN(len(base))])
 		for i := range entries {
@@ -177,9 +182,11 @@ func (c *tally) batch(rng *rand.Rand, f flowtest.Family, n int) error {
 			x.entries[i].ID = flow.EntryID(i + 1)
 		}
 		err := Check(table, x.entries, x.model)
-		different, misbooked := refined(table, x.entries, x.model)
-		if why := c.judge(x, err, "co-refinement", different > 0, misbooked > 0); why != nil {
-			return fmt.Errorf("%v, %d rules, %v: %w", f, n, how, why)
+		if n < 1000 {
+			different, misbooked := refined(table, x.entries, x.model)
+			if why := c.judge(x, err, "co-refinement", different > 0, misbooked > 0); why != nil {
+				return fmt.Errorf("%v, %d rules, %v: %w", f, n, how, why)
+			}
 		}
 		diff, booked := d.verdict(x.entries, x.model)
 		if why := c.judge(x, err, "diagrams", diff, booked); why != nil {
