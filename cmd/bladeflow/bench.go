@@ -29,7 +29,9 @@ func benchMatcher() *cobra.Command {
 Times are CPU time of one thread, the median of 7 passes through the trace, so that
 other work on the machine disturbs little. Answers are compared with what the trace
 expects, or, where it does not say, with the definition on a sample of packets.
-Building is measured for the lane, in CPU time; memory is that beside the rules.`,
+Building is measured for the lane, in CPU time; memory is that beside the rules.
+Updates take single rules out of the fastest lane and put them in again, while another
+goroutine looks the trace up.`,
 		Example: `  bladeflow bench matcher --rules acl.rules --from classbench --trace acl.trace --cpu 1 -o json`,
 	}
 	in.flags(cmd)
@@ -85,6 +87,8 @@ type matcherFigures struct {
 	BuildSeconds float64       `json:"build_seconds"`
 	BytesPerRule float64       `json:"bytes_per_rule"`
 	Lanes        []laneFigures `json:"lanes"`
+
+	Update *updateFigures `json:"update"` // null without rules
 }
 
 type laneFigures struct {
@@ -126,7 +130,10 @@ func measure(cmd *cobra.Command, t rules, p packets) (matcherFigures, error) {
 			r.Lanes = append(r.Lanes, laneFigures{lane.String(), batch, perSecond, wrong})
 		}
 	}
-	return r, nil
+	doing(cmd, "measuring updates")
+	var err error
+	r.Update, err = measureUpdates(t, p)
+	return r, err
 }
 
 // rate returns the median number of lookups in a second of CPU time.
