@@ -160,6 +160,14 @@ func printPreview(w io.Writer, p api.Preview) error {
 			return err
 		}
 	}
+	if p.Fleet != nil && p.Fleet.Text != "" {
+		fmt.Fprintf(w, "\nof the fleet: %s\n", p.Fleet.Text)
+	}
+	for _, c := range p.Capacity {
+		if c.Text != "" {
+			fmt.Fprintf(w, "of blade %s: %s\n", c.Blade, c.Text)
+		}
+	}
 	return nil
 }
 

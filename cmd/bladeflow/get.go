@@ -19,7 +19,6 @@ import (
 func getCommand() *cobra.Command {
 	var on connection
 	var q client.Query
-	var labels selector
 	var watch, bare bool
 	cmd := &cobra.Command{
 		Use:   "get NOUN [NAME...]",
@@ -40,7 +39,7 @@ and prints each object again when it changed, one line of JSON for each with -o 
 	f.BoolVar(&bare, "no-headers", false, "leave out the line with the columns' names")
 	f.StringVar(&q.Blade, "blade", "", "only what is on this blade")
 	f.StringVar(&q.Tenant, "tenant", "", "only this tenant's")
-	f.VarP(&labels, "labels", "l", "only objects with these labels: NAME=VALUE, NAME!=VALUE, NAME, !NAME")
+	f.VarP(labelsFlag{&q.Labels}, "labels", "l", "only objects with these labels: NAME=VALUE, NAME!=VALUE, NAME, !NAME")
 	on.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		n, err := findNoun(args[0], anyNoun)
@@ -51,7 +50,7 @@ and prints each object again when it changed, one line of JSON for each with -o 
 		if err != nil {
 			return err
 		}
-		g := getting{cmd, c, n, q, labels, args[1:], *output, !bare}
+		g := getting{cmd, c, n, q, args[1:], *output, !bare}
 		switch {
 		case watch:
 			return g.watch()
@@ -69,7 +68,6 @@ type getting struct {
 	client *client.Client
 	noun   noun
 	query  client.Query
-	labels selector
 	names  []string
 	form   string
 	heads  bool
@@ -84,14 +82,14 @@ func (g *getting) list() error {
 	left := slices.Clone(g.names)
 	items := all.Items[:0]
 	for _, raw := range all.Items {
-		h, err := headOf(raw)
+		name, err := nameOf(raw)
 		if err != nil {
 			return err
 		}
-		if g.asked(h.Metadata.Name, h.Metadata.Labels) {
+		if g.asked(name) {
 			items = append(items, raw)
 		}
-		left = slices.DeleteFunc(left, func(name string) bool { return name == h.Metadata.Name })
+		left = slices.DeleteFunc(left, func(n string) bool { return n == name })
 	}
 	if len(left) > 0 {
 		_, err := g.noun.all.Get(g.Context(), g.client, left[0]) // says in the manager's words that it is not there
@@ -104,8 +102,8 @@ func (g *getting) list() error {
 }
 
 // asked reports whether an object is one of those that the command line names.
-func (g *getting) asked(name string, labels map[string]string) bool {
-	return (len(g.names) == 0 || slices.Contains(g.names, name)) && g.labels.selects(labels)
+func (g *getting) asked(name string) bool {
+	return len(g.names) == 0 || slices.Contains(g.names, name)
 }
 
 // one prints one object; JSON and YAML are the object, not a list.
@@ -151,19 +149,12 @@ func (g *getting) watch() error {
 
 // changed prints one object that changed, if it was asked for.
 func (g *getting) changed(change client.Change[json.RawMessage], lines *columns) error {
-	h := api.NewHead(g.noun.kind, change.Name)
-	if !change.Deleted {
-		var err error
-		if h, err = headOf(change.Object); err != nil {
-			return err
-		}
-	}
-	if !g.asked(change.Name, h.Metadata.Labels) {
+	if !g.asked(change.Name) {
 		return nil
 	}
 	var object any = change.Object
 	if change.Deleted {
-		object = deletedObject{h, true}
+		object = deletedObject{api.NewHead(g.noun.kind, change.Name), true}
 	}
 	out := g.OutOrStdout()
 	switch {

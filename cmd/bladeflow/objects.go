@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -117,44 +115,18 @@ func toYAML(text []byte) ([]byte, error) {
 	return out.Bytes(), e.Close()
 }
 
-// selector is a condition on labels: name=value, name!=value, name or !name, with
-// commas between those that must all hold.
-type selector []labelTerm
-
-type labelTerm struct {
-	name, value string
-	any, not    bool // whatever the value; the opposite
-}
+// labelsFlag is a selector of labels, as the API reads it.
+type labelsFlag struct{ text *string }
 
 // String is what --help shows, nothing.
-func (s *selector) String() string { return "" }
+func (labelsFlag) String() string { return "" }
 
 // Type is what --help calls the value.
-func (s *selector) Type() string { return "NAME=VALUE,…" }
+func (labelsFlag) Type() string { return "NAME=VALUE,…" }
 
-// Set reads a selector.
-func (s *selector) Set(text string) error {
-	for part := range strings.SplitSeq(text, ",") {
-		var t labelTerm
-		t.name, t.value, t.any = strings.Cut(part, "=")
-		t.any = !t.any
-		if t.any {
-			t.name, t.not = strings.CutPrefix(t.name, "!")
-		} else {
-			t.name, t.not = strings.CutSuffix(t.name, "!")
-		}
-		if t.name = strings.TrimSpace(t.name); t.name == "" || strings.ContainsAny(t.name, "!= ") {
-			return usage(fmt.Sprintf("-l %q", text), "not a condition on labels", "write NAME=VALUE, NAME!=VALUE, NAME or !NAME, with commas between")
-		}
-		*s = append(*s, t)
-	}
-	return nil
-}
-
-// selects reports whether the labels are as the selector wants.
-func (s selector) selects(labels map[string]string) bool {
-	return !slices.ContainsFunc(s, func(t labelTerm) bool {
-		value, has := labels[t.name]
-		return (has && (t.any || value == t.value)) == t.not
-	})
+// Set checks a selector.
+func (l labelsFlag) Set(text string) error {
+	_, err := api.ParseSelector(text)
+	*l.text = text
+	return err
 }

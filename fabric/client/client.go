@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -31,6 +32,7 @@ type Config struct {
 type Client struct {
 	base    string
 	http    *http.Client
+	tls     *tls.Config // nil for http
 	timeout time.Duration
 }
 
@@ -55,7 +57,7 @@ func New(c Config) (*Client, error) {
 	}
 	t := &http.Transport{TLSClientConfig: c.TLS, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{Timeout: min(c.Timeout, 5*time.Second)}).DialContext, MaxIdleConnsPerHost: 4}
-	return &Client{base: u.Scheme + "://" + u.Host, http: &http.Client{Transport: t}, timeout: c.Timeout}, nil
+	return &Client{base: u.Scheme + "://" + u.Host, http: &http.Client{Transport: t}, tls: c.TLS, timeout: c.Timeout}, nil
 }
 
 func loopback(host string) bool {
@@ -126,7 +128,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unanswered(ctx, err)
+		return nil, c.unanswered(ctx, cmp.Or(c.alert(ctx, err), err))
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil

@@ -141,6 +141,11 @@ func TestChanges(t *testing.T) {
 	if all, err = Networks.List(ctx, c, Query{Tenant: "other"}); err != nil || len(all.Items) != 0 {
 		t.Errorf("list of another tenant: %v %+v", err, all)
 	}
+	if all, err = Networks.List(ctx, c, Query{Labels: "!stage"}); err != nil || len(all.Items) != 2 {
+		t.Errorf("list of what has no stage: %v %+v", err, all)
+	}
+	_, err = Networks.List(ctx, c, Query{Labels: "=x"})
+	faulty(t, err, "E_VALUE", nil)
 
 	vic := r.as(r.dir, "vic")
 	if _, err := Networks.List(ctx, vic, Query{}); err != nil {

@@ -35,11 +35,12 @@ const (
 type Query struct {
 	Blade  string // only what is on this blade
 	Tenant string // only this tenant's
+	Labels string // only what has these, see api.ParseSelector
 }
 
 func (q Query) values() url.Values {
 	v := url.Values{}
-	for name, value := range map[string]string{"blade": q.Blade, "tenant": q.Tenant} {
+	for name, value := range map[string]string{"blade": q.Blade, "tenant": q.Tenant, "labels": q.Labels} {
 		if value != "" {
 			v.Set(name, value)
 		}

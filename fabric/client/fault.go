@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -80,6 +81,28 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 		return c.strange("it speaks http, not https")
 	}
 	return f
+}
+
+// alert returns why the server ended a connection in the middle of a request, if it
+// says so; else nil. With TLS 1.3 a server looks at the client's certificate when the
+// client is sending already, and what that sees may be a broken pipe; the reason is
+// behind it, for whoever connects and only listens.
+func (c *Client) alert(ctx context.Context, broken error) error {
+	op, known := errors.AsType[*net.OpError](broken)
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](broken); c.tls == nil || ctx.Err() != nil || untrusted || known && (op.Op == "dial" || op.Op == "remote error") {
+		return nil
+	}
+	conn, err := (&tls.Dialer{Config: c.tls}).DialContext(ctx, "tcp", strings.TrimPrefix(c.base, "https://"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	_, err = conn.Read(make([]byte, 1))
+	if op, known = errors.AsType[*net.OpError](err); known && op.Op == "remote error" {
+		return err
+	}
+	return nil
 }
 
 // cause returns what is wrong without the request's address, which the fault names.
