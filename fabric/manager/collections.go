@@ -87,6 +87,9 @@ func (m *Manager) blades(v *view, f filter) []api.Blade {
 	return out
 }
 
+// bladeEvents is how many of the things that happened to a blade are shown with it.
+const bladeEvents = 8
+
 func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *api.BladeView {
 	b := &api.BladeView{State: "unseen"}
 	told := v.orders[id]
@@ -100,6 +103,7 @@ func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *a
 	if r.status != nil {
 		s := r.status.Status
 		b.Running, b.Digest, b.Devices, b.Error = s.Generation, s.Digest, s.Devices, s.Error
+		b.Links, b.Events = s.Links, s.Events[max(0, len(s.Events)-bladeEvents):]
 		b.Proved = s.Proved && told != nil && s.Digest == told.record.Spec.Digest
 	}
 	if r.rules != nil {

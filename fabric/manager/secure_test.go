@@ -43,7 +43,7 @@ func secureRig(t *testing.T) (r *rig, d *Daemon, dir string) {
 		t.Fatal(err)
 	}
 	log := &logged{}
-	file, err := ParseFile(filepath.Join(t.TempDir(), "manager.yaml"), []byte(fmt.Sprintf("apiVersion: bladeflow/v1\nkind: Manager\nmetadata: {name: m1}\nspec:\n  listen: 127.0.0.1:0\n  certificates: %s\n  store: {dir: store, listen: 127.0.0.1:0}\n", dir)))
+	file, err := ParseFile(filepath.Join(t.TempDir(), "manager.yaml"), []byte(fmt.Sprintf("apiVersion: bladeflow/v1\nkind: Manager\nmetadata: {name: m1}\nspec:\n  listen: 127.0.0.1:0\n  certificates: %s\n  store: {dir: store, listen: 127.0.0.1:0}\n  capacity: {history: demand.db}\n", dir)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +77,14 @@ func TestSecure(t *testing.T) {
 	r.want(403, "PUT", "blades/b3", object("Blade", "b3", `{}`))
 	r.want(403, "PUT", "rulesets/sys", object("RuleSet", "sys", `{"tier":"system","rules":[]}`))
 	r.want(403, "DELETE", "chassis/c1", "")
+
+	if r.m.config.History == nil || r.m.config.Capacity.Policy.BufferPercent != 10 {
+		t.Error("demand is not recorded as configured")
+	}
+	r.client = clientOf(t, dir, "vic")
+	if text := r.want(200, "GET", "reports/capacity?format=md&levels=fleet", ""); !strings.Contains(text, "VF slots: 6 VFs usable of 8 VFs") {
+		t.Error(text)
+	}
 
 	// A blade that is deleted may read nothing any more, whatever certificate it has.
 	r.client = clientOf(t, dir, "ann")

@@ -115,3 +115,19 @@ func TestUnpackRefuses(t *testing.T) {
 		t.Error(string(v), err)
 	}
 }
+
+// FuzzUnpack: whatever stands in the place of a value, it is taken as it is, refused, or a
+// reference whose value is there.
+func FuzzUnpack(f *testing.F) {
+	p := Pack(rules(2000))
+	f.Add(p.Value)
+	f.Add([]byte(`{"apiVersion":"bladeflow/v1"}`))
+	f.Add([]byte(`{"chunks":[],"size":0}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		got, err := Unpack(value, func(sum Sum) ([]byte, error) { return p.Chunks[sum], nil })
+		sums, err2 := Refers(value)
+		if (err2 != nil) && err == nil || err == nil && len(sums) == 0 && sums == nil && !bytes.Equal(got, value) {
+			t.Errorf("%q became %q, %v, %v", value, got, err, err2)
+		}
+	})
+}

@@ -78,11 +78,11 @@ func TestRights(t *testing.T) {
 	})
 
 	t.Run("may not read", func(t *testing.T) {
-		for _, key := range []Key{Generation("b2"), Generation("b10"), Status("b2", "agent"), Wanted("profile", "default", "p"), History(1), Election("compile")} {
+		for _, key := range []Key{Generation("b2"), Generation("b10"), Status("b2", "agent"), Wanted("profile", "default", "p"), History(1), State(1), Chunk(Sum{}), PendingKey, WritingKey, Election("compile")} {
 			_, err := b1.Read(ctx, key)
 			wantErr(t, err, ErrDenied)
 		}
-		for _, prefix := range []Prefix{"/", Everything, AllBlades, AllStatus, AllWanted, AllHistory, BladeWanted("b2"), BladeWanted("b10"), BladeStatus("b10"),
+		for _, prefix := range []Prefix{"/", Everything, AllBlades, AllStatus, AllWanted, AllHistory, AllStates, AllChunks, BladeWanted("b2"), BladeWanted("b10"), BladeStatus("b10"),
 			AllBlades + "b1", AllBlades + "b", AllStatus + "b1"} {
 			_, _, err := b1.List(ctx, prefix)
 			wantErr(t, err, ErrDenied)
@@ -101,7 +101,7 @@ func TestRights(t *testing.T) {
 			Put(Generation("b1"), nil), Delete(Generation("b1")), DeleteAll(BladeWanted("b1")), Put(Shard("b1", shard), nil),
 			Put(Generation("b2"), nil), Put(Status("b2", "agent"), nil), Delete(Status("b2", "agent")), Put(Status("b10", "agent"), nil),
 			DeleteAll(AllStatus), DeleteAll(Everything), Put(SchemaKey, nil), Put(Wanted("profile", "default", "evil"), nil),
-			Put(Election("compile"), nil), Put("/elsewhere", nil), Put(Key(AllStatus)+"b1", nil),
+			Put(Election("compile"), nil), Put(Chunk(Sum{}), nil), Delete(Chunk(Sum{})), Put(PendingKey, nil), Put(WritingKey, nil), PutLeased(WritingKey, nil, theirs), Put(State(1), nil), Put("/elsewhere", nil), Put(Key(AllStatus)+"b1", nil),
 			PutLeased(Status("b1", "agent"), nil, theirs), // which would keep b2 from renewing its lease's keys
 		} {
 			_, err := b1.Txn(ctx, nil, []Op{op})
