@@ -46,28 +46,51 @@ func (e *engine) scan(t *kernel.Table, keys []flow.Key, best *kernel.Best, found
 }
 
 // hasVectors reports whether a lane can look up bit vectors.
-func hasVectors(l Lane) bool { return l == AVX512 }
+func hasVectors(l Lane) bool { return l == AVX512 || l == AVX2 }
 
-func choose(_ Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
+func choose(l Lane, c *kernel.Classes, keys []flow.Key, chosen *kernel.Chosen) {
+	if l == AVX2 {
+		kernel.Classes256(c, keys, chosen)
+		return
+	}
 	kernel.Classes512(c, keys, chosen)
 }
 
-func and(_ Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+func and(l Lane, v *kernel.Vectors, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	if l == AVX2 {
+		kernel.And256(v, chosen, n, best)
+		return
+	}
 	kernel.And512(v, chosen, n, best)
 }
 
-func final(_ Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+func final(l Lane, f *kernel.Finals, chosen *kernel.Chosen, n int, best *[kernel.Lanes]int32) {
+	if l == AVX2 {
+		kernel.Final256(f, chosen, n, best)
+		return
+	}
 	kernel.Final512(f, chosen, n, best)
 }
 
-func masksOf(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, n int, masks *kernel.Column, best *[kernel.Lanes]int32) {
+func masksOf(l Lane, b *kernel.Blocks, chosen *kernel.Chosen, n int, masks *kernel.Column, best *[kernel.Lanes]int32) {
+	if l == AVX2 {
+		kernel.Masks256(b, chosen, n, masks, best)
+		return
+	}
 	kernel.Masks512(b, chosen, n, masks, best)
 }
 
-func pass(_ Lane, b *kernel.Blocks, n int, masks *kernel.Column, best *[kernel.Lanes]int32, list *kernel.Candidates) int {
+func pass(l Lane, b *kernel.Blocks, n int, masks *kernel.Column, best *[kernel.Lanes]int32, list *kernel.Candidates) int {
+	if l == AVX2 {
+		return kernel.Pass256(b, n, masks, best, list)
+	}
 	return kernel.Pass512(b, n, masks, best, list)
 }
 
-func try(_ Lane, b *kernel.Blocks, chosen *kernel.Chosen, list *kernel.Candidates, n int, best *[kernel.Lanes]int32) {
+func try(l Lane, b *kernel.Blocks, chosen *kernel.Chosen, list *kernel.Candidates, n int, best *[kernel.Lanes]int32) {
+	if l == AVX2 {
+		kernel.Try256(b, chosen, list, n, best)
+		return
+	}
 	kernel.Try512(b, chosen, list, n, best)
 }

@@ -151,14 +151,7 @@ func probe256(lanes Mem) {
 	VPANDN(same, s, same) // has a bucket
 
 	VMOVMSKPS(same, bits.As32())
-	spread, numbers, packed, order := GP64(), GP64(), XMM(), YMM()
-	MOVQ(U64(0x0101010101010101), spread)
-	PDEPQ(spread, bits, spread)
-	IMUL3Q(U32(0xff), spread, spread)
-	MOVQ(U64(0x0706050403020100), numbers)
-	PEXTQ(spread, numbers, numbers)
-	VMOVQ(numbers, packed)
-	VPMOVZXBD(packed, order)
+	order := compress(bits.(GPVirtual))
 	VPERMD(lane, order, v)
 	VMOVDQU(v, Mem{Base: found, Index: count, Scale: 4})
 	VPERMD(head, order, v)

@@ -32,6 +32,12 @@ func main() {
 	spread256(lanes)
 	probe256(lanes)
 	scanner(256)
+	classes256(lanes)
+	and256()
+	final256()
+	masks256(lanes)
+	pass256(lanes)
+	try256()
 	Generate()
 }
 

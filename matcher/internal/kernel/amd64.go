@@ -48,28 +48,38 @@ func firstWord(columns []Column) *uint32 { return (*uint32)(unsafe.Pointer(unsaf
 func Classes512(c *Classes, keys []flow.Key, chosen *Chosen) {
 	if c.Quads == 1 { // Go clears arrays before use, so it pays to have no more than needed
 		var columns [4]Column
-		choose512(c, keys, columns[:], chosen)
+		choose(true, c, keys, columns[:], chosen)
 		return
 	}
 	var columns [Words]Column
-	choose512(c, keys, columns[:], chosen)
+	choose(true, c, keys, columns[:], chosen)
 }
 
-func choose512(c *Classes, keys []flow.Key, columns []Column, chosen *Chosen) {
+// choose calls classes512 or, if it is not wide, classes256. Both work on whole groups of
+// 16 keys.
+func choose(wide bool, c *Classes, keys []flow.Key, columns []Column, chosen *Chosen) {
 	whole := len(keys) / 16
 	if whole > 0 {
-		classes512((*byte)(unsafe.Pointer(c)), &keys[0][0], whole, firstWord(columns), &chosen[0][0])
+		chooseWhole(wide, c, &keys[0], whole, columns, chosen)
 	}
 	if 16*whole == len(keys) {
 		return
 	}
-	var some [16]flow.Key // the assembly reads whole groups
+	var some [16]flow.Key
 	var rest Chosen
 	n := copy(some[:], keys[16*whole:])
-	classes512((*byte)(unsafe.Pointer(c)), &some[0][0], 1, firstWord(columns), &rest[0][0])
+	chooseWhole(wide, c, &some[0], 1, columns, &rest)
 	for g := range c.Groups {
 		copy(chosen[g][16*whole:], rest[g][:n])
 	}
+}
+
+func chooseWhole(wide bool, c *Classes, keys *flow.Key, groups int, columns []Column, chosen *Chosen) {
+	if wide {
+		classes512((*byte)(unsafe.Pointer(c)), &keys[0], groups, firstWord(columns), &chosen[0][0])
+		return
+	}
+	classes256((*byte)(unsafe.Pointer(c)), &keys[0], groups, firstWord(columns), &chosen[0][0])
 }
 
 // And512 is [AndGo]; it works on up to three lanes more.
@@ -112,4 +122,40 @@ func Probe256(t *Table, columns []Column, best *Best, n int, found *Found) int {
 // Scan256 is [ScanGo].
 func Scan256(t *Table, keys []flow.Key, best *Best, found *Found, n int) {
 	scan256((*byte)(unsafe.Pointer(t)), &keys[0][0], (*byte)(unsafe.Pointer(best)), (*byte)(unsafe.Pointer(found)), n)
+}
+
+// Classes256 is [ClassesGo].
+func Classes256(c *Classes, keys []flow.Key, chosen *Chosen) {
+	if c.Quads == 1 {
+		var columns [4]Column
+		choose(false, c, keys, columns[:], chosen)
+		return
+	}
+	var columns [Words]Column
+	choose(false, c, keys, columns[:], chosen)
+}
+
+// And256 is [AndGo].
+func And256(v *Vectors, chosen *Chosen, n int, best *[Lanes]int32) {
+	and256((*byte)(unsafe.Pointer(v)), &chosen[0][0], n, &best[0])
+}
+
+// Final256 is [FinalGo] like Final512.
+func Final256(f *Finals, chosen *Chosen, n int, best *[Lanes]int32) {
+	final256((*byte)(unsafe.Pointer(f)), &chosen[0][0], (n+15)/16, &best[0])
+}
+
+// Masks256 is [MasksGo].
+func Masks256(b *Blocks, chosen *Chosen, n int, masks *Column, best *[Lanes]int32) {
+	masks256((*byte)(unsafe.Pointer(b)), &chosen[0][0], n, &masks[0], &best[0])
+}
+
+// Pass256 is [PassGo].
+func Pass256(b *Blocks, n int, masks *Column, best *[Lanes]int32, list *Candidates) int {
+	return pass256((*byte)(unsafe.Pointer(b)), (n+15)/16, &masks[0], &best[0], (*byte)(unsafe.Pointer(list)))
+}
+
+// Try256 is [TryGo].
+func Try256(b *Blocks, chosen *Chosen, list *Candidates, n int, best *[Lanes]int32) {
+	try256((*byte)(unsafe.Pointer(b)), &chosen[0][0], (*byte)(unsafe.Pointer(list)), n, &best[0])
 }

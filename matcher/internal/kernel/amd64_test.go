@@ -149,7 +149,10 @@ func TestSameVectors(t *testing.T) {
 		and     func(*Vectors, *Chosen, int, *[Lanes]int32)
 		final   func(*Finals, *Chosen, int, *[Lanes]int32)
 		blocks  blocksLane
-	}{{"avx512", HasAVX512, Classes512, And512, Final512, blocksLane{Masks512, Pass512, Try512}}} {
+	}{
+		{"avx512", HasAVX512, Classes512, And512, Final512, blocksLane{Masks512, Pass512, Try512}},
+		{"avx2", HasAVX2, Classes256, And256, Final256, blocksLane{Masks256, Pass256, Try256}},
+	} {
 		t.Run(a.name, func(t *testing.T) {
 			var err error
 			if !a.has() {

@@ -39,3 +39,21 @@ func probe256(t *byte, columns *uint32, best *byte, groups int, found *byte) int
 
 //go:noescape
 func scan256(t *byte, keys *uint64, best *byte, found *byte, n int)
+
+//go:noescape
+func classes256(c *byte, keys *uint64, groups int, columns *uint32, chosen *uint32)
+
+//go:noescape
+func and256(v *byte, rows *uint32, n int, best *int32)
+
+//go:noescape
+func final256(f *byte, chosen *uint32, groups int, best *int32)
+
+//go:noescape
+func masks256(b *byte, chosen *uint32, n int, masks *uint32, best *int32)
+
+//go:noescape
+func pass256(b *byte, groups int, masks *uint32, best *int32, list *byte) int
+
+//go:noescape
+func try256(b *byte, chosen *uint32, list *byte, n int, best *int32)

@@ -4936,3 +4936,2910 @@ rangedManyMore:
 rangedManyDone:
 	VZEROUPPER
 	RET
+
+// func classes256(c *byte, keys *uint64, groups int, columns *uint32, chosen *uint32)
+// Requires: AVX, AVX2, CMOV
+TEXT ·classes256(SB), NOSPLIT, $0-40
+	MOVQ    c+0(FP), AX
+	MOVQ    keys+8(FP), CX
+	MOVQ    columns+24(FP), DX
+	MOVQ    groups+16(FP), BX
+	SHLQ    $0x01, BX
+	VMOVDQU lanes<>+0(SB), Y0
+	VPSLLD  $0x06, Y0, Y0
+	XORQ    SI, SI
+
+keys:
+	VPXOR     Y1, Y1, Y1
+	VPXOR     Y2, Y2, Y2
+	VMOVDQU   (CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   32(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   64(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   96(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   128(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   160(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   192(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   224(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   256(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   288(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   320(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   352(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   384(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   416(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VMOVDQU   448(CX), Y3
+	VPXOR     424(AX), Y3, Y3
+	VPOR      Y3, Y1, Y1
+	VMOVDQU   480(CX), Y3
+	VPXOR     456(AX), Y3, Y3
+	VPOR      Y3, Y2, Y2
+	VPAND     360(AX), Y1, Y1
+	VPAND     392(AX), Y2, Y2
+	VPOR      Y1, Y2, Y2
+	VPXOR     Y1, Y1, Y1
+	VPCMPEQD  Y1, Y2, Y2
+	VPCMPEQD  Y1, Y1, Y1
+	VPXOR     Y1, Y2, Y2
+	VPMOVMSKB Y2, DI
+	ORQ       DI, SI
+	LEAQ      40(AX), DI
+	MOVL      24(AX), R8
+	SHLQ      $0x02, R8
+	MOVQ      DX, R10
+
+word:
+	MOVL       (DI), R9
+	LEAQ       (CX)(R9*4), R9
+	VPCMPEQD   Y2, Y2, Y2
+	VPXOR      Y1, Y1, Y1
+	VPGATHERDD Y2, (R9)(Y0*1), Y1
+	VMOVDQU    Y1, (R10)
+	ADDQ       $0x04, DI
+	ADDQ       $0x00000400, R10
+	DECQ       R8
+	JNZ        word
+	ADDQ       $0x00000200, CX
+	ADDQ       $0x20, DX
+	DECQ       BX
+	JNZ        keys
+	MOVQ       columns+24(FP), DX
+	MOVQ       chosen+32(FP), BX
+	SHLQ       $0x06, groups+16(FP)
+	MOVQ       (AX), CX
+	LEAQ       536(AX), DI
+	LEAQ       488(AX), R8
+	MOVL       28(AX), R9
+
+group:
+	MOVL  4(R8), R11
+	ADDQ  CX, R11
+	MOVL  (R8), R10
+	DECL  R10
+	JZ    one
+	XORQ  R12, R12
+	VPXOR Y0, Y0, Y0
+
+clear:
+	VMOVDQU Y0, (BX)(R12*1)
+	VMOVDQU Y0, 32(BX)(R12*1)
+	VMOVDQU Y0, 64(BX)(R12*1)
+	VMOVDQU Y0, 96(BX)(R12*1)
+	ADDQ    $0x00000080, R12
+	CMPQ    R12, groups+16(FP)
+	JLT     clear
+
+more:
+	MOVL (DI), R12
+	ADDQ DX, R12
+	MOVL 8(DI), R13
+	ADDQ CX, R13
+	CMPL 4(DI), $0x01
+	JNE  middleNot1
+	XORQ R14, R14
+
+middle1:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPBROADCASTD 20(DI), Y1
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y1, Y2, Y2
+	VPBROADCASTD 36(DI), Y3
+	VMOVDQU      (R12)(R14*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y4, Y4
+	VMOVDQU      32(R12)(R14*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y5, Y5
+	VMOVDQU      64(R12)(R14*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y6, Y6
+	VMOVDQU      96(R12)(R14*1), Y7
+	VPSRLVD      Y1, Y7, Y1
+	VPSLLVD      Y2, Y7, Y2
+	VPOR         Y2, Y1, Y1
+	VPAND        Y3, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R13)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R13)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R13)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R13)(Y0*1), Y5
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y2, Y2
+	VPADDD       (BX)(R14*1), Y2, Y2
+	VMOVDQU      Y2, (BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       32(BX)(R14*1), Y3, Y3
+	VMOVDQU      Y3, 32(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y4, Y4
+	VPADDD       64(BX)(R14*1), Y4, Y4
+	VMOVDQU      Y4, 64(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       96(BX)(R14*1), Y5, Y5
+	VMOVDQU      Y5, 96(BX)(R14*1)
+	ADDQ         $0x00000080, R14
+	CMPQ         R14, groups+16(FP)
+	JLT          middle1
+
+middleNot1:
+	CMPL 4(DI), $0x02
+	JNE  middleNot2
+	XORQ R14, R14
+
+middle2:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R13)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R13)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R13)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R13)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R12)(R14*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       (BX)(R14*1), Y8, Y8
+	VMOVDQU      Y8, (BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y7, Y7
+	VPADDD       32(BX)(R14*1), Y7, Y7
+	VMOVDQU      Y7, 32(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       64(BX)(R14*1), Y3, Y3
+	VMOVDQU      Y3, 64(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y1, Y1
+	VPADDD       96(BX)(R14*1), Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R14*1)
+	ADDQ         $0x00000080, R14
+	CMPQ         R14, groups+16(FP)
+	JLT          middle2
+
+middleNot2:
+	CMPL 4(DI), $0x03
+	JNE  middleNot3
+	XORQ R14, R14
+
+middle3:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R13)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R13)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R13)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R13)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R12)(R14*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       (BX)(R14*1), Y6, Y6
+	VMOVDQU      Y6, (BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       32(BX)(R14*1), Y8, Y8
+	VMOVDQU      Y8, 32(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y7, Y7
+	VPADDD       64(BX)(R14*1), Y7, Y7
+	VMOVDQU      Y7, 64(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y2, Y2
+	VPADDD       96(BX)(R14*1), Y2, Y2
+	VMOVDQU      Y2, 96(BX)(R14*1)
+	ADDQ         $0x00000080, R14
+	CMPQ         R14, groups+16(FP)
+	JLT          middle3
+
+middleNot3:
+	CMPL 4(DI), $0x04
+	JNE  middleNot4
+	XORQ R14, R14
+
+middle4:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R13)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R13)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R13)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R13)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R12)(R14*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R12)(R14*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R12)(R14*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R12)(R14*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPBROADCASTD 28(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 44(DI), Y3
+	VPSLLD       $0x10, Y6, Y6
+	VPSRLD       $0x0a, Y6, Y6
+	VMOVDQU      (R12)(R14*1), Y4
+	VPSRLVD      Y0, Y4, Y5
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y5, Y5
+	VPAND        Y3, Y5, Y5
+	VPADDD       Y5, Y6, Y6
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y4, (CX)(Y6*1), Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      32(R12)(R14*1), Y4
+	VPSRLVD      Y0, Y4, Y6
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y6, Y6
+	VPAND        Y3, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      64(R12)(R14*1), Y4
+	VPSRLVD      Y0, Y4, Y8
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      96(R12)(R14*1), Y4
+	VPSRLVD      Y0, Y4, Y0
+	VPSLLVD      Y1, Y4, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VPADDD       Y0, Y2, Y2
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y2*1), Y1
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       (BX)(R14*1), Y5, Y5
+	VMOVDQU      Y5, (BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       32(BX)(R14*1), Y6, Y6
+	VMOVDQU      Y6, 32(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       64(BX)(R14*1), Y8, Y8
+	VMOVDQU      Y8, 64(BX)(R14*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y1, Y1
+	VPADDD       96(BX)(R14*1), Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R14*1)
+	ADDQ         $0x00000080, R14
+	CMPQ         R14, groups+16(FP)
+	JLT          middle4
+
+middleNot4:
+	ADDQ $0x30, DI
+	DECL R10
+	JNZ  more
+	MOVL (DI), R10
+	ADDQ DX, R10
+	MOVL 8(DI), R12
+	ADDQ CX, R12
+	CMPL 4(DI), $0x01
+	JNE  lastNot1
+	XORQ R13, R13
+
+last1:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPBROADCASTD 20(DI), Y1
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y1, Y2, Y2
+	VPBROADCASTD 36(DI), Y3
+	VMOVDQU      (R10)(R13*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y4, Y4
+	VMOVDQU      32(R10)(R13*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y5, Y5
+	VMOVDQU      64(R10)(R13*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y6, Y6
+	VMOVDQU      96(R10)(R13*1), Y7
+	VPSRLVD      Y1, Y7, Y1
+	VPSLLVD      Y2, Y7, Y2
+	VPOR         Y2, Y1, Y1
+	VPAND        Y3, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R12)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R12)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R12)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R12)(Y0*1), Y5
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y2, Y2
+	VPADDD       (BX)(R13*1), Y2, Y2
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y2*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, (BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       32(BX)(R13*1), Y3, Y3
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y3*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 32(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y4, Y4
+	VPADDD       64(BX)(R13*1), Y4, Y4
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y4*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 64(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       96(BX)(R13*1), Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y5*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R13*1)
+	ADDQ         $0x00000080, R13
+	CMPQ         R13, groups+16(FP)
+	JLT          last1
+
+lastNot1:
+	CMPL 4(DI), $0x02
+	JNE  lastNot2
+	XORQ R13, R13
+
+last2:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R12)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R12)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R12)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R12)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R13*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       (BX)(R13*1), Y8, Y8
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y8*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, (BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y7, Y7
+	VPADDD       32(BX)(R13*1), Y7, Y7
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y7*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 32(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       64(BX)(R13*1), Y3, Y3
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y3*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 64(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y1, Y1
+	VPADDD       96(BX)(R13*1), Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y1*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 96(BX)(R13*1)
+	ADDQ         $0x00000080, R13
+	CMPQ         R13, groups+16(FP)
+	JLT          last2
+
+lastNot2:
+	CMPL 4(DI), $0x03
+	JNE  lastNot3
+	XORQ R13, R13
+
+last3:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R12)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R12)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R12)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R12)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R13*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       (BX)(R13*1), Y6, Y6
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y6*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, (BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       32(BX)(R13*1), Y8, Y8
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y8*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 32(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y7, Y7
+	VPADDD       64(BX)(R13*1), Y7, Y7
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y7*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 64(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y2, Y2
+	VPADDD       96(BX)(R13*1), Y2, Y2
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (R11)(Y2*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R13*1)
+	ADDQ         $0x00000080, R13
+	CMPQ         R13, groups+16(FP)
+	JLT          last3
+
+lastNot3:
+	CMPL 4(DI), $0x04
+	JNE  lastNot4
+	XORQ R13, R13
+
+last4:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R12)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R12)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R12)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R12)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R13*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R13*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R10)(R13*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R10)(R13*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPBROADCASTD 28(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 44(DI), Y3
+	VPSLLD       $0x10, Y6, Y6
+	VPSRLD       $0x0a, Y6, Y6
+	VMOVDQU      (R10)(R13*1), Y4
+	VPSRLVD      Y0, Y4, Y5
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y5, Y5
+	VPAND        Y3, Y5, Y5
+	VPADDD       Y5, Y6, Y6
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y4, (CX)(Y6*1), Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      32(R10)(R13*1), Y4
+	VPSRLVD      Y0, Y4, Y6
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y6, Y6
+	VPAND        Y3, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      64(R10)(R13*1), Y4
+	VPSRLVD      Y0, Y4, Y8
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      96(R10)(R13*1), Y4
+	VPSRLVD      Y0, Y4, Y0
+	VPSLLVD      Y1, Y4, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VPADDD       Y0, Y2, Y2
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y2*1), Y1
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       (BX)(R13*1), Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y5*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, (BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       32(BX)(R13*1), Y6, Y6
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y6*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 32(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y8, Y8
+	VPADDD       64(BX)(R13*1), Y8, Y8
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y8*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 64(BX)(R13*1)
+	VPBROADCASTD 12(DI), Y0
+	VPMADDWD     Y0, Y1, Y1
+	VPADDD       96(BX)(R13*1), Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (R11)(Y1*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 96(BX)(R13*1)
+	ADDQ         $0x00000080, R13
+	CMPQ         R13, groups+16(FP)
+	JLT          last4
+
+lastNot4:
+	ADDQ $0x30, DI
+	JMP  next
+
+one:
+	MOVL (DI), R10
+	ADDQ DX, R10
+	MOVL 8(DI), R11
+	ADDQ CX, R11
+	CMPL 4(DI), $0x01
+	JNE  oneNot1
+	XORQ R12, R12
+
+one1:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPBROADCASTD 20(DI), Y1
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y1, Y2, Y2
+	VPBROADCASTD 36(DI), Y3
+	VMOVDQU      (R10)(R12*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y4, Y4
+	VMOVDQU      32(R10)(R12*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y5, Y5
+	VMOVDQU      64(R10)(R12*1), Y7
+	VPSRLVD      Y1, Y7, Y8
+	VPSLLVD      Y2, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPOR         Y8, Y6, Y6
+	VMOVDQU      96(R10)(R12*1), Y7
+	VPSRLVD      Y1, Y7, Y1
+	VPSLLVD      Y2, Y7, Y2
+	VPOR         Y2, Y1, Y1
+	VPAND        Y3, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R11)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R11)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R11)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R11)(Y0*1), Y5
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, (BX)(R12*1)
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y3, Y3
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y3, Y3
+	VMOVDQU      Y3, 32(BX)(R12*1)
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y4, Y4
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y4, Y4
+	VMOVDQU      Y4, 64(BX)(R12*1)
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y5, Y5
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y5, Y5
+	VMOVDQU      Y5, 96(BX)(R12*1)
+	ADDQ         $0x00000080, R12
+	CMPQ         R12, groups+16(FP)
+	JLT          one1
+
+oneNot1:
+	CMPL 4(DI), $0x02
+	JNE  oneNot2
+	XORQ R12, R12
+
+one2:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R11)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R11)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R11)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R11)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R12*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x10, Y8, Y8
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y8, Y8
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y8, Y8
+	VMOVDQU      Y8, (BX)(R12*1)
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x10, Y7, Y7
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y7, Y7
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y7, Y7
+	VMOVDQU      Y7, 32(BX)(R12*1)
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y3, Y3
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y3, Y3
+	VMOVDQU      Y3, 64(BX)(R12*1)
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R12*1)
+	ADDQ         $0x00000080, R12
+	CMPQ         R12, groups+16(FP)
+	JLT          one2
+
+oneNot2:
+	CMPL 4(DI), $0x03
+	JNE  oneNot3
+	XORQ R12, R12
+
+one3:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R11)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R11)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R11)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R11)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R12*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPSLLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y6, Y6
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y6, Y6
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y6, Y6
+	VMOVDQU      Y6, (BX)(R12*1)
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x10, Y8, Y8
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y8, Y8
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y8, Y8
+	VMOVDQU      Y8, 32(BX)(R12*1)
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x10, Y7, Y7
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y7, Y7
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y7, Y7
+	VMOVDQU      Y7, 64(BX)(R12*1)
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y2, Y2
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y2, Y2
+	VMOVDQU      Y2, 96(BX)(R12*1)
+	ADDQ         $0x00000080, R12
+	CMPQ         R12, groups+16(FP)
+	JLT          one3
+
+oneNot3:
+	CMPL 4(DI), $0x04
+	JNE  oneNot4
+	XORQ R12, R12
+
+one4:
+	VPBROADCASTD 16(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 32(DI), Y2
+	VMOVDQU      (R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y4
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VMOVDQU      32(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y5
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPAND        Y2, Y5, Y5
+	VMOVDQU      64(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y6
+	VPSLLVD      Y1, Y3, Y3
+	VPOR         Y3, Y6, Y6
+	VPAND        Y2, Y6, Y6
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y1, Y3, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y2, Y0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y1, (R11)(Y4*1), Y2
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y1, (R11)(Y5*1), Y3
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPGATHERDD   Y1, (R11)(Y6*1), Y4
+	VPCMPEQD     Y1, Y1, Y1
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y1, (R11)(Y0*1), Y5
+	VPBROADCASTD 20(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 36(DI), Y6
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      (R10)(R12*1), Y7
+	VPSRLVD      Y0, Y7, Y8
+	VPSLLVD      Y1, Y7, Y7
+	VPOR         Y7, Y8, Y8
+	VPAND        Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPCMPEQD     Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y7, (CX)(Y2*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      32(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y7
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y2, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y4, Y4
+	VPSRLD       $0x0a, Y4, Y4
+	VMOVDQU      64(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y3
+	VPSLLVD      Y1, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VPAND        Y6, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VPCMPEQD     Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y2, (CX)(Y4*1), Y3
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x0a, Y5, Y5
+	VMOVDQU      96(R10)(R12*1), Y2
+	VPSRLVD      Y0, Y2, Y0
+	VPSLLVD      Y1, Y2, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y6, Y0, Y0
+	VPADDD       Y0, Y5, Y5
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y5*1), Y1
+	VPBROADCASTD 24(DI), Y0
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x1f, Y2, Y2
+	VPSLLD       $0x05, Y2, Y2
+	VPSUBD       Y0, Y2, Y2
+	VPBROADCASTD 40(DI), Y4
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      (R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y6
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y5, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      32(R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y8
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y8, Y8
+	VPAND        Y4, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y5, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x0a, Y3, Y3
+	VMOVDQU      64(R10)(R12*1), Y5
+	VPSRLVD      Y0, Y5, Y7
+	VPSLLVD      Y2, Y5, Y5
+	VPOR         Y5, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y5, (CX)(Y3*1), Y7
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x0a, Y1, Y1
+	VMOVDQU      96(R10)(R12*1), Y3
+	VPSRLVD      Y0, Y3, Y0
+	VPSLLVD      Y2, Y3, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        Y4, Y0, Y0
+	VPADDD       Y0, Y1, Y1
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y0, (CX)(Y1*1), Y2
+	VPBROADCASTD 28(DI), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x05, Y1, Y1
+	VPSUBD       Y0, Y1, Y1
+	VPBROADCASTD 44(DI), Y3
+	VPSLLD       $0x10, Y6, Y6
+	VPSRLD       $0x0a, Y6, Y6
+	VMOVDQU      (R10)(R12*1), Y4
+	VPSRLVD      Y0, Y4, Y5
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y5, Y5
+	VPAND        Y3, Y5, Y5
+	VPADDD       Y5, Y6, Y6
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y4, (CX)(Y6*1), Y5
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x0a, Y8, Y8
+	VMOVDQU      32(R10)(R12*1), Y4
+	VPSRLVD      Y0, Y4, Y6
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y6, Y6
+	VPAND        Y3, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y8*1), Y6
+	VPSLLD       $0x10, Y7, Y7
+	VPSRLD       $0x0a, Y7, Y7
+	VMOVDQU      64(R10)(R12*1), Y4
+	VPSRLVD      Y0, Y4, Y8
+	VPSLLVD      Y1, Y4, Y4
+	VPOR         Y4, Y8, Y8
+	VPAND        Y3, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, (CX)(Y7*1), Y8
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x0a, Y2, Y2
+	VMOVDQU      96(R10)(R12*1), Y4
+	VPSRLVD      Y0, Y4, Y0
+	VPSLLVD      Y1, Y4, Y1
+	VPOR         Y1, Y0, Y0
+	VPAND        Y3, Y0, Y0
+	VPADDD       Y0, Y2, Y2
+	VPCMPEQD     Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y0, (CX)(Y2*1), Y1
+	VPSLLD       $0x10, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y5, Y5
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y5, Y5
+	VMOVDQU      Y5, (BX)(R12*1)
+	VPSLLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y6, Y6
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y6, Y6
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y6, Y6
+	VMOVDQU      Y6, 32(BX)(R12*1)
+	VPSLLD       $0x10, Y8, Y8
+	VPSRLD       $0x10, Y8, Y8
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y8, Y8
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y8, Y8
+	VMOVDQU      Y8, 64(BX)(R12*1)
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPBROADCASTD 32(AX), Y0
+	VPMULLD      Y0, Y1, Y1
+	VPBROADCASTD 8(R8), Y0
+	VPADDD       Y0, Y1, Y1
+	VMOVDQU      Y1, 96(BX)(R12*1)
+	ADDQ         $0x00000080, R12
+	CMPQ         R12, groups+16(FP)
+	JLT          one4
+
+oneNot4:
+	ADDQ $0x30, DI
+
+next:
+	ADDQ  $0x00000400, BX
+	ADDQ  $0x0c, R8
+	DECQ  R9
+	JNZ   group
+	TESTQ SI, SI
+	JZ    done
+	MOVQ  keys+8(FP), CX
+	MOVQ  chosen+32(FP), BX
+	MOVQ  groups+16(FP), DX
+	SHRQ  $0x02, DX
+	MOVL  36(AX), SI
+
+key:
+	VMOVDQU (CX), Y0
+	VPXOR   424(AX), Y0, Y0
+	VPAND   360(AX), Y0, Y0
+	VMOVDQU 32(CX), Y1
+	VPXOR   456(AX), Y1, Y1
+	VPAND   392(AX), Y1, Y1
+	VPOR    Y0, Y1, Y1
+	MOVL    (BX), DI
+	VPTEST  Y1, Y1
+	CMOVLNE SI, DI
+	MOVL    DI, (BX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x04, BX
+	DECQ    DX
+	JNZ     key
+
+done:
+	VZEROUPPER
+	RET
+
+// func and256(v *byte, rows *uint32, n int, best *int32)
+// Requires: AVX, AVX2, BMI
+TEXT ·and256(SB), NOSPLIT, $0-32
+	MOVQ v+0(FP), AX
+	MOVQ rows+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ best+24(FP), BX
+	MOVQ (AX), SI
+	MOVL 24(AX), DI
+	MOVL 28(AX), AX
+	CMPL AX, $0x00000001
+	JNE  notlines1groups1
+	CMPL DI, $0x00000001
+	JNE  notlines1groups1
+
+lines1groups1:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, DI
+	VMOVDQU   32(AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	SHLL      $0x04, R8
+	ORL       R8, DI
+	NOTL      DI
+	TZCNTL    DI, DI
+	MOVQ      (AX)(DI*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, DI
+	ADDQ      AX, DI
+	MOVL      DI, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines1groups1
+	VZEROUPPER
+	RET
+
+notlines1groups1:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups2
+	CMPL DI, $0x00000002
+	JNE  notlines1groups2
+
+lines1groups2:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	SHLL      $0x04, R9
+	ORL       R9, R8
+	NOTL      R8
+	TZCNTL    R8, R8
+	MOVQ      (AX)(R8*8), AX
+	ANDQ      (DI)(R8*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R8
+	ADDQ      AX, R8
+	MOVL      R8, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines1groups2
+	VZEROUPPER
+	RET
+
+notlines1groups2:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups3
+	CMPL DI, $0x00000003
+	JNE  notlines1groups3
+
+lines1groups3:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	MOVL      2048(CX), R8
+	ADDQ      SI, R8
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPAND     (R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPAND     32(R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	SHLL      $0x04, R10
+	ORL       R10, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      (AX)(R9*8), AX
+	ANDQ      (DI)(R9*8), AX
+	ANDQ      (R8)(R9*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R9
+	ADDQ      AX, R9
+	MOVL      R9, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines1groups3
+	VZEROUPPER
+	RET
+
+notlines1groups3:
+	CMPL AX, $0x00000001
+	JNE  notlines1groups4
+	CMPL DI, $0x00000004
+	JNE  notlines1groups4
+
+lines1groups4:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	MOVL      2048(CX), R8
+	ADDQ      SI, R8
+	MOVL      3072(CX), R9
+	ADDQ      SI, R9
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPAND     (R8), Y1, Y1
+	VPAND     (R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPAND     32(R8), Y1, Y1
+	VPAND     32(R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R11
+	SHLL      $0x04, R11
+	ORL       R11, R10
+	NOTL      R10
+	TZCNTL    R10, R10
+	MOVQ      (AX)(R10*8), AX
+	ANDQ      (DI)(R10*8), AX
+	ANDQ      (R8)(R10*8), AX
+	ANDQ      (R9)(R10*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R10
+	ADDQ      AX, R10
+	MOVL      R10, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines1groups4
+	VZEROUPPER
+	RET
+
+notlines1groups4:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups1
+	CMPL DI, $0x00000001
+	JNE  notlines2groups1
+
+lines2groups1:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, DI
+	VMOVDQU   32(AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	SHLL      $0x04, R8
+	ORL       R8, DI
+	VMOVDQU   64(AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	SHLL      $0x08, R8
+	ORL       R8, DI
+	VMOVDQU   96(AX), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	SHLL      $0x0c, R8
+	ORL       R8, DI
+	NOTL      DI
+	TZCNTL    DI, DI
+	MOVQ      (AX)(DI*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, DI
+	ADDQ      AX, DI
+	MOVL      DI, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines2groups1
+	VZEROUPPER
+	RET
+
+notlines2groups1:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups2
+	CMPL DI, $0x00000002
+	JNE  notlines2groups2
+
+lines2groups2:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R8
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	SHLL      $0x04, R9
+	ORL       R9, R8
+	VMOVDQU   64(AX), Y1
+	VPAND     64(DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	SHLL      $0x08, R9
+	ORL       R9, R8
+	VMOVDQU   96(AX), Y1
+	VPAND     96(DI), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	SHLL      $0x0c, R9
+	ORL       R9, R8
+	NOTL      R8
+	TZCNTL    R8, R8
+	MOVQ      (AX)(R8*8), AX
+	ANDQ      (DI)(R8*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R8
+	ADDQ      AX, R8
+	MOVL      R8, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines2groups2
+	VZEROUPPER
+	RET
+
+notlines2groups2:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups3
+	CMPL DI, $0x00000003
+	JNE  notlines2groups3
+
+lines2groups3:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	MOVL      2048(CX), R8
+	ADDQ      SI, R8
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPAND     (R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPAND     32(R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	SHLL      $0x04, R10
+	ORL       R10, R9
+	VMOVDQU   64(AX), Y1
+	VPAND     64(DI), Y1, Y1
+	VPAND     64(R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	SHLL      $0x08, R10
+	ORL       R10, R9
+	VMOVDQU   96(AX), Y1
+	VPAND     96(DI), Y1, Y1
+	VPAND     96(R8), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	SHLL      $0x0c, R10
+	ORL       R10, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      (AX)(R9*8), AX
+	ANDQ      (DI)(R9*8), AX
+	ANDQ      (R8)(R9*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R9
+	ADDQ      AX, R9
+	MOVL      R9, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines2groups3
+	VZEROUPPER
+	RET
+
+notlines2groups3:
+	CMPL AX, $0x00000002
+	JNE  notlines2groups4
+	CMPL DI, $0x00000004
+	JNE  notlines2groups4
+
+lines2groups4:
+	MOVL      (CX), AX
+	ADDQ      SI, AX
+	MOVL      1024(CX), DI
+	ADDQ      SI, DI
+	MOVL      2048(CX), R8
+	ADDQ      SI, R8
+	MOVL      3072(CX), R9
+	ADDQ      SI, R9
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (AX), Y1
+	VPAND     (DI), Y1, Y1
+	VPAND     (R8), Y1, Y1
+	VPAND     (R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R10
+	VMOVDQU   32(AX), Y1
+	VPAND     32(DI), Y1, Y1
+	VPAND     32(R8), Y1, Y1
+	VPAND     32(R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R11
+	SHLL      $0x04, R11
+	ORL       R11, R10
+	VMOVDQU   64(AX), Y1
+	VPAND     64(DI), Y1, Y1
+	VPAND     64(R8), Y1, Y1
+	VPAND     64(R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R11
+	SHLL      $0x08, R11
+	ORL       R11, R10
+	VMOVDQU   96(AX), Y1
+	VPAND     96(DI), Y1, Y1
+	VPAND     96(R8), Y1, Y1
+	VPAND     96(R9), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R11
+	SHLL      $0x0c, R11
+	ORL       R11, R10
+	NOTL      R10
+	TZCNTL    R10, R10
+	MOVQ      (AX)(R10*8), AX
+	ANDQ      (DI)(R10*8), AX
+	ANDQ      (R8)(R10*8), AX
+	ANDQ      (R9)(R10*8), AX
+	TZCNTQ    AX, AX
+	SHLQ      $0x06, R10
+	ADDQ      AX, R10
+	MOVL      R10, (BX)
+	ADDQ      $0x04, CX
+	ADDQ      $0x04, BX
+	DECQ      DX
+	JG        lines2groups4
+	VZEROUPPER
+	RET
+
+notlines2groups4:
+	VZEROUPPER
+	RET
+
+// func final256(f *byte, chosen *uint32, groups int, best *int32)
+// Requires: AVX, AVX2
+TEXT ·final256(SB), NOSPLIT, $0-32
+	MOVQ f+0(FP), AX
+	MOVQ chosen+8(FP), CX
+	MOVQ groups+16(FP), DX
+	MOVQ best+24(FP), BX
+	SHLQ $0x01, DX
+	MOVQ (AX), SI
+
+keys:
+	VMOVDQU (CX), Y0
+	VMOVDQU 32(CX), Y1
+	VMOVDQU 64(CX), Y2
+	VMOVDQU 96(CX), Y3
+	LEAQ    28(AX), DI
+	MOVL    24(AX), R8
+	MOVQ    CX, R9
+
+link:
+	ADDQ         $0x00000400, R9
+	MOVL         (DI), R10
+	LEAQ         (SI)(R10*2), R10
+	VPBROADCASTD 4(DI), Y4
+	VPMULLD      Y4, Y0, Y5
+	VPADDD       (R9), Y5, Y5
+	VPCMPEQD     Y6, Y6, Y6
+	VPXOR        Y0, Y0, Y0
+	VPGATHERDD   Y6, (R10)(Y5*2), Y0
+	VPSLLD       $0x10, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPMULLD      Y4, Y1, Y5
+	VPADDD       32(R9), Y5, Y5
+	VPCMPEQD     Y6, Y6, Y6
+	VPXOR        Y1, Y1, Y1
+	VPGATHERDD   Y6, (R10)(Y5*2), Y1
+	VPSLLD       $0x10, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPMULLD      Y4, Y2, Y5
+	VPADDD       64(R9), Y5, Y5
+	VPCMPEQD     Y6, Y6, Y6
+	VPXOR        Y2, Y2, Y2
+	VPGATHERDD   Y6, (R10)(Y5*2), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPSRLD       $0x10, Y2, Y2
+	VPMULLD      Y4, Y3, Y4
+	VPADDD       96(R9), Y4, Y4
+	VPCMPEQD     Y5, Y5, Y5
+	VPXOR        Y3, Y3, Y3
+	VPGATHERDD   Y5, (R10)(Y4*2), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VPSRLD       $0x10, Y3, Y3
+	ADDQ         $0x08, DI
+	DECL         R8
+	JNZ          link
+	VMOVDQU      Y0, (BX)
+	VMOVDQU      Y1, 32(BX)
+	VMOVDQU      Y2, 64(BX)
+	VMOVDQU      Y3, 96(BX)
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, BX
+	SUBQ         $0x04, DX
+	JG           keys
+	VZEROUPPER
+	RET
+
+// func masks256(b *byte, chosen *uint32, n int, masks *uint32, best *int32)
+// Requires: AVX, AVX2
+TEXT ·masks256(SB), NOSPLIT, $0-40
+	MOVQ         b+0(FP), AX
+	MOVQ         chosen+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         best+32(FP), SI
+	MOVQ         (AX), DI
+	VMOVDQU      lanes<>+0(SB), Y0
+	VPBROADCASTD 76(AX), Y1
+	LEAQ         15(DX), R8
+	SHRQ         $0x04, R8
+	SHLQ         $0x01, R8
+
+lanes:
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Y2
+	VPCMPGTD     Y0, Y2, Y2
+	VMOVDQA      Y2, Y3
+	MOVL         72(AX), R9
+	MOVQ         CX, R10
+
+group:
+	VMOVDQU    (R10), Y4
+	VMOVDQA    Y2, Y5
+	VPXOR      Y6, Y6, Y6
+	VPGATHERDD Y5, (DI)(Y4*1), Y6
+	VPAND      Y6, Y3, Y3
+	ADDQ       $0x00000400, R10
+	DECL       R9
+	JNZ        group
+	VMOVDQU    Y3, (BX)
+	VMOVDQU    Y1, (SI)
+	ADDQ       $0x20, CX
+	ADDQ       $0x20, BX
+	ADDQ       $0x20, SI
+	SUBQ       $0x08, DX
+	DECQ       R8
+	JNZ        lanes
+	VZEROUPPER
+	RET
+
+// func pass256(b *byte, groups int, masks *uint32, best *int32, list *byte) int
+// Requires: AVX, AVX2, BMI2, POPCNT
+TEXT ·pass256(SB), NOSPLIT, $0-48
+	MOVQ         b+0(FP), AX
+	MOVQ         groups+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         best+24(FP), BX
+	MOVQ         list+32(FP), SI
+	MOVL         $0x00000008, DI
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y1
+	SHLQ         $0x01, CX
+	XORQ         DI, DI
+	VMOVDQU      lanes<>+0(SB), Y0
+	MOVL         $0x0000007f, R8
+	VMOVD        R8, X2
+	VPBROADCASTD X2, Y3
+	MOVL         $0x0000001f, R8
+	VMOVD        R8, X2
+	VPBROADCASTD X2, Y4
+	VPXOR        Y2, Y2, Y2
+
+lanes:
+	VMOVDQU    (DX), Y5
+	VPCMPEQD   Y2, Y5, Y6
+	VPSUBD     Y5, Y2, Y7
+	VPAND      Y5, Y7, Y7
+	VCVTDQ2PS  Y7, Y8
+	VPSLLD     $0x01, Y8, Y8
+	VPSRLD     $0x18, Y8, Y8
+	VPSUBD     Y3, Y8, Y8
+	VPAND      Y4, Y8, Y8
+	VPXOR      Y7, Y5, Y5
+	VPCMPEQD   Y9, Y9, Y9
+	VPXOR      Y7, Y7, Y7
+	VPGATHERDD Y9, 80(AX)(Y8*4), Y7
+	VMOVDQU    (BX), Y9
+	VPCMPGTD   Y7, Y9, Y9
+	VPANDN     Y9, Y6, Y9
+	VPAND      Y9, Y5, Y5
+	VMOVDQU    Y5, (DX)
+	VMOVMSKPS  Y9, R8
+	MOVQ       $0x0101010101010101, R9
+	PDEPQ      R9, R8, R9
+	IMUL3Q     $0x000000ff, R9, R9
+	MOVQ       $0x0706050403020100, R10
+	PEXTQ      R9, R10, R10
+	VMOVQ      R10, X5
+	VPMOVZXBD  X5, Y5
+	VPERMD     Y0, Y5, Y7
+	VMOVDQU    Y7, (SI)(DI*4)
+	VPERMD     Y8, Y5, Y8
+	VMOVDQU    Y8, 1088(SI)(DI*4)
+	POPCNTL    R8, R8
+	ADDQ       R8, DI
+	VPADDD     Y1, Y0, Y0
+	ADDQ       $0x20, DX
+	ADDQ       $0x20, BX
+	DECQ       CX
+	JNZ        lanes
+	VZEROUPPER
+	MOVQ       DI, ret+40(FP)
+	RET
+
+// func try256(b *byte, chosen *uint32, list *byte, n int, best *int32)
+// Requires: AVX, AVX2, BMI, CMOV
+TEXT ·try256(SB), NOSPLIT, $0-40
+	MOVQ b+0(FP), AX
+	MOVQ chosen+8(FP), CX
+	MOVQ list+16(FP), DX
+	MOVQ n+24(FP), BX
+	MOVQ best+32(FP), SI
+	CMPL 72(AX), $0x00000001
+	JNE  notgroups1
+
+groups1:
+	MOVL      (DX), DI
+	MOVL      1088(DX), R8
+	MOVQ      (AX), R9
+	LEAQ      4(R9)(R8*2), R9
+	MOVL      (CX)(DI*4), R10
+	MOVWLZX   (R9)(R10*1), R10
+	SHLQ      $0x06, R10
+	ADDQ      24(AX), R10
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (R10), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(R10), Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R11
+	SHLL      $0x04, R11
+	ORL       R11, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      R9, R11
+	ANDQ      $0x07, R11
+	MOVQ      (R10)(R11*8), R10
+	TZCNTQ    R10, R10
+	SHLQ      $0x06, R9
+	ADDQ      R10, R9
+	IMUL3Q    $0x00000250, R8, R8
+	ADDQ      R8, R9
+	MOVQ      48(AX), R10
+	MOVL      (R10)(R9*4), R9
+	MOVL      (SI)(DI*4), R10
+	CMPL      R9, R10
+	CMOVLLT   R9, R10
+	MOVL      R10, (SI)(DI*4)
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JG        groups1
+	VZEROUPPER
+	RET
+
+notgroups1:
+	CMPL 72(AX), $0x00000002
+	JNE  notgroups2
+
+groups2:
+	MOVL      (DX), DI
+	MOVL      1088(DX), R8
+	MOVQ      (AX), R9
+	LEAQ      4(R9)(R8*2), R9
+	MOVL      (CX)(DI*4), R10
+	MOVWLZX   (R9)(R10*1), R10
+	SHLQ      $0x06, R10
+	ADDQ      24(AX), R10
+	MOVL      1024(CX)(DI*4), R11
+	MOVWLZX   (R9)(R11*1), R11
+	SHLQ      $0x06, R11
+	ADDQ      24(AX), R11
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (R10), Y1
+	VPAND     (R11), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(R10), Y1
+	VPAND     32(R11), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R12
+	SHLL      $0x04, R12
+	ORL       R12, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      R9, R12
+	ANDQ      $0x07, R12
+	MOVQ      (R10)(R12*8), R10
+	ANDQ      (R11)(R12*8), R10
+	TZCNTQ    R10, R10
+	SHLQ      $0x06, R9
+	ADDQ      R10, R9
+	IMUL3Q    $0x00000250, R8, R8
+	ADDQ      R8, R9
+	MOVQ      48(AX), R10
+	MOVL      (R10)(R9*4), R9
+	MOVL      (SI)(DI*4), R10
+	CMPL      R9, R10
+	CMOVLLT   R9, R10
+	MOVL      R10, (SI)(DI*4)
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JG        groups2
+	VZEROUPPER
+	RET
+
+notgroups2:
+	CMPL 72(AX), $0x00000003
+	JNE  notgroups3
+
+groups3:
+	MOVL      (DX), DI
+	MOVL      1088(DX), R8
+	MOVQ      (AX), R9
+	LEAQ      4(R9)(R8*2), R9
+	MOVL      (CX)(DI*4), R10
+	MOVWLZX   (R9)(R10*1), R10
+	SHLQ      $0x06, R10
+	ADDQ      24(AX), R10
+	MOVL      1024(CX)(DI*4), R11
+	MOVWLZX   (R9)(R11*1), R11
+	SHLQ      $0x06, R11
+	ADDQ      24(AX), R11
+	MOVL      2048(CX)(DI*4), R12
+	MOVWLZX   (R9)(R12*1), R12
+	SHLQ      $0x06, R12
+	ADDQ      24(AX), R12
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (R10), Y1
+	VPAND     (R11), Y1, Y1
+	VPAND     (R12), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(R10), Y1
+	VPAND     32(R11), Y1, Y1
+	VPAND     32(R12), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R13
+	SHLL      $0x04, R13
+	ORL       R13, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      R9, R13
+	ANDQ      $0x07, R13
+	MOVQ      (R10)(R13*8), R10
+	ANDQ      (R11)(R13*8), R10
+	ANDQ      (R12)(R13*8), R10
+	TZCNTQ    R10, R10
+	SHLQ      $0x06, R9
+	ADDQ      R10, R9
+	IMUL3Q    $0x00000250, R8, R8
+	ADDQ      R8, R9
+	MOVQ      48(AX), R10
+	MOVL      (R10)(R9*4), R9
+	MOVL      (SI)(DI*4), R10
+	CMPL      R9, R10
+	CMOVLLT   R9, R10
+	MOVL      R10, (SI)(DI*4)
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JG        groups3
+	VZEROUPPER
+	RET
+
+notgroups3:
+	CMPL 72(AX), $0x00000004
+	JNE  notgroups4
+
+groups4:
+	MOVL      (DX), DI
+	MOVL      1088(DX), R8
+	MOVQ      (AX), R9
+	LEAQ      4(R9)(R8*2), R9
+	MOVL      (CX)(DI*4), R10
+	MOVWLZX   (R9)(R10*1), R10
+	SHLQ      $0x06, R10
+	ADDQ      24(AX), R10
+	MOVL      1024(CX)(DI*4), R11
+	MOVWLZX   (R9)(R11*1), R11
+	SHLQ      $0x06, R11
+	ADDQ      24(AX), R11
+	MOVL      2048(CX)(DI*4), R12
+	MOVWLZX   (R9)(R12*1), R12
+	SHLQ      $0x06, R12
+	ADDQ      24(AX), R12
+	MOVL      3072(CX)(DI*4), R13
+	MOVWLZX   (R9)(R13*1), R13
+	SHLQ      $0x06, R13
+	ADDQ      24(AX), R13
+	VPXOR     Y0, Y0, Y0
+	VMOVDQU   (R10), Y1
+	VPAND     (R11), Y1, Y1
+	VPAND     (R12), Y1, Y1
+	VPAND     (R13), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R9
+	VMOVDQU   32(R10), Y1
+	VPAND     32(R11), Y1, Y1
+	VPAND     32(R12), Y1, Y1
+	VPAND     32(R13), Y1, Y1
+	VPCMPEQQ  Y0, Y1, Y1
+	VMOVMSKPD Y1, R14
+	SHLL      $0x04, R14
+	ORL       R14, R9
+	NOTL      R9
+	TZCNTL    R9, R9
+	MOVQ      R9, R14
+	ANDQ      $0x07, R14
+	MOVQ      (R10)(R14*8), R10
+	ANDQ      (R11)(R14*8), R10
+	ANDQ      (R12)(R14*8), R10
+	ANDQ      (R13)(R14*8), R10
+	TZCNTQ    R10, R10
+	SHLQ      $0x06, R9
+	ADDQ      R10, R9
+	IMUL3Q    $0x00000250, R8, R8
+	ADDQ      R8, R9
+	MOVQ      48(AX), R10
+	MOVL      (R10)(R9*4), R9
+	MOVL      (SI)(DI*4), R10
+	CMPL      R9, R10
+	CMOVLLT   R9, R10
+	MOVL      R10, (SI)(DI*4)
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JG        groups4
+	VZEROUPPER
+	RET
+
+notgroups4:
+	VZEROUPPER
+	RET
