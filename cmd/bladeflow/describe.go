@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -159,13 +160,26 @@ func (d *describing) blade(raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &b); err != nil {
 		return err
 	}
-	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "FOREIGN"}}
+	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "GUARDS", "MASKS", "LIMIT", "FOREIGN"}}
+	strange := [][]string{{"DEVICE", "ENTRY", "CLASS", "KIND", "MATCH", "ACTIONS"}}
 	for _, v := range b.Status.Devices {
-		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), number(v.Limit), strconv.Itoa(v.Foreign)})
+		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), number(v.Limit), strconv.Itoa(v.Guards),
+			strconv.Itoa(v.Masks), number(v.MaskLimit), strconv.Itoa(v.Foreign)})
+		for _, e := range v.Strange {
+			strange = append(strange, []string{v.Name, e.ID, e.Class, e.Kind, e.Match, e.Actions})
+		}
+	}
+	links := [][]string{{"PORT", "NETDEV", "MODE", "OPEN", "SINCE", "WHY NOT"}}
+	for _, l := range b.Status.Links {
+		links = append(links, []string{l.Port, l.Netdev, l.Mode, fmt.Sprint(l.Open), l.Since.Format(time.RFC3339), l.Reason})
+	}
+	events := [][]string{{"AT", "CODE", "OBJECT", "WHAT HAPPENED"}}
+	for _, e := range b.Status.Events {
+		events = append(events, []string{e.At.Format(time.RFC3339), e.Code, e.Object, e.Text})
 	}
 	here := client.Query{Blade: d.name}
-	return cmp.Or(d.section("devices", rows),
-		related(d, "functions", "pf", here, func(*api.PFView) bool { return true }),
+	return cmp.Or(d.section("devices", rows), d.section("entries that are not as they should be", strange), d.section("links of the software datapath", links),
+		d.section("what happened lately", events), related(d, "functions", "pf", here, func(*api.PFView) bool { return true }),
 		related(d, "vNICs", "vnic", here, func(*api.VNICView) bool { return true }),
 		related(d, "rules that software answers, wholly or in part", "rule", here, func(r *api.RuleView) bool { return r.Status.Place != "hardware" }))
 }

@@ -241,7 +241,9 @@ func (p *puppet) carryOut(ctx context.Context, kv store.KV) error {
 		return err
 	}
 	s := api.GenerationStatus{Record: kv.Modified, Generation: g.Spec.Number, Digest: g.Spec.Digest, Since: time.Now().UTC(), Proved: true, VFs: []api.VFState{},
-		Devices: []api.Device{{Name: "nic0", Model: "softnic", PFs: []string{"nic0/pf0"}, Entries: g.Spec.Rules, Limit: 64}}}
+		Devices: []api.Device{{Name: "nic0", Model: "softnic", PFs: []string{"nic0/pf0"}, Entries: g.Spec.Rules, Limit: 64}},
+		Links:   []api.Link{{Port: "nic0/pf0", Netdev: "rep0", Mode: "afxdp", Since: time.Now().UTC(), Reason: "its netdev is not there"}},
+		Events:  []api.BladeEvent{{At: time.Now().UTC(), Code: "E_ENTRY_MISSING", Object: "nic0", Text: "entries are gone: b1ad000000000001"}}}
 	for _, o := range g.Spec.VNICs {
 		s.VFs = append(s.VFs, api.VFState{VFID: o.VFID, Setting: o.Setting, Link: o.Connect, Ours: true})
 	}

@@ -51,6 +51,9 @@ type BladeView struct {
 	Devices []Device  `json:"devices,omitempty"`
 	Rules   *RuleTile `json:"rules,omitempty"`
 	Error   *Error    `json:"error,omitempty"` // what its agent says
+
+	Links  []Link       `json:"links,omitempty"`  // of its software datapath
+	Events []BladeEvent `json:"events,omitempty"` // the last few that happened to it, the oldest first
 }
 
 // RuleTile sums where rules live.
