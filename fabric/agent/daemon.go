@@ -71,7 +71,7 @@ func (d *Daemon) open() error {
 		ports.Declare(m.Name)
 	}
 	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log, State: d.file.state()}
-	if err := d.source(&config, ports); err != nil {
+	if err := d.source(&config, inv, maps, ports); err != nil {
 		return err
 	}
 	if d.file.Softnic != "" {
@@ -109,9 +109,9 @@ func (d *Daemon) open() error {
 }
 
 // source decides where what is wanted comes from.
-func (d *Daemon) source(config *Config, ports *flow.Ports) error {
+func (d *Daemon) source(config *Config, inv fabric.Inventory, maps []PortMap, ports *flow.Ports) error {
 	if d.file.Store != nil {
-		return d.join(config, ports)
+		return d.join(config, inv, maps, ports)
 	}
 	sw, err := d.file.Switch(ports)
 	if err != nil {
@@ -126,7 +126,7 @@ func (d *Daemon) source(config *Config, ports *flow.Ports) error {
 
 // join makes the blade one of a fabric. The certificate is looked at now: a store that
 // is away comes back, a wrong certificate does not mend itself.
-func (d *Daemon) join(config *Config, ports *flow.Ports) error {
+func (d *Daemon) join(config *Config, inv fabric.Inventory, maps []PortMap, ports *flow.Ports) error {
 	spec := d.file.Store
 	dial := store.DialConfig{Endpoints: spec.Endpoints}
 	if spec.Certificates != "" {
@@ -145,7 +145,7 @@ func (d *Daemon) join(config *Config, ports *flow.Ports) error {
 	config.Blade = fabric.BladeID(d.file.Blade)
 	if d.file.Softnic != "" {
 		if len(d.file.VFs) > 0 {
-			config.VFs, err = d.emulated(ports)
+			config.VFs, err = d.emulated(inv, maps, ports)
 		} else {
 			d.log.Warn("the VFs of the emulated card are left alone: spec.device.vfs does not say what they are made of")
 		}

@@ -13,17 +13,7 @@ import (
 
 // emulated returns the VFs of an emulated card, as the configuration says what they are
 // made of: only who made the card knows.
-func (d *Daemon) emulated(ports *flow.Ports) (*provision.Emulated, error) {
-	inv, err := d.inventory()
-	if err != nil {
-		return nil, err
-	}
-	maps := d.file.Ports
-	if len(maps) == 0 {
-		if maps, err = portMaps(inv); err != nil {
-			return nil, err
-		}
-	}
+func (d *Daemon) emulated(inv fabric.Inventory, maps []PortMap, ports *flow.Ports) (*provision.Emulated, error) {
 	here, err := netlink.NewHandle()
 	if err != nil {
 		return nil, err
@@ -45,7 +35,11 @@ func (d *Daemon) emulated(ports *flow.Ports) (*provision.Emulated, error) {
 		p.Representor = provision.Netdev{Links: here, Name: maps[port-1].Netdev}
 		parts[ports.Name(port)] = p
 	}
-	return provision.NewEmulated(fabric.BladeID(d.file.Blade), inv, parts), nil
+	out := provision.NewEmulated(fabric.BladeID(d.file.Blade), inv, parts)
+	if len(out.VFs) < len(d.file.VFs) {
+		return nil, &flow.Fault{Code: "E_PORTS", What: "spec.device.vfs", Why: fmt.Sprintf("%d of the %d ports are VFs of the inventory, each once", len(out.VFs), len(d.file.VFs)), Remedy: "name VFs, as `bladeflow inventory` does"}
+	}
+	return out, nil
 }
 
 // netdev opens the way to a netdev in another namespace.
