@@ -309,3 +309,25 @@ func TestConfiguredCapacity(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedTable: PFs that share a device's table get parts of it that add up.
+func TestSharedTable(t *testing.T) {
+	pfs := map[string]*capacity.PF{"nic0/pf0": {}, "nic0/pf1": {}, "nic0/pf2": {}, "nic1/pf0": {}}
+	load{}.table(api.Device{PFs: []string{"nic0/pf0", "nic0/pf1", "nic0/pf2"}, Limit: 100, Entries: 11}, pfs)
+	load{}.table(api.Device{PFs: []string{"nic1/pf0"}, Limit: 7, Entries: 3, Learned: true}, pfs)
+	var limit, used int64
+	for _, name := range []string{"nic0/pf0", "nic0/pf1", "nic0/pf2"} {
+		table := pfs[name].Table
+		if table.Source != capacity.Declared || table.Limit < 33 || table.Limit > 34 {
+			t.Errorf("%s: %+v", name, table)
+		}
+		limit += table.Limit
+		used += *table.Used
+	}
+	if limit != 100 || used != 11 {
+		t.Errorf("%d of %d entries in three parts", used, limit)
+	}
+	if table := pfs["nic1/pf0"].Table; table.Source != capacity.Learned || table.Limit != 7 || *table.Used != 3 {
+		t.Errorf("%+v", table)
+	}
+}
