@@ -104,3 +104,67 @@ func TestFormsLarge(t *testing.T) {
 	}
 	t.Log(made)
 }
+
+func TestCacheSize(t *testing.T) {
+	for text, want := range map[string]int{"2048K\n": 2 << 20, "512K": 512 << 10} {
+		if n, err := cacheSize([]byte(text)); n != want || err != nil {
+			t.Errorf("%q is %d bytes, %v", text, n, err)
+		}
+	}
+	if n, err := cacheSize([]byte("many")); err == nil {
+		t.Errorf("many are %d bytes", n)
+	}
+	if n := secondLevelCache(); n < 64<<10 {
+		t.Errorf("the second-level cache has %d bytes", n)
+	}
+}
+
+// TestBounds checks the memory of accelerators, that large ones are left out, and that
+// none is where it is not wanted.
+func TestBounds(t *testing.T) {
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{1000, 10_000, 20_000} {
+			tab := flowtest.NewTable(flowtest.Generate(family, n, 1), nil)
+			for _, lane := range Lanes() {
+				a := newAccelerator(tab, lane)
+				switch {
+				case a == nil:
+				case n > maxBlockRules || !hasVectors(lane):
+					t.Errorf("%s: %d rules are accelerated in lane %s", family, n, lane)
+				case n <= maxVectorRules && a.bytes() > maxSmallBytes || a.bytes() > maxBlockBytes:
+					t.Errorf("%s: the accelerator of %d rules has %d bytes", family, n, a.bytes())
+				}
+			}
+			if c := Compile(tab, SaveMemory()); c.fast.Load() != nil {
+				t.Errorf("%s: there is an accelerator although memory is saved", family)
+			}
+		}
+	}
+}
+
+// TestLookupAllocates checks that no form allocates.
+func TestLookupAllocates(t *testing.T) {
+	keys := make([]flow.Key, 300)
+	answers := make([]int32, len(keys))
+	u := flowtest.Universes()[1]
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 20 {
+		tab := u.Table(rng, 50)
+		for _, f := range forms {
+			for _, lane := range Lanes() {
+				if !hasVectors(lane) {
+					continue
+				}
+				a := f.make(tab, lane)
+				if a == nil {
+					continue
+				}
+				for _, n := range []int{7, 256} {
+					if allocs := testing.AllocsPerRun(10, func() { a.lookup(keys[:n], answers[:n]) }); allocs != 0 {
+						t.Errorf("%s in lane %s allocate %v times for %d keys", f.name, lane, allocs, n)
+					}
+				}
+			}
+		}
+	}
+}

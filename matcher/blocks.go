@@ -41,7 +41,6 @@ type blockwise struct {
 // Limits of what is made of tables that are large.
 const (
 	maxBlockRules = kernel.MaxBlocks * kernel.BlockRules
-	maxBlockBytes = 4500 << 10
 	maxLines      = 1 << 16
 	// maxBlockCombined bounds combinations of classes in a group.
 	maxBlockCombined = 1 << 20
@@ -55,7 +54,7 @@ type arrangement struct {
 	place []int32 // of each rule
 }
 
-// newBlocks returns t in blocks, or nil if that would take too much memory.
+// newBlocks returns t in blocks, or nil if there are too many classes or lines.
 func newBlocks(t *flow.Table, lane Lane) *blockwise {
 	tries := []*arrangement{arrange(t, nil), arrange(t, byAddress)}
 	tried := blocksTried(t, tries, likelyKeys(t, blockSamples))
@@ -81,9 +80,6 @@ func newBlocks(t *flow.Table, lane Lane) *blockwise {
 	b.addPlaces(a)
 	c.None = c.Group[0].Base + c.None*c.Row
 	b.classes = c.Classes
-	if b.bytes() > maxBlockBytes {
-		return nil
-	}
 	return b
 }
 
@@ -139,61 +135,60 @@ func arrange(t *flow.Table, order func(t *flow.Table, a, b int32) int) *arrangem
 }
 
 // blocksTried returns how many blocks are tried for keys in each of some arrangements:
-// those in which, for each group by itself, a rule allows the key, as far as they begin with a rule no worse than the
-// one that wins.
+// those in which for each group some rule allows the key, as far as they begin with a
+// rule no worse than the one that wins.
 func blocksTried(t *flow.Table, tries []*arrangement, keys []flow.Key) []int {
-	tried := make([]int, len(tries))
-	masks := make([][3]uint32, len(tries))
-	for i := range keys {
-		clear(masks)
-		winner := int32(t.Len())
-		for r := range t.Len() {
-			source, destination, others := allows(&t.Rule(r).Match, &keys[i])
+	type masks [3]uint32 // for each group, blocks with a rule that allows the key
+	found := make([]masks, len(keys)*len(tries))
+	winners := make([]int, len(keys))
+	for i := range winners {
+		winners[i] = t.Len()
+	}
+	for r := range t.Len() {
+		m := &t.Rule(r).Match
+		for i := range keys {
+			source, destination, others := allows(m, &keys[i])
 			for a, try := range tries {
-				bit := uint32(1) << (try.place[r] / kernel.BlockRules)
-				m := &masks[a]
-				if source {
-					m[0] |= bit
-				}
-				if destination {
-					m[1] |= bit
-				}
-				if others {
-					m[2] |= bit
-				}
+				block, f := try.place[r]/kernel.BlockRules, &found[i*len(tries)+a]
+				f[0] |= source << block
+				f[1] |= destination << block
+				f[2] |= others << block
 			}
-			if source && destination && others {
-				winner = min(winner, int32(r))
+			if source&destination&others != 0 {
+				winners[i] = min(winners[i], r)
 			}
 		}
-		for a, try := range tries {
-			for mask := masks[a][0] & masks[a][1] & masks[a][2]; mask != 0; mask &= mask - 1 {
-				if try.rules[bits.TrailingZeros32(mask)*kernel.BlockRules] <= winner {
-					tried[a]++
-				}
+	}
+	tried := make([]int, len(tries))
+	for i, f := range found {
+		try := tries[i%len(tries)]
+		for mask := f[0] & f[1] & f[2]; mask != 0; mask &= mask - 1 {
+			if int(try.rules[bits.TrailingZeros32(mask)*kernel.BlockRules]) <= winners[i/len(tries)] {
+				tried[i%len(tries)]++
 			}
 		}
 	}
 	return tried
 }
 
-// allows reports whether m allows the source of k, the destination, and the rest.
-func allows(m *flow.Match, k *flow.Key) (source, destination, others bool) {
-	var differ flow.Key
-	for w := range differ {
-		differ[w] = (k[w] ^ m.Value[w]) & m.Mask[w]
+// allows returns 1 or 0 for whether m allows the source of k, the destination, and the
+// rest.
+func allows(m *flow.Match, k *flow.Key) (source, destination, others uint32) {
+	differ := func(w int) uint64 { return (k[w] ^ m.Value[w]) & m.Mask[w] }
+	if differ(3)|differ(4) == 0 {
+		source = 1
 	}
-	source, destination = differ[3]|differ[4] == 0, differ[5]|differ[6] == 0
-	if differ[0]|differ[1]|differ[2]|differ[7] != 0 {
-		return source, destination, false
+	if differ(5)|differ(6) == 0 {
+		destination = 1
 	}
-	for _, p := range portRanges(m) {
-		port := uint16(k.Get(p.field))
-		if !p.Any() && (port < p.Lo || port > p.Hi) {
-			return source, destination, false
-		}
+	if differ(0)|differ(1)|differ(2)|differ(7) != 0 {
+		return source, destination, 0
 	}
-	return source, destination, true
+	src, dst := uint16(k[2]>>16), uint16(k[2])
+	if !m.SrcPort.Any() && (src < m.SrcPort.Lo || src > m.SrcPort.Hi) || !m.DstPort.Any() && (dst < m.DstPort.Lo || dst > m.DstPort.Hi) {
+		return source, destination, 0
+	}
+	return source, destination, 1
 }
 
 // addSets adds the rows and lines of all sets.

@@ -40,11 +40,13 @@ import (
 // is one condition for each bit and a range for each port, and a port is never cut.
 
 const (
-	maxClasses = 1 << 16 // of a group: their numbers have 16 bits
-	maxUnset   = 7       // bits inside of a mask that are not set: each doubles the ranges it falls into
-	oneTable   = 12      // bits of a part that is one table though its bits are in two places
-	flipCost   = 8       // of a rule that flips, in words of sets
-	orderBits  = 24      // of the number of a flip
+	maxClasses = 1 << 16   // of a group: their numbers have 16 bits
+	maxUnset   = 7         // bits inside of a mask that are not set: each doubles the ranges it falls into
+	oneTable   = 12        // bits of a part that is one table though its bits are in two places
+	largeTree  = 256 << 10 // bytes from which on a tree has one level more and is smaller
+	maxTrees   = 2 << 20   // bytes of all trees
+	flipCost   = 8         // of a rule that flips, in words of sets
+	orderBits  = 24        // of the number of a flip
 )
 
 // classifier finds the classes of some rules.
@@ -54,6 +56,7 @@ type classifier struct {
 	always set           // what every set has besides rules
 	marks  []uint64      // random numbers, one for each word of a set
 	now    set           // scratch
+	spent  int           // bytes of trees
 	groups []*group
 }
 
@@ -137,9 +140,14 @@ func classify(rules []*flow.Match, size, everywhere, combined int) *classifier {
 // parts returns the parts of a word that rules look at these bits of.
 func (c *classifier) parts(used uint32, w int) []*tree {
 	for _, parts := range cut(used, w) {
+		before := c.spent
 		if !slices.ContainsFunc(parts, func(p *tree) bool { return !c.sweep(p) }) {
 			return parts
 		}
+		if c.spent > maxTrees {
+			return nil
+		}
+		c.spent = before
 	}
 	return nil
 }

@@ -18,12 +18,13 @@ type sets struct {
 	slots []int32 // by sum: the number of a set, and one; a power of two
 }
 
+// newSets returns no sets, with room for as many as are likely.
 func newSets(words, likely int) *sets {
 	size := 64
 	for size < 2*likely {
 		size *= 2
 	}
-	return &sets{words: words, slots: make([]int32, size)}
+	return &sets{words: words, bits: make([]uint64, 0, likely*words), slots: make([]int32, size)}
 }
 
 func (s *sets) len() int { return len(s.sums) }

@@ -118,25 +118,30 @@ func (c *classifier) sweep(p *tree) bool {
 		order = append(order, f.at<<orderBits|uint64(i))
 	}
 	slices.Sort(order)
+	p.starts = []uint32{0}
+	for _, o := range order {
+		if value := o >> orderBits; value < 1<<p.width && uint32(value) != p.starts[len(p.starts)-1] {
+			p.starts = append(p.starts, uint32(value))
+		}
+	}
+	if c.spent += p.split(); c.spent > maxTrees {
+		return false
+	}
 	now := slices.Clone(p.free)
 	sum := c.sum(now)
-	p.sets = newSets(len(now), 64)
-	for value := uint64(0); ; {
-		for len(order) > 0 && order[0]>>orderBits == value {
+	p.sets = newSets(len(now), min(len(p.starts), 4096))
+	p.classes = make([]uint16, len(p.starts))
+	for i, value := range p.starts {
+		for len(order) > 0 && order[0]>>orderBits == uint64(value) {
 			f := &p.own[order[0]&(1<<orderBits-1)]
 			order = order[1:]
 			sum = c.flip(now, sum, f.rule)
-			f.at = uint64(len(p.starts))
+			f.at = uint64(i)
 		}
-		p.starts = append(p.starts, uint32(value))
-		p.classes = append(p.classes, uint16(p.sets.of(now, sum)))
+		p.classes[i] = uint16(p.sets.of(now, sum))
 		if p.sets.len() > kernel.MaxFactor {
 			return false
 		}
-		if len(order) == 0 || order[0]>>orderBits == 1<<p.width {
-			break
-		}
-		value = order[0] >> orderBits
 	}
 	for _, o := range order { // what ends with the values ends nowhere
 		p.own[o&(1<<orderBits-1)].at = uint64(len(p.starts))
@@ -173,11 +178,9 @@ func (p *tree) layOut(rest []uint16, b *blocks) []uint16 {
 	rotate := func(by int) uint32 { return uint32(by) % 32 }
 	p.Base = uint32(2 * len(rest))
 	if p.low.width != 0 {
-		p.strides = []int{p.width}
 		p.Rotate[0], p.Mask[0] = rotate(p.high.shift-p.low.width-1), (1<<p.high.width-1)<<(p.low.width+1)
 		p.Rotate[1], p.Mask[1] = rotate(p.low.shift-1), (1<<p.low.width-1)<<1
 	} else {
-		p.strides = p.split()
 		below := p.width
 		for level, stride := range p.strides {
 			below -= stride
@@ -192,23 +195,28 @@ func (p *tree) layOut(rest []uint16, b *blocks) []uint16 {
 	return append(rest, p.table(0, 0, b)...)
 }
 
-// split chooses the levels of a tree.
-func (p *tree) split() []int {
+// split chooses the levels of p and returns the bytes they will have at most.
+func (p *tree) split() int {
+	choices := [][]int{{p.width - 18, 9, 9}, {p.width - 18, 6, 6, 6}}
 	switch {
-	case p.width <= oneTable-3:
-		return []int{p.width}
+	case p.low.width != 0 || p.width <= 9:
+		choices = [][]int{{p.width}}
 	case p.width <= 18:
-		return []int{p.width - 6, 6}
-	case p.bytes(p.width-18, 9, 9) <= 1<<18:
-		return []int{p.width - 18, 9, 9}
+		choices = [][]int{{p.width - 6, 6}}
 	}
-	return []int{p.width - 18, 6, 6, 6}
+	for _, p.strides = range choices {
+		if p.bytes() <= largeTree {
+			break
+		}
+	}
+	return p.bytes()
 }
 
-// bytes returns the bytes that tables of these levels would have at most.
-func (p *tree) bytes(strides ...int) int {
+// bytes returns the bytes of the tables of p, if none are equal, without those for
+// single classes.
+func (p *tree) bytes() int {
 	sum, below := 0, p.width
-	for level, stride := range strides {
+	for level, stride := range p.strides {
 		tables := 1
 		if level > 0 { // one for each place where classes differ inside of what one element above stands for
 			tables = 0
