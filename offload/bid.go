@@ -248,7 +248,7 @@ func (p *placer) offerUnits(m *member, k int) {
 		}
 		first := b.offered == 0
 		p.offerWhole(b)
-		if first && (u.refusal != nil || len(p.asksOf(m, u)) > 0) {
+		if asks, ok := p.asksOf(m, u); first && (u.refusal != nil || !ok || len(asks) > 0) {
 			p.offerPiece(b)
 		}
 	}
@@ -287,7 +287,10 @@ func (p *placer) cost(b *bid) (int, *device.Refusal) {
 		return 0, u.refusal
 	}
 	cost := len(u.parts) - len(b.pieces)
-	asks := p.asksOf(m, u)
+	asks, ok := p.asksOf(m, u)
+	if !ok {
+		return 0, p.hopeless
+	}
 	var lacks []*member
 	for _, q := range asks {
 		if p.model.Order != device.Honoured || q.level == m.level {
@@ -371,7 +374,7 @@ func (p *placer) tryWhole(b *bid, offered float64) {
 // placeWhole puts all of b into the target, in place of its pieces, or says why it
 // cannot be there. The room is there.
 func (p *placer) placeWhole(b *bid) *device.Refusal {
-	asks := p.asksOf(b.m, b.u)
+	asks, _ := p.asksOf(b.m, b.u)
 	entries := p.entries(b.m, b.u, len(asks) == 0 && !b.u.whole)
 	adds := slices.Clone(entries)
 	for _, q := range asks {
@@ -465,14 +468,16 @@ func (p *placer) evictWhole(b *bid) {
 			p.add(p.guardSlot(b.m))
 		}
 	}
-	p.require(b, p.asksOf(b.m, b.u), -1)
+	asks, _ := p.asksOf(b.m, b.u)
+	p.require(b, asks, -1)
 }
 
 // settle lets others know that b was placed: rules that have guards now may take
 // their places, and who lacked these guards needs fewer entries.
 func (p *placer) settle(b *bid) {
 	p.changed = true
-	for _, q := range p.asksOf(b.m, b.u) {
+	asks, _ := p.asksOf(b.m, b.u)
+	for _, q := range asks {
 		if q.whole {
 			continue
 		}
@@ -585,11 +590,7 @@ func (p *placer) evictPiece(gone *piece) {
 
 // pieceAround returns a piece of b around flow f, or nil if there is none.
 func (p *placer) pieceAround(b *bid, f *hot) *piece {
-	box, ok := p.box(b.u.match, p.asksOf(b.m, b.u), f.key, b.flows)
-	if !ok {
-		return nil
-	}
-	box, ok = p.model.Narrow(&box, f.key)
+	box, ok := p.boxOf(b.m, b.u, f.key, b.flows)
 	if !ok || p.model.Admit(&box, b.u.actions, flow.PieceEntry) != nil {
 		return nil
 	}
@@ -711,7 +712,8 @@ func (p *placer) loses(l *loser) bool {
 		return false
 	}
 	freed := len(l.b.entries)
-	for _, q := range p.asksOf(l.b.m, l.b.u) {
+	asks, _ := p.asksOf(l.b.m, l.b.u)
+	for _, q := range asks {
 		if !q.whole && q.needed == 1 {
 			freed++
 		}
@@ -842,8 +844,8 @@ func (p *placer) adopt(kept []*flow.Entry) {
 			}
 			b := p.bidOf(m, u)
 			if slices.ContainsFunc(u.parts, func(with part) bool { return with.Match == e.Match }) {
-				piece := len(p.asksOf(m, u)) == 0 && !u.whole
-				if piece != (e.Kind == flow.PieceEntry) {
+				asks, ok := p.asksOf(m, u)
+				if piece := ok && len(asks) == 0 && !u.whole; piece != (e.Kind == flow.PieceEntry) {
 					continue
 				}
 				if have[u]++; have[u] < len(u.parts) {

@@ -11,7 +11,7 @@ func (p *Planner) Stale() string {
 			}
 			have, kept := u.asks, p.kept
 			u.asked = false
-			fresh := p.asksOf(m, u)
+			fresh, _ := p.asksOf(m, u)
 			p.kept = kept
 			for i := range max(len(have), len(fresh)) {
 				if i >= len(have) || i >= len(fresh) || have[i] != fresh[i] {

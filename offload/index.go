@@ -86,10 +86,13 @@ type node struct {
 // A node of more members than crowd that was walked often gets an index of its own:
 // building it costs as much as some ten walks. No index is deeper than depth.
 const (
-	crowd = 128
+	crowd = 24
 	often = 8
 	depth = 3
 )
+
+// enough is how few rules to walk are not worth looking for fewer.
+const enough = 8
 
 // axis is one dimension of an index.
 type axis struct {
@@ -192,31 +195,36 @@ func (a *axis) under(p prefix) (lo, hi int) {
 // above appends the nodes with which p begins, p's own left out.
 func (a *axis) above(out []*node, p prefix) []*node {
 	out = append(out, &a.root)
-	for lens := a.lens & (1<<(p.len-1) - 1); lens != 0; lens &= lens - 1 {
-		l := bits.TrailingZeros64(lens) + 1
-		if n := a.at[prefix{p.value &^ (^uint64(0) >> l), l}]; n != nil {
+	for lens := a.shorter(p); lens != 0; lens &= lens - 1 {
+		if n := a.at[p.cut(bits.TrailingZeros64(lens)+1)]; n != nil {
 			out = append(out, n)
 		}
 	}
 	return out
 }
 
-// each calls yield for the rules that overlap m, in no order, until it returns
-// false; it returns false if yield did.
-func (x *index) each(m *flow.Match, yield func(*member) bool) bool {
+// shorter returns the lengths in use that are shorter than p, as in lens.
+func (a *axis) shorter(p prefix) uint64 { return a.lens & (1<<(p.len-1) - 1) }
+
+// cut returns the first l bits of p.
+func (p prefix) cut(l int) prefix { return prefix{p.value &^ (^uint64(0) >> l), l} }
+
+// each calls yield for the rules on a side, before place limit, that overlap m, in no
+// order, until it returns false; it returns false if yield did.
+func (x *index) each(m *flow.Match, s side, limit int32, yield func(*member) bool) bool {
 	best, at := x.cheapest(m)
 	if best == nil {
-		return overlapping(x.members, m, yield)
+		return overlapping(x.members, m, s, limit, yield)
 	}
 	var buf [65]*node
 	for _, n := range best.above(buf[:0], at) {
-		if !x.within(n, m, yield) {
+		if !x.within(n, m, s, limit, yield) {
 			return false
 		}
 	}
 	lo, hi := best.under(at)
 	for _, n := range best.nodes[lo:hi] {
-		if !x.within(n, m, yield) {
+		if !x.within(n, m, s, limit, yield) {
 			return false
 		}
 	}
@@ -224,21 +232,21 @@ func (x *index) each(m *flow.Match, yield func(*member) bool) bool {
 }
 
 // within is each for the rules of one node.
-func (x *index) within(n *node, m *flow.Match, yield func(*member) bool) bool {
+func (x *index) within(n *node, m *flow.Match, s side, limit int32, yield func(*member) bool) bool {
 	if n.inner == nil && len(n.members) > crowd && x.depth < depth {
 		if n.walks++; n.walks > often {
 			n.inner = newIndex(n.members, x.depth+1)
 		}
 	}
 	if n.inner != nil {
-		return n.inner.each(m, yield)
+		return n.inner.each(m, s, limit, yield)
 	}
-	return overlapping(n.members, m, yield)
+	return overlapping(n.members, m, s, limit, yield)
 }
 
-func overlapping(ms []*member, m *flow.Match, yield func(*member) bool) bool {
+func overlapping(ms []*member, m *flow.Match, s side, limit int32, yield func(*member) bool) bool {
 	for _, q := range ms {
-		if q.rule.Match.Overlaps(m) && !yield(q) {
+		if at := q.place[s]; at >= 0 && at < limit && q.rule.Match.Overlaps(m) && !yield(q) {
 			return false
 		}
 	}
@@ -249,7 +257,6 @@ func overlapping(ms []*member, m *flow.Match, yield func(*member) bool) bool {
 // there; nil if to walk all is as cheap.
 func (x *index) cheapest(m *flow.Match) (best *axis, at prefix) {
 	fewest := len(x.members)
-	var buf [65]*node
 	for i := range x.axes {
 		a := &x.axes[i]
 		if len(a.keys) == 0 || a.root.size() >= fewest {
@@ -260,15 +267,17 @@ func (x *index) cheapest(m *flow.Match) (best *axis, at prefix) {
 			continue
 		}
 		lo, hi := a.under(p)
-		n := a.count[hi] - a.count[lo]
-		if n >= fewest {
-			continue
-		}
-		for _, up := range a.above(buf[:0], p) {
-			n += up.size()
+		n := a.count[hi] - a.count[lo] + a.root.size()
+		for lens := a.shorter(p); lens != 0 && n < fewest; lens &= lens - 1 {
+			if up := a.at[p.cut(bits.TrailingZeros64(lens)+1)]; up != nil {
+				n += up.size()
+			}
 		}
 		if n < fewest {
 			best, at, fewest = a, p, n
+		}
+		if fewest <= enough {
+			break
 		}
 	}
 	return best, at

@@ -36,7 +36,7 @@ func TestIndex(t *testing.T) {
 						want = append(want, i)
 					}
 				}
-				x.each(&m, func(q *member) bool { got = append(got, q.place[after]); return true })
+				x.each(&m, after, int32(len(p.members)), func(q *member) bool { got = append(got, q.place[after]); return true })
 				if slices.Sort(got); !slices.Equal(got, want) {
 					t.Fatalf("%s: %+v overlaps %v, want %v", u.Name, m, got, want)
 				}

@@ -63,6 +63,7 @@ type unit struct {
 
 	parts   []part // match as the device takes it
 	refusal *device.Refusal
+	crowded bool // it asks too many earlier rules, see crowded
 	asked   bool
 	asks    []*member // the rules asked before it in whose packets it could answer, in order; valid iff asked
 	rules   []*slot   // its entries if it relies on others
@@ -263,34 +264,64 @@ func (p *Planner) seal(e flow.Entry) *slot {
 // Sets with more are asked for them each time.
 const most = 16 << 20
 
+// crowded is how many earlier rules a unit may ask where a device has less room than
+// there are rules: each needs an entry or a guard, so what asks more is hopeless.
+const crowded = 4096
+
 // asksOf returns the rules in the wanted table that are asked before u, of m's rule,
-// and in whose packets the device could answer with u, in order. A unit that the
-// device cannot hold is asked about as if it could.
-func (p *Planner) asksOf(m *member, u *unit) []*member {
+// and in whose packets the device could answer with u, in order. ok is false if there
+// are more than is worth knowing. A unit that the device cannot hold is asked about as
+// if it could.
+func (p *Planner) asksOf(m *member, u *unit) (asks []*member, ok bool) {
 	if u.asked {
-		return u.asks
+		return u.asks, len(u.asks) <= p.mostAsks
+	}
+	if u.crowded && p.mostAsks == crowded {
+		return nil, false
 	}
 	places := p.scratch[:0]
 	for _, with := range p.partsOf(u) {
-		p.index.each(&with.Match, func(q *member) bool {
-			if at := q.place[after]; at >= 0 && at < m.place[after] && p.matters(q, with) {
-				places = append(places, at)
+		within := p.index.each(&with.Match, after, m.place[after], func(q *member) bool {
+			if p.matters(q, with) {
+				places = append(places, q.place[after])
 			}
-			return true
+			return len(places) <= p.mostAsks
 		})
-	}
-	slices.Sort(places)
-	if len(u.parts) > 1 {
-		places = slices.Compact(places)
+		if !within {
+			u.crowded = true
+			return nil, false
+		}
 	}
 	p.scratch = places
-	asks := make([]*member, len(places))
+	slices.Sort(places)
+	places = slices.Compact(places)
+	asks = make([]*member, len(places))
 	for i, at := range places {
 		asks[i] = p.members[at]
 	}
 	if p.kept += len(asks); p.kept <= most {
 		u.asked, u.asks = true, asks
 	}
+	return asks, true
+}
+
+// asksNear returns the rules asked before m's that meet box, in order.
+func (p *Planner) asksNear(m *member, box *flow.Match) []*member {
+	with := part{*box, p.kindsOf(box)}
+	places := p.scratch[:0]
+	p.index.each(box, after, m.place[after], func(q *member) bool {
+		if p.matters(q, &with) {
+			places = append(places, q.place[after])
+		}
+		return true
+	})
+	p.scratch = places
+	slices.Sort(places)
+	asks := p.nearby[:0]
+	for _, at := range places {
+		asks = append(asks, p.members[at])
+	}
+	p.nearby = asks
 	return asks
 }
 

@@ -45,6 +45,43 @@ func (c *cut) holds(k, around *flow.Key) bool {
 	return c.lo <= v && v <= c.hi
 }
 
+// few is how many earlier rules are looked at one by one for a box. If there are
+// more, the box begins small, and only those are asked for that meet it.
+const few = 512
+
+// boxOf returns a box of u, of m's rule, that the device takes and that holds k, which
+// u's match does; ok is false if there is none.
+func (p *Planner) boxOf(m *member, u *unit, k *flow.Key, flows []*hot) (box flow.Match, ok bool) {
+	asks, ok := p.asksOf(m, u)
+	box = u.match
+	if !ok || len(asks) > few {
+		box = p.near(box, k)
+		asks = p.asksNear(m, &box)
+	}
+	if box, ok = p.box(box, asks, k, flows); !ok {
+		return box, false
+	}
+	return p.model.Narrow(&box, k)
+}
+
+// near returns the part of m around k in which the addresses that the device can
+// match have their first 16 bits, or the first 32 of IPv6.
+func (p *Planner) near(m flow.Match, k *flow.Key) flow.Match {
+	for _, a := range [...]struct {
+		part   device.Part
+		hi, lo flow.Field
+	}{{device.SrcIP, flow.SrcHi, flow.SrcLo}, {device.DstIP, flow.DstHi, flow.DstLo}} {
+		switch {
+		case p.model.Fields[a.part] == device.No:
+		case k.Get(flow.EthType) == flow.EthIPv4:
+			m.Pin(a.lo, k.Get(a.lo), 0xffff<<16)
+		default:
+			m.Pin(a.hi, k.Get(a.hi), 0xffffffff<<32)
+		}
+	}
+	return m
+}
+
 // looked bounds how many flows a cut is weighed by.
 const looked = 16
 

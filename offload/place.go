@@ -81,6 +81,7 @@ type placer struct {
 	changed  bool
 	refusals []*device.Refusal // by place: what stands in a rule's way
 	fulls    map[[3]int]*device.Refusal
+	hopeless *device.Refusal // of a unit that asks too many rules
 }
 
 // passes bounds how often placement goes through all bids.
@@ -93,6 +94,12 @@ func (p *Planner) place(in *input, kept []*flow.Entry, foreign []flow.Entry) (*p
 	n := len(p.members)
 	pl := &placer{Planner: p, limits: &in.model, foreign: foreign, banned: in.banned, traffic: &in.traffic,
 		placed: make(map[flow.EntryID]*slot, len(p.sorted)), refusals: make([]*device.Refusal, n), fulls: map[[3]int]*device.Refusal{}}
+	p.mostAsks = crowded
+	if in.model.Entries == 0 || in.model.Entries >= n {
+		p.mostAsks = math.MaxInt
+	}
+	pl.hopeless = &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("more than %d rules are asked before it, and each needs an entry or a guard", crowded),
+		Fix: "use a device with room for all rules, or fewer rules that overlap this one from above"}
 	p.reserve(in)
 	pl.use = use{limits: pl.limits, spare: p.spare}
 	for i := range foreign {

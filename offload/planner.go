@@ -46,6 +46,8 @@ type Planner struct {
 	spare     map[int32]bool // the numbers of exact in each set, see reserve
 	kept      int            // length of all lists of earlier rules that are kept
 	scratch   []int32        // of asksOf
+	nearby    []*member      // of asksNear
+	mostAsks  int            // see crowded
 
 	sorted []*slot // what the last plan places, highest first
 	placed map[flow.EntryID]*slot
@@ -184,14 +186,15 @@ func (p *Planner) withdraw(m *member) {
 	for u := range m.all {
 		p.kept -= len(u.asks)
 	}
-	p.index.each(&m.rule.Match, func(q *member) bool {
-		if q.place[after] < 0 || q.place[before] < m.place[before] {
+	p.index.each(&m.rule.Match, after, int32(len(p.members)), func(q *member) bool {
+		if q.place[before] < m.place[before] {
 			return true
 		}
 		if q.cover == m {
 			q.covered, q.cover = false, nil
 		}
 		for u := range q.all {
+			u.crowded = false
 			if i := slices.Index(u.asks, m); i >= 0 {
 				u.asks = slices.Delete(u.asks, i, i+1)
 				p.kept--
@@ -203,7 +206,7 @@ func (p *Planner) withdraw(m *member) {
 
 // introduce tells later rules of a new one.
 func (p *Planner) introduce(m *member) {
-	p.index.each(&m.rule.Match, func(q *member) bool {
+	p.index.each(&m.rule.Match, after, int32(len(p.members)), func(q *member) bool {
 		if q.place[after] <= m.place[after] {
 			return true
 		}

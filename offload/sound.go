@@ -172,10 +172,7 @@ func (s *survey) sound(e *flow.Entry, at side) bool {
 		return false
 	}
 	with := part{e.Match, s.kindsOf(&e.Match)}
-	return s.index.each(&e.Match, func(q *member) bool {
-		if q.place[at] < 0 || q.place[at] >= m.place[at] {
-			return true
-		}
+	return s.index.each(&e.Match, at, m.place[at], func(q *member) bool {
 		taken := s.model.Order == device.Honoured && (q.top > e.Priority || s.takes(q, e))
 		return taken || !s.matters(q, &with)
 	})
