@@ -82,7 +82,7 @@ type Agent struct {
 	journal    journal
 	past       account   // counted by earlier processes
 	shown      account   // what the status says
-	kept       time.Time // when it was written last
+	keepNext   time.Time // when it may be written again
 	unkept     string    // why it cannot be; empty if it can
 	mismatches uint64
 	rejected   uint64

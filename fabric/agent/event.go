@@ -22,6 +22,8 @@ const (
 	eventCounters    = "E_COUNTERS"       // counters do not add up
 	eventSilent      = "E_DEVICE_IDLE"    // a rule's packets pass by the device that has it
 	eventInterrupted = "E_INTERRUPTED"    // the agent ended in the middle of a change
+	eventAway        = "E_NETDEV"         // a port's netdev was removed, or cannot be used
+	eventBack        = "LINK_OPEN"        // it is back
 	eventInForce     = "GENERATION_IN_FORCE"
 )
 

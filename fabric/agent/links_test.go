@@ -55,6 +55,9 @@ func TestLinkReturns(t *testing.T) {
 					passes(t, "far1", "far0")
 					passes(t, "far0", "far1")
 				}
+				if n := d.Agent().Status().EventTotals; n[eventAway] != 3 || n[eventBack] != 3 {
+					t.Errorf("after three removals: %v", n)
+				}
 				cancel()
 				if err := errors.Join(<-ended, d.Close()); err != nil {
 					t.Error(err)

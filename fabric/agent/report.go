@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -19,6 +20,7 @@ func (a *Agent) report(err error) {
 		Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost(), Events: []Event{}, EventTotals: map[string]uint64{}}
 	if a.Links != nil {
 		s.Links = a.Links()
+		a.noteLinks(a.status.Load().Links, s.Links)
 	}
 	if a.running != nil {
 		s.Generation, s.Digest = uint64(a.running.Generation()), a.digest
@@ -52,6 +54,18 @@ func (a *Agent) report(err error) {
 	a.status.Store(s)
 	if a.Report != nil {
 		a.Report(s)
+	}
+}
+
+// noteLinks notes which links lost their netdevs, and which have them again.
+func (a *Agent) noteLinks(was, is []LinkStatus) {
+	for i, l := range is {
+		switch open := i >= len(was) || was[i].Open; {
+		case open && !l.Open:
+			a.events.add(l.Since, eventAway, "port "+l.Port, fmt.Sprintf("netdev %s: %s", l.Netdev, l.Reason))
+		case !open && l.Open:
+			a.events.add(l.Since, eventBack, "port "+l.Port, "netdev "+l.Netdev)
+		}
 	}
 }
 
