@@ -73,9 +73,29 @@ long-drift: ## 1,000 entries of a card changed behind the agent's back, 20 at a 
 	@mkdir -p docs/results
 	BLADEFLOW_DRIFT=1000 $(GO) test -count=1 -timeout 20m -v -run '^TestDrifts$$' ./fabric/agent
 
+.PHONY: modelcheck
+modelcheck: ## model-check the update protocol for T on all cores (make modelcheck T=1h)
+	BLADEFLOW_MODELCHECK=$(T) $(GO) test -count=1 -timeout 0 -v -run '^TestModelCheck$$' ./offload
+
+.PHONY: long-modelcheck
+long-modelcheck: ## a hundred million states of the update protocol, with faults and crashes; writes docs/results/modelcheck.json
+	BLADEFLOW_STATES=100000000 nice -n 19 $(GO) test -count=1 -timeout 120m -v -run '^TestModelCheck$$' ./offload
+
 .PHONY: long-mutants
 long-mutants: ## a million broken tables of hardware, judged by the checker and three other exact methods; writes docs/results/mutants.json
 	BLADEFLOW_MUTANTS=1000000 nice -n 19 $(GO) test -count=1 -timeout 120m -v -run '^TestMutants$$' ./offload/verify
+
+.PHONY: long-placement
+long-placement: ## hit rates of plans against the bound, sets of 10,000 rules; BLADEFLOW_CLASSBENCH=DIR adds sets; writes docs/results/placement.json
+	BLADEFLOW_PLACEMENT=1 $(GO) test -count=1 -timeout 60m -v -run '^TestPlacement$$' ./offload
+
+.PHONY: long-pairs
+long-pairs: ## plans for a million random rule sets on random devices, each proved; writes docs/results/pairs.json
+	BLADEFLOW_PAIRS=1000000 nice -n 19 $(GO) test -count=1 -timeout 120m -v -run '^TestPairs$$' ./offload
+
+.PHONY: long-churn
+long-churn: ## 300 epochs of drifting traffic; writes docs/results/churn.json
+	BLADEFLOW_CHURN=300 $(GO) test -count=1 -timeout 30m -v -run '^TestChurn$$' ./offload
 
 .PHONY: long-updates
 long-updates: ## a million random updates in every lane, compared with the definition again and again
