@@ -16,24 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
-
-// seed returns a new seed and says it if the test fails.
-func seed(t *testing.T) uint64 {
-	s := rand.Uint64()
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("seed %d", s)
-		}
-	})
-	return s
-}
 
 // TestCountersOutlive lets agents die in the middle of whatever they do, beside a card that
 // goes on, and starts others. What was shown once is never taken back; of what the card
 // counted nothing is lost, and of software's counts only those since the last look.
 func TestCountersOutlive(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seed(t), 1))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	r := newRig(t, 5)
 	c := r.config()
 	c.State = filepath.Join(t.TempDir(), "b1")
@@ -194,7 +184,7 @@ func TestKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	rng := rand.New(rand.NewPCG(seed(t), 1))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	dir := t.TempDir()
 	came := filepath.Join(dir, "came")
 	if err := os.WriteFile(came, make([]byte, 8), 0o600); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/offloadtest"
 	"github.com/bladeflow/bladeflow/offload/verify"
@@ -27,7 +28,7 @@ func TestDrifts(t *testing.T) {
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	began, start := time.Now(), seed(t)
+	began, start := time.Now(), flowtest.Seed(t)
 	rng := rand.New(rand.NewPCG(start, 1))
 	f := &fleet{TB: t, kept: t.TempDir()}
 	b := f.simulate("b1", 0)
@@ -78,7 +79,7 @@ func TestDrifts(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d drifts, %v; found and put right in %.1f s at most", drifts, s.Drift, last(took))
 	if long {
-		keepResult(t, "drift", start, began, map[string]any{"Drifts": drifts, "AtATime": batch, "Entries": len(b.rules), "Found": s.Drift.Missing + s.Drift.Altered + s.Drift.Added,
+		flowtest.Record(t, "drift", start, began, map[string]any{"Drifts": drifts, "AtATime": batch, "Entries": len(b.rules), "Found": s.Drift.Missing + s.Drift.Altered + s.Drift.Added,
 			"Healed": s.Drift.Healed, "SecondsP50": at(took, 50), "SecondsMax": last(took), "GoalSeconds": within.Seconds()})
 	}
 }

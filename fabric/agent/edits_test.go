@@ -12,12 +12,13 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
 
 // TestEdits follows records with edits on shards that stay, some of which the blade never
 // sees, and compares the rules with what the record means by definition.
 func TestEdits(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seed(t), 1))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	f, err := NewFabric(FabricConfig{Blade: blade, Ports: testPorts})
 	if err != nil {
 		t.Fatal(err)

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +21,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/pki"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/offload/device"
 	"github.com/bladeflow/bladeflow/offload/offloadtest"
 	"github.com/bladeflow/bladeflow/offload/verify"
@@ -293,7 +292,7 @@ func TestFleet(t *testing.T) {
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	began, start := time.Now(), seed(t)
+	began, start := time.Now(), flowtest.Seed(t)
 	f := newFleet(t, start, agents, pace)
 	out := fleetResult{Agents: agents, Rules: rules, Changes: changes}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -379,37 +378,7 @@ func TestFleet(t *testing.T) {
 		t.Errorf("all were back after %.2f s, the goal is %s", out.ReconnectMax, reconnect)
 	}
 	if large {
-		keepResult(t, "fleet", start, began, out)
-	}
-}
-
-// keepResult writes what a long run measured to docs/results.
-func keepResult(t *testing.T, name string, seed uint64, began time.Time, figures any) {
-	t.Helper()
-	commit, err := exec.Command("git", "rev-parse", "HEAD").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var kernel unix.Utsname
-	if err := unix.Uname(&kernel); err != nil {
-		t.Fatal(err)
-	}
-	cpu, _ := os.ReadFile("/proc/cpuinfo")
-	_, model, _ := strings.Cut(string(cpu), "model name\t: ")
-	model, _, _ = strings.Cut(model, "\n")
-	text, err := json.MarshalIndent(map[string]any{
-		"commit":  strings.TrimSpace(string(commit)),
-		"machine": fmt.Sprintf("%d × %s, Linux %s, %s", runtime.NumCPU(), model, unix.ByteSliceToString(kernel.Release[:]), runtime.Version()),
-		"seed":    fmt.Sprint(seed),
-		"seconds": time.Since(began).Round(time.Second).Seconds(),
-		"passed":  !t.Failed(),
-		"figures": figures,
-	}, "", "  ")
-	if err == nil {
-		err = os.WriteFile("../../docs/results/"+name+".json", append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Error(err)
+		flowtest.Record(t, "fleet", start, began, out)
 	}
 }
 
