@@ -1,0 +1,680 @@
+package offload_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
+	"github.com/bladeflow/bladeflow/offload/offloadtest"
+	"github.com/bladeflow/bladeflow/offload/verify"
+)
+
+// The model checker of the update protocol. It takes one device and software through
+// random changes in a small universe, by [offload.Run] itself, and for every change
+//
+//   - lets it go well,
+//   - lets the agent die at each point where it deals with the device or swaps, before
+//     and after that, and start again from what the device holds,
+//   - lets each single operation be refused, be lost, be carried out without an
+//     answer, be carried out late, and the device reset at it,
+//   - and lets several of these happen at random, during the recovery too;
+//
+// each from the same beginning. After every operation it tries all packets of the
+// universe on what the device holds, and before every Apply on what it would hold if
+// any part of its operations were lost: no entry may answer a packet otherwise than
+// the table in force says, so no packet gets a verdict that is neither the old one
+// nor the new one. A state is one content of the device under one table in force
+// with all packets tried on it; contents that come again are counted again.
+//
+// Sets of packets are bit sets, made once for each entry and table by the definitions
+// (Match.Matches, Table.Lookup, flow.Act): that makes a state a matter of a microsecond.
+
+// packets is a set of keys of a universe, by number.
+type packets []uint64
+
+func (p packets) add(n int)      { p[n/64] |= 1 << (n % 64) }
+func (p packets) has(n int) bool { return p[n/64]>>(n%64)&1 == 1 }
+
+// checked counts what a model checker did.
+type checked struct {
+	States    int            `json:"states"`
+	Changes   int            `json:"changes"`
+	Runs      int            `json:"runs"`
+	Swapped   int            `json:"runs_that_swapped"`
+	Aborted   int            `json:"runs_that_kept_the_old_generation"`
+	Crashes   int            `json:"crashes"`
+	Faults    map[string]int `json:"faults"`
+	Neither   int            `json:"states_with_a_verdict_neither_old_nor_new"`
+	Unsound   int            `json:"unsound_states"`
+	Entries   int            `json:"entries_in_all_states"`
+	Universes map[string]int `json:"packets_of_universes"`
+}
+
+func (c *checked) sum(o *checked) {
+	c.States, c.Changes, c.Runs, c.Entries = c.States+o.States, c.Changes+o.Changes, c.Runs+o.Runs, c.Entries+o.Entries
+	c.Swapped, c.Aborted, c.Crashes = c.Swapped+o.Swapped, c.Aborted+o.Aborted, c.Crashes+o.Crashes
+	c.Neither, c.Unsound = c.Neither+o.Neither, c.Unsound+o.Unsound
+	for f, n := range o.Faults {
+		c.Faults[f] += n
+	}
+	maps.Copy(c.Universes, o.Universes)
+}
+
+// happening is what goes wrong at one point.
+type happening uint8
+
+const (
+	nothing   happening = iota
+	diesFirst           // the agent dies before
+	diesAfter           // and after
+	refuses             // from here on as offloadtest.Effect
+	lostReply
+	lostOp
+	resets
+	late // no answer, and it happens when the device is next asked for anything else
+)
+
+func (h happening) String() string {
+	return [...]string{"nothing", "agent dies before", "agent dies after", "refused", "no answer", "lost", "reset", "late"}[h]
+}
+
+// crash is the agent's death.
+type crash struct{}
+
+// system is one device, software, and what is tried on them. It is the device's
+// driver and counts the points at which something can happen.
+type system struct {
+	*checked
+	u     *flowtest.Universe
+	model device.Model
+	nic   *offloadtest.NIC
+	table *flow.Table // in force
+	next  *flow.Table // it may become that
+	batch int         // of one Apply, how many operations may be lost in any way
+
+	point  int                                // counts them
+	happen func(point int, op bool) happening // op: at an operation of the device
+	late   []offload.Op                       // will be carried out
+	empty  bool                               // it was reset since it was restored
+	wrong  error                              // the first thing that was
+
+	plans map[string]offload.Plan // of one change, see plan
+	seen  map[flow.EntryID]flow.Entry
+	holds map[flow.EntryID]packets                 // what entries of ours match
+	right map[*flow.Table]map[flow.EntryID]packets // where they answer as the table does
+	wins  map[*flow.Table][]int
+}
+
+func newSystem(c *checked, u *flowtest.Universe, m device.Model, t *flow.Table) *system {
+	c.Universes[u.Name] = len(u.Keys)
+	return &system{checked: c, u: u, model: m, nic: offloadtest.New(m), table: t, next: t, batch: 8,
+		seen: map[flow.EntryID]flow.Entry{}, holds: map[flow.EntryID]packets{}, right: map[*flow.Table]map[flow.EntryID]packets{}, wins: map[*flow.Table][]int{}}
+}
+
+func (s *system) none() packets { return make(packets, (len(s.u.Keys)+63)/64) }
+
+// matching returns the packets that e matches and the device does not miss.
+func (s *system) matching(e *flow.Entry) packets {
+	p, known := s.holds[e.ID]
+	if !known {
+		p = s.none()
+		for n := range s.u.Keys {
+			k := &s.u.Keys[n]
+			if e.Match.Matches(k) && !slices.ContainsFunc(s.model.Missed, func(m flow.Match) bool { return m.Matches(k) }) {
+				p.add(n)
+			}
+		}
+		s.holds[e.ID] = p
+	}
+	return p
+}
+
+// answering returns the packets that e may answer under t.
+func (s *system) answering(e *flow.Entry, t *flow.Table) packets {
+	of := s.right[t]
+	if of == nil {
+		of = map[flow.EntryID]packets{}
+		s.right[t] = of
+		for n := range s.u.Keys {
+			s.wins[t] = append(s.wins[t], t.Lookup(&s.u.Keys[n]))
+		}
+	}
+	p, known := of[e.ID]
+	if known {
+		return p
+	}
+	p = s.none()
+	of[e.ID] = p
+	held := s.matching(e)
+	for n := range s.u.Keys {
+		if !held.has(n) {
+			continue
+		}
+		k, r := &s.u.Keys[n], t.Rule(s.wins[t][n])
+		if r.ID != e.Rule {
+			continue
+		}
+		if !e.Actions.Equal(r.Actions) || r.Actions.Terminal().Op == flow.Normal {
+			frame, err := flow.Frame(*k, nil)
+			if err != nil {
+				panic(err)
+			}
+			in := flow.Port(k.Get(flow.InPort))
+			if !flow.SameEmissions(flow.Judge(t, frame, in), flow.Act(e.Actions, t.Switch(), e.Rule, frame, in)) {
+				continue
+			}
+		}
+		p.add(n)
+	}
+	return p
+}
+
+// try tries all packets on a device that holds these entries.
+func (s *system) try(entries []flow.Entry) {
+	s.States++
+	s.Entries += len(entries)
+	asked := make([]*flow.Entry, len(entries))
+	for i := range entries {
+		asked[i] = &entries[i]
+	}
+	honoured := s.model.Order == device.Honoured
+	if honoured {
+		slices.SortFunc(asked, func(a, b *flow.Entry) int { return cmp.Compare(b.Priority, a.Priority) })
+	}
+	taken, level := s.none(), s.none()
+	for i, e := range asked {
+		if honoured && i > 0 && e.Priority != asked[i-1].Priority {
+			for w := range taken {
+				taken[w] |= level[w]
+			}
+		}
+		held := s.matching(e)
+		if !e.Punt() && offload.Ours(e.ID) {
+			now, then := s.answering(e, s.table), s.answering(e, s.next)
+			for w := range held {
+				if answers := held[w] &^ taken[w]; answers&^now[w] != 0 {
+					s.Unsound++
+					if answers&^now[w]&^then[w] != 0 {
+						s.Neither++
+					}
+					if s.wrong == nil {
+						s.wrong = fmt.Errorf("entry %016x (%s of %x) answers what it should not", uint64(e.ID), e.Kind, e.Rule)
+					}
+					return
+				}
+			}
+		}
+		for w := range held {
+			level[w] |= held[w]
+		}
+	}
+}
+
+// held returns what the device holds, without reading it back: that would end the
+// silence after a reset.
+func (s *system) held() (out []flow.Entry) {
+	counts, err := s.nic.Counters(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	for _, c := range counts {
+		out = append(out, s.seen[c.Entry])
+	}
+	return out
+}
+
+// here is a point at which something may happen.
+func (s *system) here(op bool) happening {
+	h := nothing
+	if s.happen != nil {
+		h = s.happen(s.point, op)
+	}
+	s.point++
+	if h != nothing {
+		s.Faults[h.String()]++
+	}
+	if h == diesFirst {
+		panic(crash{})
+	}
+	return h
+}
+
+// settle carries out what is late.
+func (s *system) settle() {
+	ops := s.late
+	s.late = nil
+	for i := range ops {
+		s.nic.Apply(context.Background(), ops[i:i+1])
+		s.try(s.held())
+	}
+}
+
+// Model is an offload.Driver's.
+func (s *system) Model(ctx context.Context) (device.Model, error) { return s.nic.Model(ctx) }
+
+// Installed is an offload.Driver's. What was late has happened by then.
+func (s *system) Installed(ctx context.Context) ([]flow.Entry, error) {
+	h := s.here(false)
+	s.settle()
+	out, err := s.nic.Installed(ctx)
+	if h == diesAfter {
+		panic(crash{})
+	}
+	return out, err
+}
+
+// Apply is an offload.Driver's.
+func (s *system) Apply(ctx context.Context, ops []offload.Op) []offload.Outcome {
+	for _, op := range ops {
+		s.seen[op.Entry.ID] = op.Entry
+	}
+	s.lose(ops)
+	var out []offload.Outcome
+	for i := range ops {
+		h := s.here(true)
+		effect := offloadtest.Works
+		switch h {
+		case refuses:
+			effect = offloadtest.Refuses
+		case lostReply:
+			effect = offloadtest.LostReply
+		case lostOp:
+			effect = offloadtest.LostOp
+		case resets:
+			effect, s.empty = offloadtest.Resets, true
+		case late:
+			s.late = append(s.late, ops[i])
+			effect = offloadtest.LostOp
+		}
+		s.nic.Fault = func(int, *offload.Op) offloadtest.Effect { return effect }
+		out = append(out, s.nic.Apply(ctx, ops[i:i+1])...)
+		s.nic.Fault = nil
+		s.try(s.held())
+		if h == diesAfter {
+			panic(crash{})
+		}
+	}
+	return out
+}
+
+// lose tries what the device would hold if any part of ops were lost: every part of
+// the first few, and all of the others.
+func (s *system) lose(ops []offload.Op) {
+	have := s.held()
+	n := min(len(ops), s.batch)
+	for lost := range 1<<n - 1 { // if none is lost it will be tried anyway
+		held := slices.Clone(have)
+		for i := range n {
+			if lost>>i&1 == 1 {
+				continue
+			}
+			e := &ops[i].Entry
+			same := func(o flow.Entry) bool { return o.ID == e.ID }
+			switch there := slices.ContainsFunc(held, same); {
+			case ops[i].Kind == offload.Remove:
+				held = slices.DeleteFunc(held, same)
+			case !there && s.room(held, e):
+				held = append(held, *e)
+			}
+		}
+		s.try(held)
+	}
+}
+
+// room reports whether the device has room for one more entry.
+func (s *system) room(held []flow.Entry, e *flow.Entry) bool {
+	return s.model.Entries == 0 || len(held) < s.model.Entries
+}
+
+// Barrier is an offload.Driver's. What was late has happened by then.
+func (s *system) Barrier(ctx context.Context) error {
+	h := s.here(false)
+	s.settle()
+	if h == diesAfter {
+		panic(crash{})
+	}
+	return s.nic.Barrier(ctx)
+}
+
+// Counters is an offload.Driver's.
+func (s *system) Counters(ctx context.Context) ([]offload.Count, error) { return s.nic.Counters(ctx) }
+
+// swap makes t the table in force, for good: it is written down first.
+func (s *system) swap(t *flow.Table) error {
+	h := s.here(false)
+	s.table = t
+	s.try(s.held())
+	if h == diesAfter {
+		panic(crash{})
+	}
+	return nil
+}
+
+// run makes the change to want as an agent does that was just started: it reads the
+// device, plans, and runs. It returns false if the agent died.
+func (s *system) run(want *flow.Table, t offload.Traffic, check offload.Check) (alive bool, err error) {
+	s.Runs++
+	s.next = want
+	defer func() {
+		if d := recover(); d != nil {
+			if _, is := d.(crash); !is {
+				panic(d)
+			}
+			s.Crashes++
+			alive, err = false, nil
+		}
+	}()
+	installed, err := s.Installed(context.Background())
+	if err != nil {
+		return true, err
+	}
+	target := offload.Target{Name: "nic", Driver: s, Plan: s.plan(want, installed, t)}
+	r, err := offload.Run(context.Background(), []offload.Target{target}, s.swap, check)
+	if r.Swapped {
+		s.Swapped++
+	} else {
+		s.Aborted++
+		if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Remedy == "" {
+			s.wrong = cmp.Or(s.wrong, fmt.Errorf("aborted without saying what to do: %w", err))
+		}
+	}
+	return true, err
+}
+
+// plan plans the change. Most runs of one change have the same dump somewhere, and
+// planning, which is pure, would take most of the time.
+func (s *system) plan(want *flow.Table, installed []flow.Entry, t offload.Traffic) offload.Plan {
+	var same strings.Builder
+	fmt.Fprintf(&same, "%p", s.table)
+	for i := range installed {
+		fmt.Fprintf(&same, " %x", uint64(installed[i].ID))
+	}
+	p, known := s.plans[same.String()]
+	if !known {
+		p = plan(s.table, want, installed, s.model, t)
+		s.plans[same.String()] = p
+	}
+	return p
+}
+
+// moment is where runs start from.
+type moment struct {
+	table   *flow.Table
+	entries []flow.Entry
+}
+
+func (s *system) moment() moment { return moment{s.table, s.held()} }
+
+func (s *system) restore(m moment) {
+	s.table, s.next, s.late, s.point, s.empty = m.table, m.table, nil, 0, false
+	s.nic = offloadtest.New(s.model)
+	for _, e := range m.entries {
+		s.put(e)
+	}
+}
+
+// put puts an entry into the device behind everybody's back.
+func (s *system) put(e flow.Entry) {
+	s.nic.Put(e)
+	s.seen[e.ID] = e
+}
+
+// attempt runs the change to want from m with what happens, and then again, until
+// nothing happens any more and it has to succeed.
+func (s *system) attempt(m moment, want *flow.Table, t offload.Traffic, check offload.Check, happen func(point int, op bool) happening) error {
+	s.restore(m)
+	s.happen = happen
+	for n := 0; ; n++ {
+		alive, err := s.run(want, t, check)
+		if s.wrong != nil {
+			return s.wrong
+		}
+		calm := s.happen == nil
+		if calm && (!alive || err != nil) {
+			return fmt.Errorf("nothing happened, and yet: %w", err)
+		}
+		if calm || alive && err == nil {
+			return s.done(m, want)
+		}
+		if n == 1 {
+			s.happen = nil
+		}
+	}
+}
+
+// done checks how a change has ended.
+func (s *system) done(m moment, want *flow.Table) error {
+	ours, foreign := apart(s.held())
+	_, there := apart(m.entries)
+	if s.empty {
+		there = nil
+	}
+	switch {
+	case s.table != want:
+		return errors.New("a change that succeeded did not swap")
+	case !slices.EqualFunc(foreign, there, func(a, b flow.Entry) bool { return a.Equal(&b) }):
+		return errors.New("a foreign entry was touched")
+	}
+	for i := range ours {
+		for j := range foreign {
+			if ours[i].Match.Overlaps(&foreign[j].Match) {
+				return fmt.Errorf("entry %016x overlaps a foreign one", uint64(ours[i].ID))
+			}
+		}
+	}
+	return verify.Check(want, ours, s.model)
+}
+
+// apart divides entries into ours and foreign ones.
+func apart(entries []flow.Entry) (ours, foreign []flow.Entry) {
+	for _, e := range entries {
+		if offload.Ours(e.ID) {
+			ours = append(ours, e)
+		} else {
+			foreign = append(foreign, e)
+		}
+	}
+	return ours, foreign
+}
+
+// explore makes one change in every way that the head of this file lists, and then
+// leaves the system after one of them.
+func (s *system) explore(rng *rand.Rand, want *flow.Table) error {
+	s.Changes++
+	s.plans = map[string]offload.Plan{}
+	clear(s.right)
+	clear(s.wins)
+	clear(s.holds)
+	check := new(verify.Prover).Check
+	from, heat := s.moment(), randomTraffic(rng, s.u, want)
+	try := func(what string, happen func(point int, op bool) happening) error {
+		if err := s.attempt(from, want, heat, check, happen); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	}
+	ops := []bool{}
+	if err := try("all goes well", func(_ int, op bool) happening { ops = append(ops, op); return nothing }); err != nil {
+		return err
+	}
+	for at, isOp := range ops {
+		kinds := []happening{diesFirst, diesAfter}
+		if isOp {
+			kinds = append(kinds, refuses, lostReply, lostOp, resets, late)
+		}
+		for _, h := range kinds {
+			if err := try(fmt.Sprintf("%v at point %d", h, at), func(point int, _ bool) happening {
+				if point == at {
+					return h
+				}
+				return nothing
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	for range 6 {
+		often := 2 + rng.IntN(12)
+		if err := try("several faults", func(_ int, op bool) happening {
+			switch {
+			case rng.IntN(often) > 0:
+				return nothing
+			case op:
+				return happening(rng.IntN(int(late) + 1))
+			}
+			return happening(rng.IntN(int(diesAfter) + 1))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk takes systems through changes until it has seen enough.
+func (c *checked) walk(rng *rand.Rand, enough func() bool) error {
+	us := flowtest.Universes()
+	for !enough() {
+		u := us[rng.IntN(len(us))]
+		m := smallModel(rng)
+		m.Entries += 4 + rng.IntN(12)
+		s := newSystem(c, u, m, edited(rng, u, u.Table(rng, 2+rng.IntN(9)), 4))
+		for range 4 {
+			if rng.IntN(4) == 0 { // another program's
+				s.put(flow.Entry{ID: flow.EntryID(rng.IntN(3)), Kind: flow.EntryKind(rng.IntN(2)), Priority: rng.Uint64(), Match: u.Match(rng)})
+			}
+			if err := s.explore(rng, nextTable(rng, u, s.table)); err != nil {
+				return fmt.Errorf("universe %s, %d changes: %w", u.Name, c.Changes, err)
+			}
+		}
+	}
+	return nil
+}
+
+// TestModelCheck looks at ten million states; `make long-modelcheck` at a hundred, and
+// `make modelcheck T=1h` for as long as it is told to.
+func TestModelCheck(t *testing.T) {
+	seed, began := flowtest.Seed(t), time.Now()
+	most := 10_000_000
+	if testing.Short() {
+		most = 200_000
+	}
+	states := flowtest.Count(t, "BLADEFLOW_STATES", most)
+	var end time.Time
+	if d := os.Getenv("BLADEFLOW_MODELCHECK"); d != "" {
+		long, err := time.ParseDuration(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end = began.Add(long)
+	}
+	workers := runtime.GOMAXPROCS(0)
+	all := make([]checked, workers)
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			c := &all[w]
+			*c = checked{Faults: map[string]int{}, Universes: map[string]int{}}
+			errs[w] = c.walk(rand.New(rand.NewPCG(seed, uint64(w))), func() bool {
+				if !end.IsZero() {
+					return time.Now().After(end)
+				}
+				return c.States*workers >= states
+			})
+		})
+	}
+	wg.Wait()
+	c := checked{Faults: map[string]int{}, Universes: map[string]int{}}
+	for w := range workers {
+		c.sum(&all[w])
+	}
+	t.Logf("%+v", c)
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if c.Aborted == 0 || c.Crashes == 0 || len(c.Faults) != int(late) {
+		t.Error("some kind of fault never happened")
+	}
+	if states > most {
+		flowtest.Record(t, "modelcheck", seed, began, c)
+	}
+}
+
+// TestModelCheckMutants makes changes in the three orders that look natural and are
+// wrong, with nothing going amiss: the model checker has to find each at once.
+func TestModelCheckMutants(t *testing.T) {
+	seed := flowtest.Seed(t)
+	type steps struct{ adds, removes, all, wanted []offload.Op }
+	for name, order := range map[string]func(s *system, to *flow.Table, x steps){
+		"swap, add, remove": func(s *system, to *flow.Table, x steps) { s.swap(to); s.each(x.adds); s.each(x.removes) },
+		"remove, add, swap": func(s *system, to *flow.Table, x steps) { s.each(x.removes); s.each(x.adds); s.swap(to) },
+		"flush, swap, add":  func(s *system, to *flow.Table, x steps) { s.each(x.all); s.swap(to); s.each(x.wanted) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &checked{Faults: map[string]int{}, Universes: map[string]int{}}
+			rng := rand.New(rand.NewPCG(seed, 1))
+			us := flowtest.Universes()
+			for c.Changes < 2000 {
+				u, m := us[rng.IntN(len(us))], smallModel(rng)
+				m.Order, m.Punt, m.Entries = device.Honoured, true, 0
+				s := newSystem(c, u, m, edited(rng, u, u.Table(rng, 8), 4))
+				for _, e := range plan(s.table, s.table, nil, m, randomTraffic(rng, u, s.table)).Entries {
+					s.put(e)
+				}
+				for range 4 {
+					c.Changes++
+					s.next = nextTable(rng, u, s.table)
+					have := s.held()
+					p := plan(s.table, s.next, have, m, randomTraffic(rng, u, s.next))
+					var x steps
+					x.wanted = operations(offload.Add, p.Entries)
+					x.all = operations(offload.Remove, have)
+					slices.SortFunc(x.all, func(a, b offload.Op) int { return cmp.Compare(b.Entry.Priority, a.Entry.Priority) })
+					x.adds = operations(offload.Add, without(p.Entries, have))
+					x.removes = operations(offload.Remove, without(have, p.Entries))
+					order(s, s.next, x)
+				}
+				if c.Neither > 0 {
+					t.Logf("%d changes, %d states: %v; %d states unsound, %d of them with a verdict that is neither the old nor the new one", c.Changes, c.States, s.wrong, c.Unsound, c.Neither)
+					return
+				}
+			}
+			t.Errorf("not found in %d changes and %d states", c.Changes, c.States)
+		})
+	}
+}
+
+// each carries out operations one by one.
+func (s *system) each(ops []offload.Op) {
+	for i := range ops {
+		s.Apply(context.Background(), ops[i:i+1])
+	}
+}
+
+func operations(kind offload.OpKind, entries []flow.Entry) (ops []offload.Op) {
+	for _, e := range entries {
+		ops = append(ops, offload.Op{Kind: kind, Entry: e})
+	}
+	return ops
+}
+
+// without returns the entries of a that are not in b.
+func without(a, b []flow.Entry) []flow.Entry {
+	return slices.DeleteFunc(slices.Clone(a), func(e flow.Entry) bool {
+		return slices.ContainsFunc(b, func(o flow.Entry) bool { return o.ID == e.ID })
+	})
+}
