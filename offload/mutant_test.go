@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
@@ -38,9 +39,46 @@ func only(ops []offload.Op, keep func(*offload.Op) bool) []offload.Op {
 	return slices.DeleteFunc(slices.Clone(ops), func(op offload.Op) bool { return !keep(&op) })
 }
 
-// TestMutants carries plans out in wrong ways and expects that the harness of
-// TestEveryStep notices each of them, soon. The first is no mutant: it is never
-// noticed.
+// altered returns ops with the entries that they add changed.
+func altered(ops []offload.Op, change func(*flow.Entry)) []offload.Op {
+	ops = slices.Clone(ops)
+	for i := range ops {
+		if ops[i].Kind == offload.Add {
+			change(&ops[i].Entry)
+		}
+	}
+	return ops
+}
+
+// wider takes away the lowest bit that m looks at outside of ports, or the ports.
+func wider(m *flow.Match) {
+	for w := range m.Mask {
+		mask := m.Mask[w]
+		if w == 2 {
+			mask &^= 1<<32 - 1
+		}
+		if bit := mask & -mask; bit != 0 {
+			m.Mask[w] &^= bit
+			m.Value[w] &^= bit
+			return
+		}
+	}
+	m.SetPorts(flow.DstPort, 0, 0xffff)
+}
+
+// narrower pins one more bit of m.
+func narrower(m *flow.Match) {
+	for _, f := range []flow.Field{flow.DstLo, flow.SrcLo, flow.TTL, flow.SrcMAC, flow.Proto} {
+		if free := f.Max() &^ m.Mask.Get(f); free != 0 {
+			m.Pin(f, 0, free&-free)
+			return
+		}
+	}
+}
+
+// TestMutants carries plans out in wrong ways, and wrong plans as a broken planner
+// would make them, and expects that the harness of TestEveryStep notices each of them,
+// soon. The first is no mutant: it is never noticed.
 func TestMutants(t *testing.T) {
 	us := flowtest.Universes()
 	most := 600
@@ -66,6 +104,54 @@ func TestMutants(t *testing.T) {
 		{"no guards", func(p offload.Plan) []step {
 			return slices.Concat(steps(p.Retire), swap(), steps(only(p.Promote, guard)))
 		}},
+		{"guards asked last", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if e.Punt() {
+					e.Priority = 0
+				}
+			})))
+		}},
+		{"guards too narrow", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if e.Punt() {
+					narrower(&e.Match)
+				}
+			})))
+		}},
+		{"rules too wide", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if e.Kind == flow.RuleEntry {
+					wider(&e.Match)
+				}
+			})))
+		}},
+		{"pieces too wide", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if e.Kind == flow.PieceEntry {
+					wider(&e.Match)
+				}
+			})))
+		}},
+		{"every rule a piece", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if !e.Punt() {
+					e.Priority = 6 << 61
+				}
+			})))
+		}},
+		{"the last rule first", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) { e.Priority = ^e.Priority })))
+		}},
+		{"dropped instead", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) {
+				if !e.Punt() {
+					e.Actions = flow.Actions{{Op: flow.Drop}}
+				}
+			})))
+		}},
+		{"counted for another rule", func(p offload.Plan) []step {
+			return slices.Concat(steps(p.Retire), swap(), steps(altered(p.Promote, func(e *flow.Entry) { e.Rule ^= 1 })))
+		}},
 		{"no retiring", func(p offload.Plan) []step { return slices.Concat(swap(), steps(p.Promote)) }},
 		{"flush from the top", func(p offload.Plan) []step {
 			all := slices.Clone(p.Entries) // of the plan before, see below
@@ -77,7 +163,8 @@ func TestMutants(t *testing.T) {
 		}},
 	} {
 		t.Run(mutant.name, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(11, 12))
+			rng := rand.New(rand.NewPCG(flowtest.Seed(t), 12))
+			began := time.Now()
 			for round := range most {
 				u := us[rng.IntN(len(us))]
 				m := smallModel(rng)
@@ -97,7 +184,7 @@ func TestMutants(t *testing.T) {
 				case err != nil && mutant.name == "":
 					t.Fatalf("round %d: the right order is wrong: %v", round, err)
 				case err != nil:
-					t.Logf("caught in round %d: %v", round, err)
+					t.Logf("caught in round %d, after %v: %v", round, time.Since(began), err)
 					return
 				}
 			}
