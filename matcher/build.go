@@ -58,16 +58,17 @@ const (
 
 // newEngine builds an engine of t with the cheapest of several limits, see cost.go.
 func newEngine(t *flow.Table, lane Lane) *engine {
+	tried := limits
 	switch n := t.Len(); {
 	case n < usualLimit || n > pricedRules && lane == PureGo:
 		return newEngineWith(usualLimit, t, lane)
 	case n > pricedRules:
-		return newEngineWith(limits[len(limits)-1], t, lane)
+		tried = largeLimits
 	}
 	keys := likelyKeys(t, pricedKeys)
 	var best *engine
 	var lowest float64
-	for _, l := range limits {
+	for _, l := range tried {
 		e := newEngineWith(l, t, lane)
 		if price := e.price(keys); best == nil || price < lowest {
 			best, lowest = e, price

@@ -9,15 +9,17 @@ import (
 
 // How wide buckets should be. Wide buckets make few tables, narrow ones make short
 // scans, and which is better depends on the rules: on the published sets the best
-// limit was anything from 8 to 32, and the wrong one cost up to a factor of 2. So
+// limit was anything from 8 to 128, and the wrong one cost up to a factor of 2. So
 // Compile builds the tables for each of limits, counts what looking up some keys
-// would do, and keeps the cheapest by these prices.
+// would do, and keeps the cheapest by these prices. A quarter of the keys are of two
+// rules, which mostly fall through to a late one.
 //
 // Prices are nanoseconds for each key, fitted to measurements on a Sapphire Rapids
-// class machine; only their ratios matter. Large tables are built once, with the
-// widest limit, which was best or as good as the best for all sets of 100,000.
+// class machine; only their ratios matter. Building large tables takes long, so for them
+// only the two limits are tried of which one was best, or within 5 % of it, for every set of
+// 100,000: with many masks wide buckets, else narrow ones.
 const (
-	pricedRules = 32 << 10 // up to which several limits are tried
+	pricedRules = 32 << 10 // up to which all limits are tried
 	pricedKeys  = 2 * kernel.Lanes
 
 	probePrice  = 0.8 // of a table, per key
@@ -33,7 +35,10 @@ const (
 // usualLimit is used where nothing is counted.
 const usualLimit = 16
 
-var limits = []int{8, 12, 16, 24, 32}
+var (
+	limits      = []int{8, 12, 16, 24, 32}
+	largeLimits = []int{16, 128}
+)
 
 // price returns what a key costs, on average over keys.
 func (e *engine) price(keys []flow.Key) float64 {
@@ -77,7 +82,7 @@ func (e *engine) price(keys []flow.Key) float64 {
 	return sum / float64(len(keys))
 }
 
-// likelyKeys returns keys that rules match, each rule being as likely as another.
+// likelyKeys returns keys of the rules of t, each rule being as likely as another.
 func likelyKeys(t *flow.Table, n int) []flow.Key {
 	return drawKeys(n, t.Len(), func(i int) *flow.Match { return &t.Rule(i).Match })
 }
@@ -93,7 +98,8 @@ func (e *engine) sampleKeys(n int) []flow.Key {
 	})
 }
 
-// drawKeys returns keys in the matches of random ones of that many rules.
+// drawKeys returns keys in the matches of random ones of that many rules; every fourth
+// has its destination from the one before.
 func drawKeys(n, rules int, match func(i int) *flow.Match) []flow.Key {
 	rng := rand.New(rand.NewPCG(1, 2))
 	keys := make([]flow.Key, n)
@@ -107,6 +113,11 @@ func drawKeys(n, rules int, match func(i int) *flow.Match) []flow.Key {
 		}
 		if r := m.DstPort; !r.Any() {
 			keys[i].Set(flow.DstPort, uint64(r.Lo)+rng.Uint64N(uint64(r.Hi-r.Lo)+1))
+		}
+		if i%4 == 3 {
+			for _, f := range []flow.Field{flow.DstHi, flow.DstLo, flow.DstPort} {
+				keys[i].Set(f, keys[i-1].Get(f))
+			}
 		}
 	}
 	return keys
