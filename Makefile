@@ -52,9 +52,20 @@ fuzz: ## run every fuzz target for T each (make fuzz T=5m)
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | awk '{print $$2}'); do \
 	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(T); done; done
 
+# Both sides are built first and run in turn, so that what else the machine does disturbs them alike.
+REF ?= HEAD
+PKG ?= ./matcher
+BENCH ?= ^Benchmark(Lookup|Explain)$$
+N ?= 10
 .PHONY: bench
-bench: ## run every benchmark once and print it
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+bench: ## compare benchmarks with those of a base commit (make bench REF=main PKG=./flow BENCH=Parse N=10)
+	@set -e; mkdir -p bin; base=$$(mktemp -d); trap 'rm -rf "$$base"' EXIT; git archive $(REF) | tar -x -C "$$base"; \
+	  $(GO) -C tools build -o ../bin/benchstat golang.org/x/perf/cmd/benchstat; \
+	  (cd "$$base" && $(GO) test -c -o bench.test $(PKG)); $(GO) test -c -o "$$base/new.test" $(PKG); \
+	  for i in $$(seq $(N)); do \
+	    (cd $(PKG) && "$$base/bench.test" -test.run '^$$' -test.bench '$(BENCH)' -test.benchtime 200ms >>"$$base/base.txt"); \
+	    (cd $(PKG) && "$$base/new.test" -test.run '^$$' -test.bench '$(BENCH)' -test.benchtime 200ms >>"$$base/new.txt"); done; \
+	  bin/benchstat $(REF)="$$base/base.txt" new="$$base/new.txt"
 
 .PHONY: bench-peers
 bench-peers: ## compare the matcher with DPDK's rte_acl (installs libdpdk-dev and gcc); BLADEFLOW_CLASSBENCH=DIR adds sets

@@ -6,5 +6,6 @@ package tools
 
 import (
 	_ "github.com/cilium/ebpf/cmd/bpf2go"
+	_ "golang.org/x/perf/cmd/benchstat"
 	_ "honnef.co/go/tools/cmd/staticcheck"
 )
