@@ -36,7 +36,7 @@ func ExampleClassifier_Lookup() {
 	// -
 }
 
-// Explain says which bits of a key decided: here, only the upper bits of the port.
+// Explain says which bits of a key decided: here, only the port.
 func ExampleClassifier_Explain() {
 	var high flow.Match
 	high.SetPorts(flow.DstPort, 1024, 65535)
@@ -51,5 +51,5 @@ func ExampleClassifier_Explain() {
 	k.Set(flow.DstPort, 80)
 	rule, mask := matcher.Compile(table).Explain(k)
 	fmt.Printf("%s, dst_port under mask %#04x\n", rule.Name, mask.Get(flow.DstPort))
-	// Output: -, dst_port under mask 0xff00
+	// Output: -, dst_port under mask 0xffff
 }

@@ -1,6 +1,7 @@
 package matcher
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 
@@ -10,8 +11,8 @@ import (
 
 // Explain returns the rule that wins for k, as [Classifier.LookupOne] does, and
 // the bits of k that decided it: every key that equals k under mask has the same
-// winner. (OVS calls the pair a megaflow.) Masks are of whole bytes; not every bit need
-// be necessary.
+// winner. (OVS calls the pair a megaflow.) Masks are rounded, see rounded; not every
+// bit need be necessary.
 //
 // Idea: collect whatever the search looked at. A table that was asked contributes
 // its mask, whether or not it had a bucket. A better rule in a bucket that does not
@@ -30,14 +31,14 @@ func (c *Classifier) Explain(k flow.Key) (rule *flow.Rule, mask flow.Key) {
 		for j := range i {
 			x.refute(&t.Rule(j).Match)
 		}
-		return t.Rule(i), wholeBytes(x.mask)
+		return t.Rule(i), rounded(x.mask)
 	}
 	for {
 		before := c.version.Load()
 		x.mask = flow.Key{}
 		rule = c.engine.Load().explain(&x)
 		if steps(before, c.version.Load()) <= 1 {
-			return rule, wholeBytes(x.mask)
+			return rule, rounded(x.mask)
 		}
 	}
 }
@@ -76,16 +77,37 @@ func (e *engine) explain(x *explanation) *flow.Rule {
 	return e.rule(best)
 }
 
-// wholeBytes makes every byte of a mask that has a bit have all: looking at more is
-// always right, and few different masks arise, so that whoever keeps answers by mask
-// needs few tables.
-func wholeBytes(mask flow.Key) flow.Key {
-	const low7, high = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080
-	for w, m := range mask {
-		some := (m&low7 + low7 | m) & high
-		mask[w] = some >> 7 * 0xff
+// rounded makes a mask of whole fields, and of addresses whole bytes from the first on:
+// looking at more is always right, and few different masks arise, so that whoever keeps
+// answers by mask needs few tables.
+func rounded(mask flow.Key) flow.Key {
+	for f := range flow.NumFields {
+		if m := mask.Get(f); m != 0 && (f < flow.SrcHi || f > flow.DstLo) {
+			mask.Set(f, f.Max())
+		}
+	}
+	for _, hi := range []int{3, 5} {
+		switch upper, lower := mask[hi], mask[hi+1]; {
+		case lower > math.MaxUint32: // more than an IPv4 address
+			mask[hi], mask[hi+1] = ^uint64(0), wholeBytes(lower)
+		case upper != 0 && lower != 0:
+			mask[hi], mask[hi+1] = ^uint64(0), wholeBytes(lower)
+		case upper != 0:
+			mask[hi] = wholeBytes(upper)
+		default:
+			mask[hi+1] = wholeBytes(lower) & math.MaxUint32
+		}
 	}
 	return mask
+}
+
+// wholeBytes returns the mask of all bytes from the highest down to the lowest that m
+// looks at.
+func wholeBytes(m uint64) uint64 {
+	if m == 0 {
+		return 0
+	}
+	return ^uint64(0) << (bits.TrailingZeros64(m) &^ 7)
 }
 
 // explanation grows the mask under which a key stays what it is.
