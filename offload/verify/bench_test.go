@@ -31,8 +31,16 @@ func generated(f flowtest.Family, n int) *flow.Table {
 }
 
 // plainDevice honours the order and misses odd packets and later fragments.
-var plainDevice = device.Model{Order: device.Honoured, Missed: []flow.Match{
-	pin(flow.Flags, flow.FlagOdd, flow.FlagOdd), pin(flow.Flags, flow.FlagFragLater, flow.FlagFragLater)}}
+var plainDevice = anyDevice(device.Honoured, pin(flow.Flags, flow.FlagOdd, flow.FlagOdd), pin(flow.Flags, flow.FlagFragLater, flow.FlagFragLater))
+
+// anyDevice takes every match.
+func anyDevice(order device.Order, missed ...flow.Match) device.Model {
+	m := device.Model{Order: order, Missed: missed, Ranges: true}
+	for p := range m.Fields {
+		m.Fields[p] = device.Any
+	}
+	return m
+}
 
 // wholeTable is every rule in the device, in the table's order.
 func wholeTable(t *flow.Table) (out []flow.Entry) {

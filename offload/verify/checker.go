@@ -59,6 +59,7 @@ type entry struct {
 	cost   int32 // boxes its proof looked at; valid iff proved
 	proved bool
 	empty  bool   // no key is in its match: it is in no index
+	vague  bool   // what it matches is not known: it is in no index either
 	round  uint32 // the last in which it was there; 0 if the number is free
 }
 
@@ -120,11 +121,14 @@ func (c *checker) check(i int32) (*Mismatch, *Unprovable) {
 		e.proved, e.cost = true, 0
 		return nil, nil
 	}
-	b := &c.answers.boxes[i]
-	if reason := unreadable(&e.Entry); reason != "" {
-		return nil, &Unprovable{Entry: e.Entry, Reason: reason}
+	if unsure := c.unclear(e); unsure != nil {
+		return nil, unsure
 	}
-	if !e.Punt() {
+	if e.vague { // a guard
+		e.proved, e.cost = true, 0
+		return nil, nil
+	}
+	if b := &c.answers.boxes[i]; !e.Punt() {
 		if bad := c.attribution(e, b); bad != nil {
 			return c.sharpen(e, b, bad), nil
 		}
@@ -136,28 +140,58 @@ func (c *checker) check(i int32) (*Mismatch, *Unprovable) {
 			}
 		}
 		if c.left < 0 {
-			return nil, &Unprovable{Entry: e.Entry, Reason: fmt.Sprintf("what it answers falls into more than %d boxes", maxBoxes)}
+			return nil, &Unprovable{Entry: e.Entry,
+				Reason: fmt.Sprintf("what it answers falls into more than %d boxes between the matches of its rule, %s, and of those asked before", maxBoxes, c.ruleOf(e)),
+				Fix:    "to have it in hardware, narrow the match of that rule or join rules that are asked before it"}
 		}
 	}
 	e.proved, e.cost = true, int32(maxBoxes-c.left)
 	return nil, nil
 }
 
-// unreadable says why the meaning of an entry is not known, or returns "".
-func unreadable(e *flow.Entry) string {
+// ruleOf names e's rule.
+func (c *checker) ruleOf(e *entry) string {
+	switch {
+	case e.rule == none:
+		return fmt.Sprintf("%#x", uint64(e.Rule))
+	case e.Rule == flow.DefaultRule:
+		return "the default"
+	}
+	return c.line(e.rule).Name
+}
+
+// unclear says that the meaning of an entry is not known, or returns nil. A guard
+// that matches anything is harmless.
+func (c *checker) unclear(e *entry) *Unprovable {
+	u := &Unprovable{Entry: e.Entry, Fix: "if it comes back, another program writes to the device, or its driver misreads it"}
 	if e.Punt() {
-		if len(e.Actions) > 0 {
-			return "it is a guard, which punts, and yet it has actions"
+		if len(e.Actions) == 0 {
+			return nil
 		}
-		return ""
+		u.Reason = "it is a guard, which punts, and yet it has actions"
+		return u
 	}
 	if err := e.Actions.Valid(); err != nil {
-		return err.Error()
+		u.Reason = err.Error()
+		return u
 	}
 	if op := e.Actions.Terminal().Op; op == flow.Normal || op == flow.Pass {
-		return "it says " + op.String() + ", and a device has neither the table's switch nor the blade's kernel"
+		u.Reason = "it says " + op.String() + ", and a device has neither the table's switch nor the blade's kernel"
+		return u
 	}
-	return ""
+	if e.vague {
+		u.Reason = "what it really matches is not known: " + c.takes(&e.Match).Error()
+		u.Fix = "if the device does match it as it is written, its model has to say so"
+		return u
+	}
+	return nil
+}
+
+// takes returns why the device's model does not take a match, or nil.
+func (c *checker) takes(match *flow.Match) error {
+	m := c.model // of which only the matching is asked
+	m.MissFalls, m.Punt = true, true
+	return m.Admit(match, nil, flow.GuardEntry)
 }
 
 // attribution proves that the table gives every packet e really answers to e's

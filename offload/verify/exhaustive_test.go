@@ -88,7 +88,8 @@ func (t *trial) confirm(m *Mismatch) error {
 	if w := flow.Judge(t.table, m.Frame, in); !flow.SameEmissions(w, m.Want) {
 		return fmt.Errorf("the table emits %v, not %v", w, m.Want)
 	}
-	if !slices.ContainsFunc(mayAnswer(t.entries, t.model, &k), func(i int) bool { return t.entries[i].Equal(&m.Entry) }) {
+	clear := slices.DeleteFunc(slices.Clone(t.entries), func(e flow.Entry) bool { return newChecker(t.model).takes(&e.Match) != nil })
+	if !slices.ContainsFunc(mayAnswer(clear, t.model, &k), func(i int) bool { return clear[i].Equal(&m.Entry) }) {
 		return errors.New("the entry does not answer the packet")
 	}
 	if m.Entry.Punt() {
@@ -106,7 +107,7 @@ func (t *trial) confirm(m *Mismatch) error {
 // random returns a table and entries that are mostly right: rules with guards,
 // pieces that were tried, and, rarely, anything.
 func (u *universe) random(rng *rand.Rand) *trial {
-	t := &trial{u: u, model: device.Model{Order: device.Honoured}}
+	t := &trial{u: u, model: anyDevice(device.Honoured)}
 	if rng.IntN(5) == 0 {
 		t.model.Order = device.Undefined
 	}
@@ -284,7 +285,7 @@ func (t *trial) mutate(rng *rand.Rand) string {
 // TestExhaustive compares Check with trying every packet, on sound tables and on
 // mutants of them, and confirms every packet that Check reports.
 func TestExhaustive(t *testing.T) {
-	trials := 150_000
+	trials := 60_000
 	if testing.Short() {
 		trials = 5_000
 	}

@@ -71,7 +71,8 @@ func (c *checker) ask(want *flow.Table, installed []flow.Entry) error {
 }
 
 func ambiguous(e *flow.Entry) error {
-	return &Unprovable{Entry: *e, Reason: fmt.Sprintf("another entry has the ID %#x too: what is said of one of them, or done to it, may be meant for the other", uint64(e.ID))}
+	return &Unprovable{Entry: *e, Reason: fmt.Sprintf("another entry has the ID %#x too: what is said of one of them, or done to it, may be meant for the other", uint64(e.ID)),
+		Fix: "remove the other one too"}
 }
 
 func (c *checker) answer(want *flow.Table, installed []flow.Entry, listed []int32) error {

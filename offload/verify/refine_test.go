@@ -271,7 +271,7 @@ func vary(rng *rand.Rand, t *flow.Table, entries []flow.Entry) (string, []flow.E
 // TestRefine compares Check with co-refinement on mutants of devices full of whole
 // rules, guards and pieces, for every family.
 func TestRefine(t *testing.T) {
-	rounds := 1500 // divided by the number of rules
+	rounds := 600 // divided by the number of rules
 	if testing.Short() {
 		rounds = 120
 	}

@@ -253,7 +253,7 @@ func (c *checker) refill(installed []flow.Entry, listed []int32, d *change) bool
 			if x.round == c.round {
 				continue
 			}
-			if !x.empty {
+			if !x.empty && !x.vague {
 				d.goneEntries = append(d.goneEntries, veil{c.answers.boxes[n], x.rank})
 				c.answers.take(n)
 			}
@@ -273,9 +273,9 @@ func (c *checker) refill(installed []flow.Entry, listed []int32, d *change) bool
 				c.entries = append(c.entries, entry{})
 			}
 			b := c.enter(n, &installed[k])
-			if !c.entries[n].empty {
-				c.answers.put(n, &b, c.entries[n].rank)
-				d.freshEntries = append(d.freshEntries, veil{b, c.entries[n].rank})
+			if x := &c.entries[n]; !x.empty && !x.vague {
+				c.answers.put(n, &b, x.rank)
+				d.freshEntries = append(d.freshEntries, veil{b, x.rank})
 			}
 			listed[k] = n
 		}
@@ -288,7 +288,7 @@ func (c *checker) refill(installed []flow.Entry, listed []int32, d *change) bool
 // enter gives number n to a fresh entry and returns its box.
 func (c *checker) enter(n int32, e *flow.Entry) box {
 	b, some := newBox(&e.Match)
-	c.entries[n] = entry{Entry: *e, rank: c.rankOf(e), rule: none, empty: !some, round: c.round}
+	c.entries[n] = entry{Entry: *e, rank: c.rankOf(e), rule: none, empty: !some, vague: some && c.takes(&e.Match) != nil, round: c.round}
 	c.number[e.ID] = n
 	return b
 }
@@ -304,7 +304,7 @@ func (c *checker) fill(installed []flow.Entry, listed []int32) {
 		boxes[k] = c.enter(n, &installed[k])
 		ranks[k] = c.entries[k].rank
 		c.entries[k].at, listed[k] = n, n
-		if !c.entries[k].empty {
+		if x := &c.entries[k]; !x.empty && !x.vague {
 			full = append(full, n)
 		}
 	}

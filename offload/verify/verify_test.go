@@ -148,7 +148,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			table, entries := read(t, rules, c.entries)
-			m := device.Model{Order: c.order, Missed: c.missed}
+			m := anyDevice(c.order, c.missed...)
 			if m.Order == "" {
 				m.Order = device.Honoured
 			}
@@ -185,6 +185,41 @@ func TestUnreadable(t *testing.T) {
 		var unsure *Unprovable
 		if err := Check(table, []flow.Entry{e}, plainDevice); !errors.As(err, &unsure) || unsure.Culprit() != e.ID {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestDenotation has devices that do not take some matches: nobody knows what an
+// entry with one matches, so it is not proved, and it is no guard.
+func TestDenotation(t *testing.T) {
+	table, entries := read(t, []string{"name=web,priority=2,ip_proto=tcp,dst_port=80 actions=output:vf0", "name=rest,priority=1,eth_type=ipv4 actions=output:vf1"},
+		[]string{"name=web,priority=2,ip_proto=tcp,dst_port=80 actions=output:vf0", "name=rest,priority=1,eth_type=ipv4 actions=output:vf1", "guard name=web,priority=2,ip_proto=tcp,dst_port=80",
+			"guard name=web,priority=3,eth_type=ipv4,ip_proto=tcp,dst_port=80", "name=rest,priority=1,eth_type=ipv4,ip_proto=udp actions=output:vf1"})
+	web, rest, guard, narrow, udp := entries[0], entries[1], entries[2], entries[3], entries[4]
+	noPorts, needsProto, onlyUDP := anyDevice(device.Honoured), anyDevice(device.Honoured), anyDevice(device.Honoured)
+	noPorts.Fields[device.DstPort] = device.No
+	needsProto.Needs = []device.Part{device.EthType, device.Proto}
+	onlyUDP.Protocols = []uint8{flow.ProtoUDP}
+	for _, c := range []struct {
+		model     device.Model
+		entries   []flow.Entry
+		complaint string
+	}{
+		{anyDevice(device.Honoured), []flow.Entry{web, rest}, ""},
+		{anyDevice(device.Constant), []flow.Entry{web, rest}, "the table asks rule web first"},
+		{anyDevice("of a later version"), []flow.Entry{web, rest}, "the table asks rule web first"},
+		{anyDevice(device.Constant), []flow.Entry{web, udp}, ""},
+		{noPorts, []flow.Entry{web}, "what it really matches is not known: "},
+		{noPorts, []flow.Entry{guard, rest}, "the table asks rule web first"},
+		{noPorts, []flow.Entry{guard, udp}, ""},
+		{onlyUDP, []flow.Entry{web}, "what it really matches is not known: "},
+		{onlyUDP, []flow.Entry{guard, rest}, "the table asks rule web first"},
+		{needsProto, []flow.Entry{guard, rest}, "what it really matches is not known: "},
+		{needsProto, []flow.Entry{narrow, udp}, ""},
+	} {
+		err := Check(table, c.entries, c.model)
+		if (err == nil) != (c.complaint == "") || err != nil && !strings.Contains(err.Error(), c.complaint) {
+			t.Errorf("%v on %+v: got %v, want %q", c.entries, c.model, err, c.complaint)
 		}
 	}
 }
@@ -342,6 +377,7 @@ func ExampleCheck() {
 	rest, _ := flow.ParseRule("name=rest,priority=1,eth_type=ipv4 actions=output:vf1", ports)
 	table, _ := flow.NewTable(flow.TableSpec{Rules: []flow.Rule{web, rest}, Ports: ports})
 	installed := []flow.Entry{{ID: 7, Rule: rest.ID, Match: rest.Match, Actions: rest.Actions}}
-	fmt.Println(Check(table, installed, device.Model{Order: device.Honoured}))
+	softnic, _ := device.Load("softnic")
+	fmt.Println(Check(table, installed, softnic))
 	// Output: entry 0x7, packet ip_proto=tcp,src_ip=0.0.0.0,dst_ip=0.0.0.0,src_port=0,dst_port=443: the table asks rule web first, and nothing in the device does: remove the entry
 }
