@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
 )
@@ -93,4 +96,45 @@ func byID(entries []flow.Entry) map[flow.EntryID]*flow.Entry {
 		m[entries[i].ID] = &entries[i]
 	}
 	return m
+}
+
+// sameEntries reports whether two dumps are the same, in the same order: another order
+// is read as another dump.
+func sameEntries(a, b []flow.Entry) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !a[i].Equal(&b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// ours returns the entries with our mark, as they are if all have it.
+func ours(entries []flow.Entry) []flow.Entry {
+	if entries != nil && foreign(entries) == 0 {
+		return entries
+	}
+	return slices.DeleteFunc(slices.Clone(entries), func(e flow.Entry) bool { return !offload.Ours(e.ID) })
+}
+
+// foreign counts the entries without our mark.
+func foreign(entries []flow.Entry) (n int) {
+	for i := range entries {
+		if !offload.Ours(entries[i].ID) {
+			n++
+		}
+	}
+	return n
+}
+
+func ids(entries []flow.Entry) []string {
+	var out []string
+	for _, e := range entries {
+		out = append(out, fmt.Sprintf("%016x", uint64(e.ID)))
+	}
+	slices.Sort(out)
+	return out
 }
