@@ -1,6 +1,7 @@
 package matcher
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -29,7 +30,8 @@ var forms = []struct {
 		return nil
 	}},
 	{"blocks", func(t *flow.Table, lane Lane) accelerator {
-		if b := newBlocks(t, lane); b != nil {
+		a, _ := chooseBlocks(t)
+		if b := newBlocks(t, a, lane); b != nil {
 			return b
 		}
 		return nil
@@ -165,6 +167,24 @@ func TestLookupAllocates(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// BenchmarkAccelerator makes accelerators of generated sets.
+func BenchmarkAccelerator(b *testing.B) {
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{1000, 10_000} {
+			tab := flowtest.NewTable(flowtest.Generate(family, n, 1), nil)
+			b.Run(fmt.Sprintf("%s/%d", family, n), func(b *testing.B) {
+				var a accelerator
+				for b.Loop() {
+					a = newAccelerator(tab, Lanes()[0])
+				}
+				if a != nil {
+					b.ReportMetric(float64(a.bytes()), "B")
+				}
+			})
 		}
 	}
 }

@@ -54,14 +54,20 @@ type arrangement struct {
 	place []int32 // of each rule
 }
 
-// newBlocks returns t in blocks, or nil if there are too many classes or lines.
-func newBlocks(t *flow.Table, lane Lane) *blockwise {
+// chooseBlocks returns the better arrangement of the rules of t, and how many blocks a
+// key tries in it, on average over some likely keys.
+func chooseBlocks(t *flow.Table) (a *arrangement, tried float64) {
 	tries := []*arrangement{arrange(t, nil), arrange(t, byAddress)}
-	tried := blocksTried(t, tries, likelyKeys(t, blockSamples))
-	a := tries[0]
-	if tried[1] < tried[0] {
-		a = tries[1]
+	counts := blocksTried(t, tries, likelyKeys(t, blockSamples))
+	best := 0
+	if counts[1] < counts[0] {
+		best = 1
 	}
+	return tries[best], float64(counts[best]) / blockSamples
+}
+
+// newBlocks returns t in blocks, or nil if there are too many classes or lines.
+func newBlocks(t *flow.Table, a *arrangement, lane Lane) *blockwise {
 	rules := make([]*flow.Match, len(a.rules))
 	for i, rule := range a.rules {
 		if rule >= 0 {
