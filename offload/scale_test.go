@@ -51,7 +51,7 @@ func hitRate(p *offload.Plan, heat offload.Heat) float64 {
 // TestScale has the checker prove plans for generated sets on every shipped model,
 // and what is kept of them when the table changes.
 func TestScale(t *testing.T) {
-	n := 2000
+	n := 1000
 	if testing.Short() {
 		n = 400
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // some returns n entries that the device holds at the same time: one mask, one
@@ -17,7 +18,7 @@ func (c *conform) some(n int) []flow.Entry {
 		}
 		var out []flow.Entry
 		for i := range n {
-			m := flow.Match{}
+			m := c.needed(flow.Match{})
 			m.Pin(f, 1+uint64(i), f.Max())
 			e := flow.Entry{ID: id(i), Rule: flow.RuleID(i + 1), Priority: 7, Match: m, Actions: act}
 			if c.m.Admit(&e.Match, e.Actions, e.Kind) != nil {
@@ -52,6 +53,20 @@ func (c *conform) anActions() flow.Actions {
 	return nil
 }
 
+// needed returns m with what the model needs in every entry, as in TCP over IPv4,
+// where m says nothing of it.
+func (c *conform) needed(m flow.Match) flow.Match {
+	for part, pin := range map[device.Part]struct {
+		field flow.Field
+		value uint64
+	}{device.EthType: {flow.EthType, flow.EthIPv4}, device.Proto: {flow.Proto, flow.ProtoTCP}} {
+		if slices.Contains(c.m.Needs, part) && m.Mask.Get(pin.field) == 0 {
+			m.Pin(pin.field, pin.value, pin.field.Max())
+		}
+	}
+	return m
+}
+
 // every returns an entry for each way of matching, each list of actions, each kind
 // and the extremes of each number, as far as the model admits them.
 func (c *conform) every() []flow.Entry {
@@ -68,9 +83,10 @@ func (c *conform) every() []flow.Entry {
 	base := flow.Entry{Rule: 1, Priority: 7, Actions: c.anActions()}
 	for _, m := range matches(c.o.Ports) {
 		e := base
-		e.Match = m
+		e.Match = c.needed(m)
 		add(e)
 	}
+	base.Match = c.needed(flow.Match{})
 	for _, a := range actions(c.o.Ports) {
 		e := base
 		e.Actions = a
