@@ -70,15 +70,19 @@ func checkForms(t *testing.T, rng *rand.Rand, tab *flow.Table, keys []flow.Key, 
 // TestFormsSmall tries every key of small universes.
 func TestFormsSmall(t *testing.T) {
 	made := map[string]int{}
+	rounds := 60
+	if testing.Short() { // as under the race detector
+		rounds = 6
+	}
 	for _, u := range flowtest.Universes() {
 		rng := rand.New(rand.NewPCG(1, 2))
-		for range 60 {
+		for range rounds {
 			checkForms(t, rng, u.Table(rng, 1+rng.IntN(80)), u.Keys, made)
 		}
 	}
 	for _, f := range forms {
 		t.Logf("%s: %d", f.name, made[f.name])
-		if made[f.name] < 50 && hasVectors(Lanes()[0]) {
+		if made[f.name] < rounds && hasVectors(Lanes()[0]) {
 			t.Errorf("%s were made only %d times", f.name, made[f.name])
 		}
 	}
@@ -90,8 +94,12 @@ func TestFormsLarge(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
+	sizes := []int{400, 1023, 1024, 9000}
+	if testing.Short() {
+		sizes = sizes[1:3]
+	}
 	for _, family := range flowtest.Families() {
-		for _, n := range []int{400, 1023, 1024, 9000} {
+		for _, n := range sizes {
 			rules := flowtest.Generate(family, n, seed)
 			keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000, Seed: seed, Mix: 0.2})
 			for range 300 {

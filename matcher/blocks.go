@@ -31,7 +31,7 @@ import (
 // block; blocks are in the order of their best rule, so that a lane is done when its
 // next block's best rule is no better than what it has. Line 0 has no rules.
 
-// blocks is a table as bit vectors in blocks.
+// blockwise is a table as bit vectors in blocks.
 type blockwise struct {
 	kernel.Blocks
 	lane    Lane
