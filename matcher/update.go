@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
 
 // How an engine changes while it is read.
@@ -35,8 +36,10 @@ import (
 //     be asked for at any time.
 //
 // Where a rule goes. Into the first table that takes it (subtable.takes) and has room
-// in its bucket. If there is none, a new table is made, under a mask that others
-// may share; if there are too many of them, the fullest buckets get fuller. Neither is as good as
+// in its bucket, a chunk at least. If there is none, into the smallest bucket that is
+// below two chunks; if there is none, into a new table, under a mask that others
+// may share; if there are too many of them, full buckets get fuller. A new table costs
+// every key a probe, a longer bucket only those that meet it. Neither is as good as
 // tables that were chosen for all rules, so sooner or later a new engine is built
 // (tend.go).
 
@@ -277,7 +280,7 @@ func (e *engine) put(m *flow.Match, place, n int32) {
 			continue
 		}
 		b := t.bucketOf(m)
-		if b.size() < e.limit && t.mask != (flow.Key{}) {
+		if b.size() < max(e.limit, kernel.Chunk) && t.mask != (flow.Key{}) {
 			e.putInto(t, m, place, n)
 			return
 		}
@@ -286,7 +289,7 @@ func (e *engine) put(m *flow.Match, place, n int32) {
 			last, size = t, b.size()
 		}
 	}
-	if last != nil && len(set.tables) >= maxTables-1 {
+	if last != nil && (len(set.tables) >= maxTables-1 || last.mask != (flow.Key{}) && size < 2*kernel.Chunk) {
 		e.putInto(last, m, place, n)
 		return
 	}
