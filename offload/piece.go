@@ -2,6 +2,7 @@ package offload
 
 import (
 	"math/bits"
+	"slices"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload/device"
@@ -208,3 +209,73 @@ const (
 	portWord = 2
 	portBits = 1<<32 - 1
 )
+
+// pieceAround returns a piece of b around flow f, or nil if there is none.
+func (p *placer) pieceAround(b *bid, f *hot) *piece {
+	box, ok := p.boxOf(b.m, b.u, f.key, b.flows)
+	if !ok || p.model.Admit(&box, b.u.actions, flow.PieceEntry) != nil {
+		return nil
+	}
+	if p.limits.Masks > 0 {
+		box = p.fitMask(box, f.key, b.flows)
+	}
+	return p.pieceOf(b, box, nil)
+}
+
+// pieceOf makes a piece of a box.
+func (p *placer) pieceOf(b *bid, box flow.Match, s *slot) *piece {
+	if s == nil {
+		s = p.seal(flow.Entry{Kind: flow.PieceEntry, Rule: b.m.rule.ID, Priority: pieceLevel, Match: box, Actions: b.u.actions})
+	}
+	made := &piece{bid: b, slot: s}
+	for _, f := range b.flows {
+		if box.Matches(f.key) {
+			made.held = append(made.held, f)
+		}
+	}
+	return made
+}
+
+// fitMask returns box, or, if that would take one mask too many, the part of it
+// around k under one of the masks that are there which has the most packets: the
+// spare one at least.
+func (p *placer) fitMask(box flow.Match, k *flow.Key, flows []*hot) flow.Match {
+	t := p.tallyOf(&flow.Entry{Match: box})
+	if at(p.use.masks, t.mask) > 0 || p.spare[t.mask] || at(p.use.inSet, t.set) < p.use.most() {
+		return box
+	}
+	best, most, bestMask := box, -1.0, flow.Key{}
+	for sm, number := range p.masks {
+		if sm.set != t.set || sm.mask.Src || sm.mask.Dst || at(p.use.masks, number) == 0 && !p.spare[number] {
+			continue
+		}
+		under := masked(k, &sm.mask.Key)
+		if !box.Covers(&under) || p.model.Admit(&under, nil, flow.PieceEntry) != nil {
+			continue
+		}
+		sum := 0.0
+		for _, f := range flows {
+			if under.Matches(f.key) {
+				sum += f.packets
+			}
+		}
+		if sum > most || sum == most && slices.Compare(sm.mask.Key[:], bestMask[:]) < 0 {
+			best, most, bestMask = under, sum, sm.mask.Key
+		}
+	}
+	return best
+}
+
+// masked returns the match of k under a mask.
+func masked(k, mask *flow.Key) flow.Match {
+	var m flow.Match
+	for w := range k {
+		m.Value[w], m.Mask[w] = k[w]&mask[w], mask[w]
+	}
+	for _, f := range [...]flow.Field{flow.SrcPort, flow.DstPort} {
+		if bits := uint16(mask.Get(f)); bits != 0 {
+			m.SetPortMask(f, uint16(k.Get(f)), bits)
+		}
+	}
+	return m
+}

@@ -36,6 +36,7 @@ type Plan struct {
 }
 
 // Usage is how much of a device a plan's Entries take, foreign ones included.
+// Masks are counted in each set of [device.Model.MasksPer].
 type Usage struct{ Entries, Guards, Pieces, Foreign, Masks, Priorities int }
 
 // input is all that a plan depends on.
