@@ -92,7 +92,7 @@ func (g *changing) print(w io.Writer, o outcome) error {
 		for _, x := range o.Waited.Profiles {
 			fmt.Fprintf(w, "profile %s is %s%s\n", x.Name, x.State, on(x.Blade))
 		}
-		fmt.Fprintf(w, "proved on %s after %s\n", count(len(o.Waited.Blades), "blade"), o.Waited.spent())
+		fmt.Fprintf(w, "proved on %s after %s\n", count(o.Waited.proved(), "blade"), o.Waited.spent())
 	}
 	return nil
 }

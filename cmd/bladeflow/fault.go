@@ -36,6 +36,7 @@ var codes = map[string]int{
 	"E_NETDEV":         exitNotFound,
 	"E_ROOT":           exitNotFound,
 	"E_NO_ROOT":        exitDenied,
+	"E_PRIVILEGED":     exitDenied,
 	"E_LAB_UP":         exitFailure, // a file missing deep inside is not what was asked for
 	"E_TIMEOUT":        exitUnreachable,
 	"E_PARTLY":         exitPartly,

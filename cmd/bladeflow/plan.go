@@ -23,7 +23,7 @@ func planCommand() *cobra.Command {
 		Short: "show which entries a device would get, and why not for the rest",
 		Long: `Plan which rules of a table go into the match table of a device. Nothing is touched: the device is a
 model (see "bladeflow devices list", or a file of your own). With --heat the room goes to the rules
-that answer most packets of a trace, and the hit rate is printed. The plan is checked before it is printed.`,
+that answer most packets of a trace, and to pieces around them, and the hit rate is printed. The plan is checked before it is printed.`,
 		Example: `  bladeflow plan --rules web.yaml --device softnic -o json >plan.json
   bladeflow plan --rules acl.rules --from classbench --device flat1k --heat acl.trace`,
 	}
@@ -95,17 +95,14 @@ type usedDoc struct {
 
 func planOf(cmd *cobra.Command, t rules, m device.Model, p packets, heated bool) (*planDoc, error) {
 	winners := make([]int32, len(p.keys))
-	var heat offload.Heat
+	var traffic offload.Traffic
 	if heated {
 		doing(cmd, "looking up %d packets", len(p.keys))
 		matcher.Compile(t.Table).Lookup(&matcher.Batch{Keys: p.keys, Rules: winners})
-		heat = offload.Heat{}
-		for _, w := range winners {
-			heat[t.Rule(int(w)).ID]++
-		}
+		traffic = trafficOf(t, p.keys, winners)
 	}
 	doing(cmd, "planning %d rules for %s", t.Len(), m.Name)
-	plan := offload.NewPlan(t.Table, t.Table, nil, m, heat)
+	plan := new(offload.Planner).Plan(t.Table, t.Table, nil, m, traffic)
 	doing(cmd, "proving %d entries", len(plan.Entries))
 	if err := verify.Check(t.Table, plan.Entries, m); err != nil {
 		return nil, fmt.Errorf("the plan does not hold: %w", err)
@@ -130,6 +127,23 @@ func planOf(cmd *cobra.Command, t rules, m device.Model, p packets, heated bool)
 		doc.rates(t, f, p.keys, winners)
 	}
 	return doc, nil
+}
+
+// trafficOf counts packets by rule and by key.
+func trafficOf(t rules, keys []flow.Key, winners []int32) offload.Traffic {
+	traffic, at := offload.Traffic{Rules: offload.Heat{}}, map[flow.Key]int{}
+	for i, w := range winners {
+		rule := t.Rule(int(w)).ID
+		traffic.Rules[rule]++
+		n, seen := at[keys[i]]
+		if !seen {
+			n = len(traffic.Flows)
+			at[keys[i]] = n
+			traffic.Flows = append(traffic.Flows, offload.Flow{Key: keys[i], Rule: rule})
+		}
+		traffic.Flows[n].Packets++
+	}
+	return traffic
 }
 
 // rates sets the share of packets that the device would answer, and the share that

@@ -22,6 +22,8 @@ type waited struct {
 	Done     bool     `json:"done"`
 	Blades   []waiter `json:"blades"`
 	Profiles []waiter `json:"profiles"`
+
+	refusal error // of a profile for which waiting is of no use; nil if there is none
 }
 
 // waiter is one blade or profile.
@@ -45,12 +47,36 @@ func (w *waited) fault() error {
 	if w.Done {
 		return nil
 	}
+	if w.refusal != nil {
+		return w.refusal
+	}
 	f := &flow.Fault{Code: "E_TIMEOUT", What: "waiting", Why: fmt.Sprintf("not done after %s: %s", w.spent(), strings.Join(w.missing(), "; ")),
 		Remedy: "wait longer (--within), or see 'bladeflow describe'"}
 	if slices.ContainsFunc(w.all(), func(x waiter) bool { return x.Done }) {
 		f.Code = "E_PARTLY"
 	}
 	return f
+}
+
+// proved is how many blades have proved what was waited for: those of a change, and those
+// on which its profiles found their place afterwards.
+func (w *waited) proved() int {
+	on := map[string]bool{}
+	for _, x := range w.Blades {
+		on[x.Name] = x.Done
+	}
+	for _, x := range w.Profiles {
+		if x.Blade != "" && x.Done {
+			on[x.Blade] = true
+		}
+	}
+	n := 0
+	for _, done := range on {
+		if done {
+			n++
+		}
+	}
+	return n
 }
 
 // missing says what is not done, and why.
@@ -107,7 +133,7 @@ func (s waiting) wait(cmd *cobra.Command, c *client.Client, begin time.Time, wit
 			return last, err
 		}
 		last.Seconds = spent.Seconds()
-		if err == nil && last.Done || ctx.Err() != nil {
+		if err == nil && (last.Done || last.refusal != nil) || ctx.Err() != nil {
 			return last, cmd.Context().Err()
 		}
 		if err != nil {
@@ -155,7 +181,12 @@ func (s waiting) look(ctx context.Context, c *client.Client) (*waited, error) {
 			if v := there[name]; v != nil {
 				x = waiter{Name: name, State: v.State, Blade: v.Blade, Reason: v.Reason, Done: v.State == "off" || v.State == "active"}
 			}
-			x.Done = x.Done && all.Metadata.Revision >= s.revision
+			current := all.Metadata.Revision >= s.revision
+			if x.Done = x.Done && current; current && x.State == "refused" && x.Reason != nil {
+				f := x.Reason.Fault()
+				f.What = "profile " + name + " is refused: " + f.What
+				w.refusal = cmp.Or(w.refusal, error(f))
+			}
 			w.Profiles, w.Done = append(w.Profiles, x), w.Done && x.Done
 		}
 	}
@@ -170,7 +201,8 @@ func waitCommand() *cobra.Command {
 		Use:   "wait blade|profile [NAME...]",
 		Short: "return when blades are settled, or profiles active",
 		Long: `Wait until the blades named, or all, run and have proved what is wanted, or until the profiles named, or all,
-are active (or off). Exit code 6 says that the time is over and none is so far, 7 that some are.`,
+are active (or off). Exit code 6 says that the time is over and none is so far, 7 that some are. It fails at
+once if a profile is refused: its rules cannot hold where it fits.`,
 		Example: `  bladeflow wait blade
   bladeflow wait profile web --within 30s`,
 		Args:              needs("bladeflow wait profile web", "NOUN", "[NAME...]"),

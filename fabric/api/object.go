@@ -139,7 +139,7 @@ type Pool struct {
 
 // ProfileStatus is where a profile is and how far.
 type ProfileStatus struct {
-	State  string      `json:"state"` // off, waiting (no place yet), moving, active
+	State  string      `json:"state"` // off, waiting (no place yet), refused (it cannot be put where it fits), moving, active
 	Reason *Error      `json:"reason,omitempty"`
 	Blade  string      `json:"blade,omitempty"`
 	VNICs  []VNICPlace `json:"vnics,omitempty"`

@@ -169,7 +169,9 @@ func (m *Manager) profileStatus(v *view, p *api.Profile) *api.ProfileStatus {
 	}
 	if len(at) == 0 {
 		if !p.Spec.Off {
-			if _, err := v.stock().Place(v.spec.Profiles[p.Metadata.Name], fabric.Spread); err != nil {
+			if why := m.refusedAt(v)[p.Metadata.Name]; why != nil {
+				s.State, s.Reason = "refused", api.NewError(why)
+			} else if _, err := v.stock().Place(v.spec.Profiles[p.Metadata.Name], fabric.Spread); err != nil {
 				s.Reason = api.NewError(err)
 			}
 		}

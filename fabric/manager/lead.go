@@ -137,36 +137,95 @@ func (l *leader) admit(ctx context.Context, v *view) {
 	}
 }
 
-// place gives profiles a place that have none, as many as there is room for now.
+// refusals says which profiles without a place cannot be put where they would fit, and
+// why: what holds of one state of the fabric and of what its blades reported.
+type refusals struct {
+	wanted, devices int64
+	why             map[string]*flow.Fault // of each profile, by name; replaced, never changed
+}
+
+// place gives profiles a place that have none, as many as there is room for now. A
+// profile that cannot be wanted where it fits keeps nobody waiting but itself.
 func (l *leader) place(ctx context.Context, v *view) error {
-	var without []*doc
+	var without, fitting []*doc
 	var why error
-	roomy := false
+	known := l.refusedAt(v)
 	for _, d := range v.of(api.KindProfile) {
 		if d.value.(*api.Profile).Spec.Off || v.doc(api.KindAssignment, d.Name) != nil {
 			continue
 		}
 		without = append(without, d)
-		if _, fits := v.stock().Fit(v.spec.Profiles[d.Name], policyOf(d)); fits {
-			roomy = true
+		if fault := known[d.Name]; fault != nil {
+			why = cmp.Or(why, error(fault))
+		} else if _, fits := v.stock().Fit(v.spec.Profiles[d.Name], policyOf(d)); fits {
+			fitting = append(fitting, d)
 		} else if why == nil {
 			_, why = v.stock().Place(v.spec.Profiles[d.Name], policyOf(d))
 		}
 	}
-	l.logWaiting(len(without), why)
-	if !roomy {
+	refused := maps.Clone(known)
+	if refused == nil {
+		refused = map[string]*flow.Fault{}
+	}
+	err := l.placeSome(ctx, fitting, refused)
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		why = cmp.Or(why, error(refused[name]))
+	}
+	l.logWaiting(len(without)-len(fitting)+len(refused)-len(known), why)
+	l.mu.Lock()
+	l.unfit = refusals{v.wanted, v.devices(), refused}
+	l.mu.Unlock()
+	return err
+}
+
+// placeSome places profiles in one change, and if that is refused, each half of them,
+// so that one bad profile among n costs 2 log n changes that are looked at. Why one is
+// refused by itself, it notes in refused. An error is the store's.
+func (l *leader) placeSome(ctx context.Context, profiles []*doc, refused map[string]*flow.Fault) error {
+	if len(profiles) == 0 {
 		return nil
 	}
 	_, err := l.change(ctx, request{who: self, verb: "place", fence: []store.Compare{l.fence}, build: func(v *view) ([]edit, error) {
 		var now []*doc
-		for _, d := range without {
+		for _, d := range profiles {
 			if p := v.doc(api.KindProfile, d.Name); p != nil && v.doc(api.KindAssignment, d.Name) == nil {
 				now = append(now, p)
 			}
 		}
 		return settle(v.spec, v.snapshot(l.now()), now)
 	}})
-	return err
+	fault, ok := errors.AsType[*flow.Fault](err)
+	switch {
+	case err == nil:
+		return nil
+	case !ok || fleeting(err) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrDenied):
+		return err
+	case len(profiles) == 1:
+		refused[profiles[0].Name] = fault
+		return nil
+	}
+	half := len(profiles) / 2
+	return cmp.Or(l.placeSome(ctx, profiles[:half], refused), l.placeSome(ctx, profiles[half:], refused))
+}
+
+// refusedAt returns why profiles without a place cannot be put where they would fit, by
+// name, as far as that is known of v. Only a leader knows.
+func (m *Manager) refusedAt(v *view) map[string]*flow.Fault {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.unfit.wanted != v.wanted || m.unfit.devices != v.devices() {
+		return nil
+	}
+	return m.unfit.why
+}
+
+// devices is the revision of the store at which a blade's inventory changed last.
+func (v *view) devices() int64 {
+	var last int64
+	for _, r := range v.blades {
+		last = max(last, r.devices)
+	}
+	return last
 }
 
 // logWaiting says that profiles wait, and of the first one why, when that is news.

@@ -63,6 +63,7 @@ type Manager struct {
 	changed chan struct{}                  // guarded by mu; closed when current is replaced
 	leading bool                           // guarded by mu
 	held    map[fabric.BladeID]*flow.Fault // guarded by mu; replaced, never changed
+	unfit   refusals                       // guarded by mu
 
 	expecting map[docID]*doc // guarded by mu; replaced, never changed
 }
