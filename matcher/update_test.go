@@ -250,7 +250,11 @@ func checkEngine(t *testing.T, c *Classifier) {
 // TestOrderedInserts puts rules in in orders that leave no room between places: each
 // before, behind or between the last ones.
 func TestOrderedInserts(t *testing.T) {
-	rules := rulesOf(flowtest.NewTable(flowtest.Generate(flowtest.ACL, 3000, 1), nil))
+	n := 3000
+	if testing.Short() {
+		n = 500
+	}
+	rules := rulesOf(flowtest.NewTable(flowtest.Generate(flowtest.ACL, n, 1), nil))
 	keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000})
 	whole := flowtest.NewTable(rules, nil)
 	for name, next := range map[string]func(i int) int{
@@ -345,6 +349,9 @@ func TestTend(t *testing.T) {
 func TestMemoryAfterUpdates(t *testing.T) {
 	for _, f := range flowtest.Families() {
 		for _, n := range []int{1000, 10_000} {
+			if testing.Short() && n > 1000 {
+				continue
+			}
 			rules := flowtest.Generate(f, n+n/2, 1)
 			rand.New(rand.NewPCG(1, 2)).Shuffle(len(rules), func(i, j int) { rules[i], rules[j] = rules[j], rules[i] })
 			c := Compile(flowtest.NewTable(rules[:n], nil), SaveMemory())
