@@ -29,7 +29,7 @@ func (b *Blade) join(m *Membership, c Config) error {
 	if err != nil {
 		return err
 	}
-	b.Member, err = agent.NewFabric(agent.FabricConfig{Blade: b.Name, Ports: b.Ports, Inventory: look, Log: c.Log, Keep: filepath.Join(m.Keep, b.Name+".json"),
+	b.Member, err = agent.NewFabric(agent.FabricConfig{Blade: b.Name, Ports: b.Ports, Inventory: look, Counters: b.passed, Log: c.Log, Keep: filepath.Join(m.Keep, b.Name+".json"),
 		Dial: func(ctx context.Context) (store.Store, error) { return m.Dial(ctx, b.Name) }})
 	if err != nil {
 		return err
@@ -41,6 +41,25 @@ func (b *Blade) join(m *Membership, c Config) error {
 	config.Devices[0].PFs = []string{b.Ports.Name(lab.Uplink)}
 	b.Agent = agent.New(config)
 	return nil
+}
+
+// passed reads what has passed the card's side of each port's cable. The blade's tree
+// is written once and so has no counters in it. A port that cannot be read is left out.
+func (b *Blade) passed() []discover.Counter {
+	var out []discover.Counter
+	for _, at := range b.Attached {
+		link, err := at.Front.NS.Links().LinkByName(at.Front.Name)
+		if err != nil {
+			continue
+		}
+		s := link.Attrs().Statistics
+		in, sent := flow.Counter{Packets: s.RxPackets, Bytes: s.RxBytes}, flow.Counter{Packets: s.TxPackets, Bytes: s.TxBytes}
+		if at.Workload != nil { // what the card received, the workload sent
+			in, sent = sent, in
+		}
+		out = append(out, discover.Counter{Port: at.Name, Received: in, Sent: sent})
+	}
+	return out
 }
 
 // VFs returns what the blade's emulated VFs are made of.

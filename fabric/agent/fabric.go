@@ -177,9 +177,15 @@ func (f *Fabric) lost(err error) {
 	if !f.heard.IsZero() {
 		since = f.heard.Format(time.RFC3339)
 	}
-	f.silence = &flow.Fault{Code: code(err), What: "store", Why: fmt.Sprintf("nothing was heard since %s: %v", since, err),
-		Remedy: "help the store or the network between; what is in force stays", Err: err}
-	f.config.Log.Warn("cut off from the store", "error", err)
+	if f.heard.IsZero() && errors.Is(err, store.ErrDenied) {
+		f.silence = &flow.Fault{Code: code(err), What: "blade " + f.config.Blade, Why: "the store does not let it in: the fabric does not know this blade yet, or is about to give it its rights: " + err.Error(),
+			Remedy: "create the blade, if it is not there; this agent goes on trying", Err: err}
+		f.config.Log.Warn("not let in by the store yet; trying again", "error", err)
+	} else {
+		f.silence = &flow.Fault{Code: code(err), What: "store", Why: fmt.Sprintf("nothing was heard since %s: %v", since, err),
+			Remedy: "help the store or the network between; what is in force stays", Err: err}
+		f.config.Log.Warn("cut off from the store", "error", err)
+	}
 	ping(f.wake)
 }
 
