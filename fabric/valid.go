@@ -34,14 +34,20 @@ func within(what string, err error) error {
 	return &g
 }
 
-// validName returns nil iff name can be the name of a thing of this kind.
+// validName returns nil iff name can be the name of a thing of this kind, kept under key.
 func validName(kind, name, key string) error {
-	what := fmt.Sprintf("%s %q", kind, name)
 	if name != key {
-		return fault("E_NAME", what, fmt.Sprintf("it is kept under the name %q", key), "keep it under its own")
+		return fault("E_NAME", fmt.Sprintf("%s %q", kind, name), fmt.Sprintf("it is kept under the name %q", key), "keep it under its own")
 	}
-	if flow.ValidRuleName(name) != nil || len(name) > 63 {
-		return fault("E_NAME", what, "not a name", "use 1 to 63 letters, digits and . _ -")
+	return ValidName(kind, name)
+}
+
+// ValidName returns nil iff name can be the name of a thing of this kind, else a
+// *[flow.Fault].
+func ValidName(kind, name string) error {
+	what := fmt.Sprintf("%s %q", kind, name)
+	if flow.ValidRuleName(name) != nil || len(name) > 63 || name == "." || name == ".." { // which paths take for something else
+		return fault("E_NAME", what, "not a name", "use 1 to 63 letters, digits and . _ -, not dots alone")
 	}
 	return nil
 }

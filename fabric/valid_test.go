@@ -36,6 +36,8 @@ func TestValid(t *testing.T) {
 	fails(s.WithChassis(Chassis{"c 1", 1}), "E_NAME", "c 1")
 	fails(s.WithChassis(Chassis{"c1", 0}), "E_SLOT", "c1")
 	fails(s.WithBlade(Blade{ID: "../b"}), "E_NAME")
+	fails(s.WithBlade(Blade{ID: ".."}), "E_NAME")
+	fails(s.WithBlade(Blade{ID: "."}), "E_NAME")
 	fails(s.WithBlade(Blade{ID: "x", Slot: Slot{"c9", 1}}), "E_CHASSIS_UNKNOWN", "c9", "use one of c0")
 	fails(s.WithBlade(Blade{ID: "x", Slot: Slot{"c0", 17}}), "E_SLOT", "1 to 16")
 	fails(s.WithBlade(Blade{ID: "x", Slot: Slot{"c0", 2}}), "E_SLOT_TWICE", "b001")

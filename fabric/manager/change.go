@@ -346,6 +346,9 @@ func applyDocs(v *view, now time.Time, docs ...*doc) ([]edit, error) {
 		if d.Kind == api.KindAssignment {
 			return nil, &flow.Fault{Code: "E_KIND", What: d.docID.String(), Why: "where a profile is, is decided by placing and moving it", Remedy: "move the profile"}
 		}
+		if err := validHead(d.head); err != nil {
+			return nil, err
+		}
 		edits = append(edits, edit{d.docID, d})
 		after[d.docID] = d
 		if d.Kind == api.KindProfile {

@@ -7,9 +7,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/api"
@@ -86,6 +88,28 @@ func decodeDoc(kind string, raw []byte, decode func([]byte, any) error) (*doc, e
 		err = &flow.Fault{Code: "E_FIELD_MISSING", What: "field metadata.name", Why: "it is missing", Remedy: "add it"}
 	}
 	return d, err
+}
+
+// validHead returns nil iff users may give an object this head. Names of snapshots are
+// checked here, for they are no part of a spec; tenants and labels must be such that a
+// path, a selector and a terminal take them for what they are.
+func validHead(h api.Head) error {
+	if err := fabric.ValidName("tenant", h.Metadata.Tenant); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.Metadata.Labels)) {
+		value := h.Metadata.Labels[name]
+		prefix, rest, two := strings.Cut(name, "/")
+		named := flow.ValidRuleName(prefix) == nil && (!two || flow.ValidRuleName(rest) == nil)
+		if !named || len(value) > 253 || strings.ContainsFunc(value, func(r rune) bool { return r == ',' || !unicode.IsPrint(r) }) {
+			return &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("label %q of %s %s", name, strings.ToLower(h.Kind), h.Metadata.Name), Why: "not a label that can be asked for",
+				Remedy: "use letters, digits and . _ - in its name, which may have one /, and at most 253 printable characters but no comma in its value"}
+		}
+	}
+	if h.Kind == api.KindSnapshot {
+		return fabric.ValidName("snapshot", h.Metadata.Name)
+	}
+	return nil
 }
 
 // read decodes raw into v.
