@@ -325,29 +325,33 @@ func BenchmarkProver(b *testing.B) {
 				for b.Loop() {
 					x := newTurnover(rng, rules, size.changed, size.pieces)
 					gone += len(x.before) - len(x.kept)
-					var p Prover
-					if err := p.Check(x.old, x.before, plainDevice); err != nil {
-						b.Fatal(err)
-					}
 					dump := slices.Clone(x.after)
 					rng.Shuffle(len(dump), func(i, j int) { dump[i], dump[j] = dump[j], dump[i] })
-					runtime.GC()
-					sum := time.Duration(0)
-					for i, q := range []struct {
-						t *flow.Table
-						e []flow.Entry
-					}{{x.want, x.after}, {x.want, x.kept}, {x.old, x.kept}, {x.old, x.kept}, {x.want, dump}} {
-						start := threadTime()
-						err := p.Check(q.t, q.e, plainDevice)
-						took := threadTime() - start
-						if err != nil {
+					first, all := time.Hour, time.Hour
+					for range 3 { // the least of three, as others use this machine too
+						var p Prover
+						if err := p.Check(x.old, x.before, plainDevice); err != nil {
 							b.Fatal(err)
 						}
-						if sum += took; i == 0 {
-							plan = append(plan, took)
+						runtime.GC()
+						sum := time.Duration(0)
+						for i, q := range []struct {
+							t *flow.Table
+							e []flow.Entry
+						}{{x.want, x.after}, {x.want, x.kept}, {x.old, x.kept}, {x.old, x.kept}, {x.want, dump}} {
+							start := threadTime()
+							err := p.Check(q.t, q.e, plainDevice)
+							took := threadTime() - start
+							if err != nil {
+								b.Fatal(err)
+							}
+							if sum += took; i == 0 {
+								first = min(first, took)
+							}
 						}
+						all = min(all, sum)
 					}
-					whole = append(whole, sum)
+					plan, whole = append(plan, first), append(whole, all)
 				}
 				slices.Sort(plan)
 				slices.Sort(whole)
