@@ -84,6 +84,10 @@ long-drift: ## 1,000 entries of a card changed behind the agent's back, 20 at a 
 	@mkdir -p docs/results
 	BLADEFLOW_DRIFT=1000 $(GO) test -count=1 -timeout 20m -v -run '^TestDrifts$$' ./fabric/agent
 
+.PHONY: hardware
+hardware: ## write the device models' rows in HARDWARE.md anew
+	$(GO) test -count=1 -run '^TestHardware$$' ./offload/device -update
+
 .PHONY: modelcheck
 modelcheck: ## model-check the update protocol for T on all cores (make modelcheck T=1h)
 	BLADEFLOW_MODELCHECK=$(T) $(GO) test -count=1 -timeout 0 -v -run '^TestModelCheck$$' ./offload

@@ -33,6 +33,7 @@ func List() []string {
 	for i, f := range files {
 		files[i] = strings.TrimSuffix(path.Base(f), ".yaml")
 	}
+	slices.Sort(files)
 	return files
 }
 
@@ -100,7 +101,8 @@ type counters struct {
 	ByteBits   int           `yaml:"byte_bits"`
 }
 
-// claims are the names every model must give evidence for.
+// claims are the names every model must give evidence for. A limit that is not among
+// them needs it where it is a number.
 var claims = []string{"actions", "counters", "entries", "fields", "masks", "miss_falls", "missed", "order", "priorities"}
 
 // puntWord stands in a file's actions for Model.Punt.
@@ -271,12 +273,32 @@ func (r *reader) missed(f *form, m *Model) error {
 }
 
 func (r *reader) evidence(f *form, _ *Model) error {
-	for _, name := range claims {
+	needed := slices.Clone(claims)
+	for _, more := range []struct {
+		name  string
+		limit int
+	}{{"counted", f.Limits.Counted}, {"outputs", f.Limits.Outputs}, {"copies_per_port", f.Limits.Copies}, {"vlan_ops", f.Limits.VLANOps}} {
+		if more.limit != 0 {
+			needed = append(needed, more.name)
+		}
+	}
+	if f.InsertCost != 0 {
+		needed = append(needed, "insert_cost")
+	}
+	for _, name := range needed {
 		switch e, ok := f.Evidence[name]; {
 		case !ok || e.Source == "":
 			return r.fail(0, "evidence", "none for "+name, "say where the limit is from")
 		case !slices.Contains([]Tier{Proven, Emulated, Expected, Vendor, Unknown}, e.Tier):
 			return r.fail(0, "evidence for "+name, fmt.Sprintf("unknown tier %q", e.Tier), "use proven, emulated, expected, vendor or unknown")
+		}
+	}
+	for _, limit := range []struct {
+		name  string
+		value int
+	}{{"entries", f.Limits.Entries}, {"masks", f.Limits.Masks}, {"priorities", f.Limits.Priorities}} {
+		if limit.value != 0 && f.Evidence[limit.name].Tier == Unknown {
+			return r.fail(0, "evidence for "+limit.name, fmt.Sprintf("unknown, and the limit is %d", limit.value), "write 0 for what nobody knows")
 		}
 	}
 	return nil

@@ -1,8 +1,9 @@
 // Package device says what a family of NICs can do, as plain data: which fields
 // and masks its match table takes, how it orders entries, which actions it has,
 // how many entries fit, and which packets it never answers. Planner, checker,
-// drivers and the capacity report read the same [Model]. The package does no I/O
-// beyond the files it embeds and the one [Load] is asked for.
+// drivers and the capacity report read the same [Model]. What cards show of limits that
+// nobody tells is kept as [Lessons]. The package does no I/O beyond the files it embeds
+// and those it is asked to read or write.
 //
 // Start reading with [Model] and [Model.Admit]; the shipped models are in models/.
 package device

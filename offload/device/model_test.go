@@ -61,6 +61,8 @@ func TestStrict(t *testing.T) {
 	check("missed: [odd", "missed: [even", "x.yaml:25: missed even: unknown")
 	check("  masks: {tier: emulated", "  masks: {tier: sure", `unknown tier "sure"`)
 	check("  order: {tier: emulated, source: invented}", "", "evidence: none for order")
+	check("  outputs: {tier: emulated, source: \"invented\"}", "", "evidence: none for outputs")
+	check("  masks: {tier: emulated", "  masks: {tier: unknown", "unknown, and the limit is 4")
 	check("kind: DeviceModel", "kind: RuleSet", "not a device model")
 	if _, err := Parse("x.yaml", nil); err == nil {
 		t.Error("an empty file is no model")
