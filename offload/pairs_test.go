@@ -48,6 +48,9 @@ func TestPairs(t *testing.T) {
 		case 1:
 			m.Entries = 1 + rng.IntN(16)
 		}
+		if rng.IntN(2) == 0 {
+			m.MissFalls = true // as if it had representors: its masks and needs are worth trying
+		}
 		table := edited(rng, u, u.Table(rng, rng.IntN(16)), 4)
 		old, installed := table, []flow.Entry(nil)
 		if rng.IntN(3) == 0 {
