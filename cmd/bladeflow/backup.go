@@ -82,6 +82,10 @@ written. Then start the manager; blades go on as they were told, and report agai
 		if err != nil {
 			return err
 		}
+		doing(cmd, "checking the backup")
+		if _, err := store.Restore(cmd.Context(), store.NewMemory(), bytes.NewReader(text)); err != nil {
+			return err // before there is a directory that the next try would find not empty
+		}
 		doing(cmd, "opening the store")
 		c, closeStore, err := emptyStore(cmd.Context(), f)
 		if err != nil {

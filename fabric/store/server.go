@@ -177,7 +177,7 @@ func loopback(address string) bool {
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, &flow.Fault{Code: "E_FILE", What: "store in " + dir, Why: err.Error(), Remedy: "make the directory this user's, and make room in it", Err: err}
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
