@@ -14,10 +14,14 @@ import (
 // TestSmallUniverses compiles random tables and tries every key of their universe
 // in every lane against the definition.
 func TestSmallUniverses(t *testing.T) {
+	tables := 300
+	if testing.Short() {
+		tables = 40
+	}
 	for _, u := range flowtest.Universes() {
 		t.Run(u.Name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(1, 2))
-			for range 300 {
+			for range tables {
 				tab := u.Table(rng, rng.IntN(80))
 				for _, lane := range matcher.Lanes() {
 					checkLookup(t, matcher.Compile(tab, matcher.WithLane(lane)), u.Keys)
