@@ -129,6 +129,13 @@ func mutate(rng *rand.Rand, t rules, entries []flow.Entry) (mutant []flow.Entry,
 	return mutant, how
 }
 
+// takes says whether the model says what an entry of the match matches. Of any other
+// nobody knows: it guards nothing, and has no packet that shows it wrong.
+func takes(m device.Model, match *flow.Match) bool {
+	m.MissFalls, m.Punt = true, true
+	return m.Admit(match, nil, flow.GuardEntry) == nil
+}
+
 // wrongly says whether a device that holds entries can answer a packet other than by
 // the table. It is the definition: no index, no classifier.
 func wrongly(t rules, entries []flow.Entry, m device.Model, k flow.Key, frame []byte) bool {
@@ -137,16 +144,16 @@ func wrongly(t rules, entries []flow.Entry, m device.Model, k flow.Key, frame []
 			return false
 		}
 	}
-	highest := uint64(0)
-	for i := range entries {
-		if entries[i].Match.Matches(&k) {
-			highest = max(highest, entries[i].Priority)
+	highest, matching := uint64(0), []flow.Entry(nil)
+	for _, e := range entries {
+		if e.Match.Matches(&k) && takes(m, &e.Match) {
+			highest, matching = max(highest, e.Priority), append(matching, e)
 		}
 	}
 	in := flow.Port(k.Get(flow.InPort))
 	want := flow.Judge(t.Table, frame, in)
-	for _, e := range entries {
-		if !e.Match.Matches(&k) || m.Order == device.Honoured && e.Priority < highest || e.Punt() {
+	for _, e := range matching {
+		if m.Order == device.Honoured && e.Priority < highest || e.Punt() {
 			continue
 		}
 		if !flow.SameEmissions(flow.Act(e.Actions, t.Switch(), e.Rule, frame, in), want) {
@@ -248,6 +255,12 @@ func (w *world) judgeMutant(t *testing.T, dir, name string, m device.Model, muta
 		t.Errorf("%s: exit code %d, changes a verdict: %t\n%s\n%+v", how, code, changes, stdout, docs)
 	}
 	if code == 0 {
+		return false
+	}
+	if doc.Frame == "" { // what an entry does or matches is not known: there is no packet to show
+		if !slices.ContainsFunc(mutant, func(e flow.Entry) bool { return !e.Punt() && !takes(m, &e.Match) }) {
+			t.Errorf("%s: refused without a packet, and the device takes every match: %s", how, stdout)
+		}
 		return false
 	}
 	frame, in := doc.packet(t, w.table)

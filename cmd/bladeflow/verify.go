@@ -62,10 +62,10 @@ type proofDoc struct {
 	Proved  bool          `json:"proved"`
 	Entries int           `json:"entries"`
 	Rules   int           `json:"rules"`
-	Packet  string        `json:"packet,omitempty"`
+	Packet  string        `json:"packet,omitempty"` // also absent if every field of it is zero
 	Frame   string        `json:"frame,omitempty"`
-	Want    []emissionDoc `json:"want,omitzero"` // there iff Packet is
-	Got     []emissionDoc `json:"got,omitzero"`  // there iff Packet is
+	Want    []emissionDoc `json:"want,omitzero"` // there iff Frame is
+	Got     []emissionDoc `json:"got,omitzero"`  // there iff Frame is
 	Rule    string        `json:"rule,omitempty"`
 	Entry   *entryDoc     `json:"entry,omitempty"`
 	Reason  string        `json:"reason,omitempty"`
@@ -121,7 +121,7 @@ func (d *proofDoc) print(cmd *cobra.Command) {
 	if d.Entry != nil {
 		fmt.Fprintf(w, "  entry   %s %s for rule %s: %s actions=%s\n", d.Entry.Kind, d.Entry.ID, d.Entry.Rule, d.Entry.Match, d.Entry.Action)
 	}
-	if d.Packet == "" {
+	if d.Frame == "" {
 		return
 	}
 	fmt.Fprintf(w, "  packet  %s\n  frame   %s\n  rule    %s\n", d.Packet, d.Frame, d.Rule)
