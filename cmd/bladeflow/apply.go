@@ -100,7 +100,7 @@ snapshot or a revision: what revert would undo. The exit code is 0 if nothing di
 		if err := printDifferences(cmd, all, *output); err != nil || len(all) == 0 {
 			return err
 		}
-		return &flow.Fault{Code: "E_DIFFERS", What: "wanted state", Why: count(len(all), "object") + " differ", Remedy: "apply what is meant, or revert"}
+		return &flow.Fault{Code: "E_DIFFERS", What: "wanted state", Why: "what differs: " + count(len(all), "object"), Remedy: "apply what is meant, or revert"}
 	}
 	return cmd
 }

@@ -161,11 +161,11 @@ func printPreview(w io.Writer, p api.Preview) error {
 		}
 	}
 	if p.Fleet != nil && p.Fleet.Text != "" {
-		fmt.Fprintf(w, "\nof the fleet: %s\n", p.Fleet.Text)
+		fmt.Fprintf(w, "\n%s\n", p.Fleet.Text)
 	}
 	for _, c := range p.Capacity {
 		if c.Text != "" {
-			fmt.Fprintf(w, "of blade %s: %s\n", c.Blade, c.Text)
+			fmt.Fprintf(w, "%s\n", c.Text)
 		}
 	}
 	return nil

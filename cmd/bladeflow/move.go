@@ -116,6 +116,8 @@ func snapshotCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "name what is wanted now, or was after a revision",
+		Long: `Give a name to all that is wanted now, or was after an earlier revision. Revert takes
+the name, and history keeps what has one for ever.`,
 		Example: `  bladeflow snapshot create before-upgrade --note kernel-7
   bladeflow snapshot create good --revision 12`,
 		Args: needs("bladeflow snapshot create before-upgrade", "NAME"),

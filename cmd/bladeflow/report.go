@@ -108,8 +108,8 @@ func readCapacityInput(cmd *cobra.Command, where string, text []byte, profile, w
 	if whatIf != "" {
 		number, file, _ := strings.Cut(whatIf, "=")
 		n, err := strconv.ParseInt(number, 10, 64)
-		if err != nil || n < 0 || file == "" {
-			return in, usage(fmt.Sprintf("--what-if %q", whatIf), "it is not N=FILE", "write 40=std-vnic.yaml")
+		if err != nil || n < 1 || file == "" {
+			return in, usage(fmt.Sprintf("--what-if %q", whatIf), "it is not N=FILE with a number above zero", "write 40=std-vnic.yaml")
 		}
 		in.WhatIf = &capacity.Addition{VNICs: n}
 		if in.WhatIf.Profile, err = readCapacityProfile(cmd, file); err != nil {
