@@ -125,7 +125,7 @@ type Fit struct {
 	Binds         Dimension `json:"binds"`         // what keeps the next one out, on most PFs
 	Pooled        int64     `json:"pooled"`        // if the free parts were one
 	Fragmentation float64   `json:"fragmentation"` // 1 - vnics / pooled
-	AfterReserve  int64     `json:"afterReserve"`  // of vnics, how many leave the scope's reserve and buffer whole
+	AfterReserve  int64     `json:"afterReserve"`  // of vnics, how many leave the scope's buffer and its reserve of today whole; what is added raises the reserve
 }
 
 // Consolidation is about blades that do little.

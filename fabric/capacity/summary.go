@@ -63,7 +63,7 @@ func fitSentence(f *Fit, p Profile) string {
 		line = "At most " + line
 	}
 	if f.AfterReserve < f.VNICs {
-		line += fmt.Sprintf(", %s of them without touching the reserve and buffer", count(f.AfterReserve))
+		line += fmt.Sprintf(", %s of them without touching the buffer and the reserve of today, which grows with what is added", count(f.AfterReserve))
 	}
 	if f.Binds != "" {
 		line += fmt.Sprintf("; %s binds first", f.Binds.Title())

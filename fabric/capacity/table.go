@@ -88,7 +88,7 @@ func (d *Document) roomTables() []table {
 	var all []table
 	for _, l := range levelTitles {
 		t := table{ID: "room-" + string(l.level), Title: "Room: " + strings.ToLower(l.title), Text: 1, Wide: l.level == PFLevel || l.level == PortLevel,
-			Head: []string{"scope", "VFs provisioned", "vNICs that fit", "binds", "pooled", "fragmentation", "within reserve", "tightest", "oversubscribed", "really"}}
+			Head: []string{"scope", "VFs provisioned", "vNICs that fit", "binds", "pooled", "fragmentation", "within today's reserve", "tightest", "oversubscribed", "really"}}
 		for _, s := range d.at(l.level) {
 			t.Rows = append(t.Rows, s.roomRow())
 		}
