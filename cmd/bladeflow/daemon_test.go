@@ -23,6 +23,7 @@ import (
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 	"github.com/bladeflow/bladeflow/hwtests"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // daemon is `bladeflow agent` as a process of its own in the namespace of a lab's
@@ -279,8 +280,8 @@ func (d *daemon) judged(t *flow.Table, streams []hwtests.Stream, count int) hwte
 func TestAgent(t *testing.T) {
 	for _, datapath := range []string{"afxdp", "afpacket"} {
 		t.Run(datapath, func(t *testing.T) {
-			if testing.Short() && datapath != "afxdp" {
-				t.Skip("slow")
+			if datapath != "afxdp" {
+				must.Long(t, "the other datapath is tried")
 			}
 			testAgent(t, newDaemon(t, datapath))
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // TestCountersOutlive lets agents die in the middle of whatever they do, beside a card that
@@ -181,9 +182,7 @@ func live(dir string) error {
 // TestKilled kills agents by SIGKILL at random moments and reads what they say all the
 // while. What they said never goes back, and no more is said than came.
 func TestKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	must.Long(t, "takes seconds")
 	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	dir := t.TempDir()
 	came := filepath.Join(dir, "came")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/offloadtest"
 	"github.com/bladeflow/bladeflow/offload/verify"
@@ -25,8 +26,8 @@ func TestDrifts(t *testing.T) {
 	drifts, within, long := batch, 10*time.Second, false
 	if n, err := strconv.Atoi(os.Getenv("BLADEFLOW_DRIFT")); err == nil {
 		drifts, long = n, true
-	} else if testing.Short() {
-		t.Skip("takes seconds")
+	} else {
+		must.Long(t, "takes seconds")
 	}
 	began, start := time.Now(), flowtest.Seed(t)
 	rng := rand.New(rand.NewPCG(start, 1))

@@ -22,6 +22,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 	"github.com/bladeflow/bladeflow/offload/device"
 	"github.com/bladeflow/bladeflow/offload/offloadtest"
 	"github.com/bladeflow/bladeflow/offload/verify"
@@ -289,8 +290,8 @@ func TestFleet(t *testing.T) {
 	large := false
 	if n, err := strconv.Atoi(os.Getenv("BLADEFLOW_FLEET")); err == nil {
 		agents, pace, changes, change, large = n, time.Second, 5, 3*time.Second, true
-	} else if testing.Short() {
-		t.Skip("takes seconds")
+	} else {
+		must.Long(t, "takes seconds")
 	}
 	began, start := time.Now(), flowtest.Seed(t)
 	f := newFleet(t, start, agents, pace)

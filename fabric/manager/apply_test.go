@@ -13,15 +13,14 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // TestWholeFabric: a whole fabric is applied in one change, reverted to nothing, and
 // reverted to, on a real store with its own limits. BLADEFLOW_APPLY=FILE does it with 256
 // blades, 2,000 profiles and 100,000 rules, and writes what it took.
 func TestWholeFabric(t *testing.T) {
-	if testing.Short() {
-		t.Skip("dozens of blades")
-	}
+	must.Long(t, "dozens of blades")
 	blades, profiles, rules := 16, 120, 50
 	file := os.Getenv("BLADEFLOW_APPLY")
 	if file != "" {

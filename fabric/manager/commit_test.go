@@ -18,6 +18,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // bare runs a manager that follows the store and does nothing by itself.
@@ -311,9 +312,7 @@ func TestTwoLargeChanges(t *testing.T) {
 // TestLargeRuleSet: a rule set of many rules is one object; changed in one rule it costs
 // a chunk or two.
 func TestLargeRuleSet(t *testing.T) {
-	if testing.Short() {
-		t.Skip("thousands of rules")
-	}
+	must.Long(t, "thousands of rules")
 	rules := 20_000
 	if os.Getenv("BLADEFLOW_LARGE") != "" {
 		rules = 100_000

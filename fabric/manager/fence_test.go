@@ -24,6 +24,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // held is a store whose transactions can be made to wait on their way, as they do behind
@@ -128,48 +129,60 @@ const (
 	memberAt  = "BLADEFLOW_TEST_MEMBER"  // JSON of a store.ServerConfig
 )
 
-// TestProcess is what such a process runs. It says its address on standard output and
-// ends with its standard input.
-func TestProcess(t *testing.T) {
+// TestMain plays the part that is set, or runs the tests.
+func TestMain(m *testing.M) {
+	part := playManager
+	switch {
+	case os.Getenv(managerAt) != "":
+	case os.Getenv(memberAt) != "":
+		part = playMember
+	default:
+		os.Exit(m.Run())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	go func() { // whoever started it is gone
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	switch {
-	case os.Getenv(managerAt) != "":
-		c, err := store.Dial(ctx, store.DialConfig{Endpoints: strings.Split(os.Getenv(managerAt), ",")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		m, err := New(Config{Store: c, Listen: "127.0.0.1:0", Lease: 2 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Println(m.URL())
-		if err := m.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	case os.Getenv(memberAt) != "":
-		var c store.ServerConfig
-		if err := json.Unmarshal([]byte(os.Getenv(memberAt)), &c); err != nil {
-			t.Fatal(err)
-		}
-		s, err := store.Start(ctx, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Stop()
-		fmt.Println(s.Endpoint())
-		<-ctx.Done()
-	default:
-		t.Skip("it is for other tests to start")
+	if err := part(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
-// process is one that runs TestProcess.
+// playManager is a manager that says its address and runs until ctx ends.
+func playManager(ctx context.Context) error {
+	c, err := store.Dial(ctx, store.DialConfig{Endpoints: strings.Split(os.Getenv(managerAt), ",")})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	m, err := New(Config{Store: c, Listen: "127.0.0.1:0", Lease: 2 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return err
+	}
+	fmt.Println(m.URL())
+	return m.Run(ctx)
+}
+
+// playMember is a member of a store that says its address and runs until ctx ends.
+func playMember(ctx context.Context) error {
+	var c store.ServerConfig
+	if err := json.Unmarshal([]byte(os.Getenv(memberAt)), &c); err != nil {
+		return err
+	}
+	s, err := store.Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer s.Stop()
+	fmt.Println(s.Endpoint())
+	<-ctx.Done()
+	return nil
+}
+
+// process is one that plays a part.
 type process struct {
 	*exec.Cmd
 	url string
@@ -182,7 +195,7 @@ func launch(t *testing.T, environments ...string) []*process {
 	var out []*process
 	var pipes []io.Reader
 	for _, env := range environments {
-		p := &process{Cmd: exec.Command(os.Args[0], "-test.run=^TestProcess$"), log: &logged{}}
+		p := &process{Cmd: exec.Command(os.Args[0]), log: &logged{}}
 		p.Env = append(os.Environ(), env)
 		p.Stderr = p.log
 		stdout, err1 := p.StdoutPipe()
@@ -214,9 +227,7 @@ func launch(t *testing.T, environments ...string) []*process {
 // TestStoppedManager: the manager that leads is stopped for longer than its lease and
 // goes on in the middle of what it did. Nothing it does then counts.
 func TestStoppedManager(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts processes")
-	}
+	must.Long(t, "it starts processes")
 	server, err := store.Start(t.Context(), store.ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
@@ -317,9 +328,7 @@ func waitState(r *rig, blade string) {
 // TestMemberKilled: of three members of the store the leading one is killed in the middle
 // of a stream of changes. What was answered is there, each change once, in one order.
 func TestMemberKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts processes")
-	}
+	must.Long(t, "it starts processes")
 	peers, environments := map[string]string{}, []string{}
 	for _, name := range []string{"a", "b", "c"} {
 		peers[name] = freeAddress(t)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // changes counts the history records that there are, and returns the first one's number.
@@ -188,9 +189,7 @@ func TestCompacts(t *testing.T) {
 // TestFull: a store at its quota refuses changes with the reason, answers reads, and the
 // state is the one before.
 func TestFull(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fills a store")
-	}
+	must.Long(t, "fills a store")
 	server, err := store.Start(t.Context(), store.ServerConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Quota: 8 << 20, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -33,9 +33,7 @@ func newBrowser(t *testing.T, flags ...chromedp.ExecAllocatorOption) browser {
 	t.Helper()
 	_, err := os.Stat(chromium)
 	must.Have(t, "chromium", err)
-	if testing.Short() {
-		t.Skip("it starts a browser")
-	}
+	must.Long(t, "it starts a browser")
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU)
 	allocated, done := chromedp.NewExecAllocator(t.Context(), append(options, flags...)...)
 	t.Cleanup(done)

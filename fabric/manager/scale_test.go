@@ -9,13 +9,12 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/store"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // TestManyVFs: all VFs of 256 blades of 64 are told in less than a second.
 func TestManyVFs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("256 blades")
-	}
+	must.Long(t, "256 blades")
 	s := store.NewMemory()
 	for i := range 256 {
 		name := fmt.Sprintf("b%03d", i)
@@ -43,9 +42,7 @@ func TestManyVFs(t *testing.T) {
 // in force everywhere soon. What it measures is the manager: the store is memory, and
 // the blades do nothing with rules but read them and check the digest.
 func TestManyBlades(t *testing.T) {
-	if testing.Short() {
-		t.Skip("100 blades")
-	}
+	must.Long(t, "100 blades")
 	const blades, rules = 100, 1000
 	r := newRig(t, store.NewMemory())
 	var names []string

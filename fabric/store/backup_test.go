@@ -19,7 +19,7 @@ func TestDamagedBackups(t *testing.T) {
 	if _, err := Init(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	must(t)(s.Txn(t.Context(), nil, []Op{Put(Wanted("p", "default", "a"), []byte("1")), Put(Wanted("p", "default", "b"), []byte("2"))}))
+	sure(t)(s.Txn(t.Context(), nil, []Op{Put(Wanted("p", "default", "a"), []byte("1")), Put(Wanted("p", "default", "b"), []byte("2"))}))
 	var file bytes.Buffer
 	if _, err := Backup(t.Context(), s, &file); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func TestSchema(t *testing.T) {
 		t.Errorf("%+v, then %+v, %v", first, again, err)
 	}
 	for version, fine := range map[string]bool{"-1": false, "0": true, "1": true, "2": true, "3": false} {
-		must(t)(s.Txn(t.Context(), nil, []Op{Put(SchemaKey, []byte(`{"version":`+version+`,"store":"x","new":true}`))}))
+		sure(t)(s.Txn(t.Context(), nil, []Op{Put(SchemaKey, []byte(`{"version":`+version+`,"store":"x","new":true}`))}))
 		_, err := Init(t.Context(), s)
 		if fine && err != nil {
 			t.Errorf("version %s: %v", version, err)
@@ -74,7 +74,7 @@ func TestSchema(t *testing.T) {
 			wantFault(t, err, "E_SCHEMA", "the store has version "+version)
 		}
 	}
-	must(t)(s.Txn(t.Context(), nil, []Op{Put(SchemaKey, []byte(`x`))}))
+	sure(t)(s.Txn(t.Context(), nil, []Op{Put(SchemaKey, []byte(`x`))}))
 	if _, err := Init(t.Context(), s); err == nil {
 		t.Error("a damaged record was taken")
 	}
@@ -91,12 +91,12 @@ func backupRestore(t *testing.T, s compactable) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t)(s.Txn(ctx, nil, []Op{PutLeased(Status("b1", "agent"), []byte("seen"), lease)}))
+	sure(t)(s.Txn(ctx, nil, []Op{PutLeased(Status("b1", "agent"), []byte("seen"), lease)}))
 	for i := range 300 {
-		must(t)(s.Txn(ctx, nil, []Op{Put(key(fmt.Sprint(i)), fmt.Append(nil, "value\n", i, "\x00\xff"))}))
+		sure(t)(s.Txn(ctx, nil, []Op{Put(key(fmt.Sprint(i)), fmt.Append(nil, "value\n", i, "\x00\xff"))}))
 	}
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("big"), make([]byte, 900_000))}))
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("big2"), make([]byte, 900_000))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("big"), make([]byte, 900_000))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("big2"), make([]byte, 900_000))}))
 
 	var file strings.Builder
 	info, err := Backup(ctx, s, &file)
@@ -110,7 +110,7 @@ func backupRestore(t *testing.T, s compactable) {
 	_, err = Restore(ctx, s, strings.NewReader(file.String()))
 	wantFault(t, err, "E_STORE_NOT_EMPTY", "")
 
-	must(t)(s.Txn(ctx, nil, []Op{DeleteAll(Everything)}))
+	sure(t)(s.Txn(ctx, nil, []Op{DeleteAll(Everything)}))
 	if err := lease.Revoke(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // from takes chunks out of a packed value, and counts them.
@@ -59,9 +61,7 @@ func rules(n int) []byte {
 
 // TestChunksStay: a small change anywhere in a large value makes few new chunks.
 func TestChunksStay(t *testing.T) {
-	if testing.Short() {
-		t.Skip("100,000 rules")
-	}
+	must.Long(t, "100,000 rules")
 	value := rules(100_000)
 	begin := time.Now()
 	before := Pack(value)

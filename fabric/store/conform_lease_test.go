@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 func leases(t *testing.T, s compactable) {
@@ -15,8 +17,8 @@ func leases(t *testing.T, s compactable) {
 	if err != nil || lease.TTL < 5*time.Second {
 		t.Fatal(lease, err)
 	}
-	from := must(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease), PutLeased(key("b"), nil, lease), PutLeased(key("freed"), nil, lease), Put(key("kept"), nil)}))
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("freed"), []byte("no lease"))}))
+	from := sure(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease), PutLeased(key("b"), nil, lease), PutLeased(key("freed"), nil, lease), Put(key("kept"), nil)}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("freed"), []byte("no lease"))}))
 	if a, err := s.Read(ctx, key("a")); err != nil || a.Lease != lease.ID {
 		t.Error(a, err)
 	}
@@ -60,7 +62,7 @@ func leaseRunsOut(t *testing.T, s compactable) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := must(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease)}))
+	from := sure(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease)}))
 	time.Sleep(lease.TTL / 4)
 	die()
 	start := time.Now()
@@ -74,16 +76,14 @@ func leaseRunsOut(t *testing.T, s compactable) {
 }
 
 func leaseIsKept(t *testing.T, s compactable) {
-	if testing.Short() {
-		t.Skip("waits for twice the time of a lease")
-	}
+	must.Long(t, "waits for twice the time of a lease")
 	ctx := ctxOf(t)
 	_, key := space(t)
 	lease, err := s.Lease(ctx, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease)}))
+	sure(t)(s.Txn(ctx, nil, []Op{PutLeased(key("a"), nil, lease)}))
 	time.Sleep(2*lease.TTL + 500*time.Millisecond)
 	if _, err := s.Read(ctx, key("a")); err != nil {
 		t.Error(err)
@@ -113,7 +113,7 @@ func election(t *testing.T, s compactable) {
 		}
 		second <- l
 	}()
-	must(t)(s.Txn(ctx, []Compare{first.Fence()}, []Op{Put(key("a"), []byte("first"))}))
+	sure(t)(s.Txn(ctx, []Compare{first.Fence()}, []Op{Put(key("a"), []byte("first"))}))
 	select {
 	case <-second:
 		t.Fatal("two lead")
@@ -130,7 +130,7 @@ func election(t *testing.T, s compactable) {
 	}
 	_, err = s.Txn(ctx, []Compare{first.Fence()}, []Op{Put(key("a"), []byte("stale"))})
 	wantErr(t, err, ErrConflict)
-	must(t)(s.Txn(ctx, []Compare{next.Fence()}, []Op{Put(key("a"), []byte("second"))}))
+	sure(t)(s.Txn(ctx, []Compare{next.Fence()}, []Op{Put(key("a"), []byte("second"))}))
 	if next.Revision() <= first.Revision() {
 		t.Errorf("revisions %d, then %d", first.Revision(), next.Revision())
 	}

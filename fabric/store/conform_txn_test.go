@@ -15,8 +15,8 @@ func readPutDelete(t *testing.T, s compactable) {
 	_, err := s.Read(ctx, key("a"))
 	wantErr(t, err, ErrNotFound)
 
-	first := must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
-	second := must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), nil), Put(key("b"), []byte("2"))}))
+	first := sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
+	second := sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), nil), Put(key("b"), []byte("2"))}))
 	if second != first+1 {
 		t.Errorf("revision %d after %d", second, first)
 	}
@@ -35,17 +35,17 @@ func readPutDelete(t *testing.T, s compactable) {
 		t.Error(diff)
 	}
 
-	if r := must(t)(s.Txn(ctx, nil, []Op{Delete(key("none")), DeleteAll(prefix + "x")})); r != second {
+	if r := sure(t)(s.Txn(ctx, nil, []Op{Delete(key("none")), DeleteAll(prefix + "x")})); r != second {
 		t.Errorf("deleting nothing made revision %d of %d", r, second)
 	}
-	must(t)(s.Txn(ctx, nil, []Op{Delete(key("a"))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Delete(key("a"))}))
 	_, err = s.Read(ctx, key("a"))
 	wantErr(t, err, ErrNotFound)
-	third := must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("3"))}))
+	third := sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("3"))}))
 	if a, err = s.Read(ctx, key("a")); err != nil || a.Created != third {
 		t.Errorf("made anew at %d: %+v, %v", third, a, err)
 	}
-	must(t)(s.Txn(ctx, nil, []Op{DeleteAll(prefix)}))
+	sure(t)(s.Txn(ctx, nil, []Op{DeleteAll(prefix)}))
 	if list, _, err = s.List(ctx, prefix); err != nil || len(list) != 0 {
 		t.Errorf("after all was deleted: %v, %v", list, err)
 	}
@@ -54,14 +54,14 @@ func readPutDelete(t *testing.T, s compactable) {
 func allOrNothing(t *testing.T, s compactable) {
 	ctx := ctxOf(t)
 	prefix, key := space(t)
-	must(t)(s.Txn(ctx, []Compare{Absent(key("a")), Absent(key("b"))}, []Op{Put(key("a"), []byte("1"))}))
+	sure(t)(s.Txn(ctx, []Compare{Absent(key("a")), Absent(key("b"))}, []Op{Put(key("a"), []byte("1"))}))
 	_, err := s.Txn(ctx, []Compare{Absent(key("b")), Absent(key("a"))}, []Op{Put(key("b"), []byte("1")), Delete(key("a"))})
 	wantErr(t, err, ErrConflict)
 	list, _, err := s.List(ctx, prefix)
 	if diff := cmp.Diff(map[Key]string{key("a"): "1"}, values(list)); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	must(t)(s.Txn(ctx, nil, nil))
+	sure(t)(s.Txn(ctx, nil, nil))
 
 	for _, ops := range [][]Op{
 		{Put(key("a"), nil), Put(key("a"), nil)},
@@ -71,28 +71,28 @@ func allOrNothing(t *testing.T, s compactable) {
 		_, err := s.Txn(ctx, nil, ops)
 		wantFault(t, err, "E_KEY_TWICE", "")
 	}
-	must(t)(s.Txn(ctx, nil, []Op{Delete(key("a")), DeleteAll(prefix)}))
+	sure(t)(s.Txn(ctx, nil, []Op{Delete(key("a")), DeleteAll(prefix)}))
 }
 
 func conflictsSayWhy(t *testing.T, s compactable) {
 	ctx := ctxOf(t)
 	_, key := space(t)
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
 	old, err := s.Read(ctx, key("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Txn(ctx, []Compare{Absent(key("a"))}, nil)
 	wantFault(t, err, "E_CONFLICT", "it exists already")
-	must(t)(s.Txn(ctx, []Compare{Unchanged(old), CreatedAt(key("a"), old.Created)}, []Op{Put(key("a"), []byte("2"))}))
+	sure(t)(s.Txn(ctx, []Compare{Unchanged(old), CreatedAt(key("a"), old.Created)}, []Op{Put(key("a"), []byte("2"))}))
 	_, err = s.Txn(ctx, []Compare{Unchanged(old)}, nil)
 	wantFault(t, err, "E_CONFLICT", fmt.Sprintf("changed at revision %d, after revision %d was read", old.Modified+1, old.Modified))
-	must(t)(s.Txn(ctx, []Compare{CreatedAt(key("a"), old.Created)}, []Op{Delete(key("a"))}))
+	sure(t)(s.Txn(ctx, []Compare{CreatedAt(key("a"), old.Created)}, []Op{Delete(key("a"))}))
 	for _, c := range []Compare{Unchanged(old), CreatedAt(key("a"), old.Created)} {
 		_, err = s.Txn(ctx, []Compare{c}, nil)
 		wantFault(t, err, "E_CONFLICT", "it was deleted")
 	}
-	must(t)(s.Txn(ctx, []Compare{Absent(key("a"))}, []Op{Put(key("a"), []byte("3"))}))
+	sure(t)(s.Txn(ctx, []Compare{Absent(key("a"))}, []Op{Put(key("a"), []byte("3"))}))
 	_, err = s.Txn(ctx, []Compare{CreatedAt(key("a"), old.Created)}, nil)
 	wantFault(t, err, "E_CONFLICT", "made anew")
 }
@@ -106,22 +106,22 @@ func limits(t *testing.T, s compactable) {
 		ops = append(ops, Put(key(fmt.Sprint(i)), nil))
 		compares = append(compares, Absent(key(fmt.Sprint(i))))
 	}
-	must(t)(s.Txn(ctx, compares[1:], ops[1:]))
+	sure(t)(s.Txn(ctx, compares[1:], ops[1:]))
 	_, err := s.Txn(ctx, nil, ops)
 	wantErr(t, err, ErrTooLarge)
 	_, err = s.Txn(ctx, compares, nil)
 	wantErr(t, err, ErrTooLarge)
 	big := make([]byte, MaxBytes-len(key("big")))
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("big"), big)}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("big"), big)}))
 	_, err = s.Txn(ctx, nil, []Op{Put(key("big"), append(big, 0))})
 	wantErr(t, err, ErrTooLarge)
-	must(t)(s.Txn(ctx, nil, []Op{DeleteAll(prefix)}))
+	sure(t)(s.Txn(ctx, nil, []Op{DeleteAll(prefix)}))
 }
 
 func manyWriters(t *testing.T, s compactable) {
 	ctx := ctxOf(t)
 	_, key := space(t)
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("n"), nil)}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("n"), nil)}))
 	const writers, each = 4, 10
 	var wg sync.WaitGroup
 	for range writers {

@@ -46,9 +46,9 @@ func listThenWatch(t *testing.T, s compactable) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range n {
-			must(t)(s.Txn(ctx, nil, []Op{Put(key(fmt.Sprint(i%7)), fmt.Append(nil, i))}))
+			sure(t)(s.Txn(ctx, nil, []Op{Put(key(fmt.Sprint(i%7)), fmt.Append(nil, i))}))
 		}
-		must(t)(s.Txn(ctx, nil, []Op{Delete(key("3")), Put(key("end"), nil)}))
+		sure(t)(s.Txn(ctx, nil, []Op{Delete(key("3")), Put(key("end"), nil)}))
 	})
 	list, at, err := s.List(ctx, prefix)
 	if err != nil {
@@ -80,15 +80,15 @@ func listThenWatch(t *testing.T, s compactable) {
 func watchSeesAll(t *testing.T, s compactable) {
 	ctx := ctxOf(t)
 	prefix, key := space(t)
-	r1 := must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
-	r2 := must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("2")), Put(key("b"), []byte("2"))}))
-	must(t)(s.Txn(ctx, nil, []Op{Put(Wanted("test", t.Name()+"-other", "a"), []byte("elsewhere"))}))
+	r1 := sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("1"))}))
+	r2 := sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("2")), Put(key("b"), []byte("2"))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(Wanted("test", t.Name()+"-other", "a"), []byte("elsewhere"))}))
 
 	late := s.Watch(ctx, prefix, r1)  // from the past
 	all := s.Watch(ctx, prefix, r1-1) // with the first
 	live := s.Watch(ctx, prefix, r2)  // from now
 	one := s.Watch(ctx, Prefix(key("b")), r1)
-	r3 := must(t)(s.Txn(ctx, nil, []Op{Delete(key("a"))}))
+	r3 := sure(t)(s.Txn(ctx, nil, []Op{Delete(key("a"))}))
 
 	put := func(name, value string, created, modified int64) Event {
 		return Event{KV: KV{Key: key(name), Value: []byte(value), Created: created, Modified: modified}}
@@ -114,7 +114,7 @@ func watchCompacted(t *testing.T, s compactable) {
 	prefix, key := space(t)
 	var revisions []int64
 	for i := range 5 {
-		revisions = append(revisions, must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), fmt.Append(nil, i))})))
+		revisions = append(revisions, sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), fmt.Append(nil, i))})))
 	}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
@@ -130,7 +130,7 @@ func watchCompacted(t *testing.T, s compactable) {
 	if events := collect(t, s.Watch(ctx, prefix, revisions[3]), 1); events[0].Modified != revisions[4] {
 		t.Errorf("%+v", events)
 	}
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("on"))}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), []byte("on"))}))
 	collect(t, live, 1) // compaction does not disturb who is up to date
 	if a, err := s.Read(ctx, key("a")); err != nil || string(a.Value) != "on" {
 		t.Error(a, err)
@@ -142,7 +142,7 @@ func watchCompacted(t *testing.T, s compactable) {
 func watchEnds(t *testing.T, s compactable) {
 	prefix, key := space(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	must(t)(s.Txn(ctx, nil, []Op{Put(key("a"), nil)}))
+	sure(t)(s.Txn(ctx, nil, []Op{Put(key("a"), nil)}))
 	unread, read := s.Watch(ctx, prefix, 0), s.Watch(ctx, Prefix(key("b")), 0)
 	cancel()
 	for _, changes := range []<-chan Batch{read, unread} {

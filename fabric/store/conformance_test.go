@@ -56,7 +56,7 @@ func space(t *testing.T) (prefix Prefix, key func(string) Key) {
 	return WantedOf("test", t.Name()), func(name string) Key { return Wanted("test", t.Name(), name) }
 }
 
-func must(t *testing.T) func(revision int64, err error) int64 {
+func sure(t *testing.T) func(revision int64, err error) int64 {
 	return func(revision int64, err error) int64 {
 		t.Helper()
 		if err != nil {

@@ -22,7 +22,7 @@ func TestMemoryInBubble(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		must(t)(m.Txn(ctx, nil, []Op{PutLeased(Status("b1", "agent"), nil, lease)}))
+		sure(t)(m.Txn(ctx, nil, []Op{PutLeased(Status("b1", "agent"), nil, lease)}))
 		changes := m.Watch(t.Context(), AllStatus, m.revision)
 		time.Sleep(time.Hour)
 		die()

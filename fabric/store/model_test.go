@@ -112,8 +112,8 @@ func history(ctx context.Context, t *testing.T, s Store, prefix Prefix, after, u
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	end := Key(prefix) + "~"
-	must(t)(s.Txn(ctx, nil, []Op{Put(end, nil)}))
-	defer func() { must(t)(s.Txn(ctx, nil, []Op{Delete(end)})) }()
+	sure(t)(s.Txn(ctx, nil, []Op{Put(end, nil)}))
+	defer func() { sure(t)(s.Txn(ctx, nil, []Op{Delete(end)})) }()
 	var events []Event
 	for b := range s.Watch(ctx, prefix, after) {
 		if b.Err != nil {

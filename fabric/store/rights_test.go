@@ -49,12 +49,12 @@ func TestRights(t *testing.T) {
 	for _, b := range []string{"b1", "b10", "b2"} {
 		wanted = append(wanted, Put(Generation(b), []byte("1")), Put(Shard(b, shard), []byte("x")))
 	}
-	at := must(t)(manager.Txn(ctx, nil, wanted))
+	at := sure(t)(manager.Txn(ctx, nil, wanted))
 	theirs, err := b2.Lease(ctx, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t)(b2.Txn(ctx, nil, []Op{PutLeased(Status("b2", "agent"), []byte("2"), theirs)}))
+	sure(t)(b2.Txn(ctx, nil, []Op{PutLeased(Status("b2", "agent"), []byte("2"), theirs)}))
 
 	t.Run("may", func(t *testing.T) {
 		if _, err := ReadSchema(ctx, b1); err != nil {
@@ -68,7 +68,7 @@ func TestRights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		must(t)(b1.Txn(ctx, []Compare{Absent(Status("b1", "agent"))}, []Op{PutLeased(Status("b1", "agent"), []byte("1"), own)}))
+		sure(t)(b1.Txn(ctx, []Compare{Absent(Status("b1", "agent"))}, []Op{PutLeased(Status("b1", "agent"), []byte("1"), own)}))
 		if list, _, err := manager.List(ctx, AllStatus); err != nil || len(list) != 2 {
 			t.Error(list, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bladeflow/bladeflow/fabric/pki"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 func started(t testing.TB, c ServerConfig) *Server {
@@ -122,7 +123,7 @@ func TestWipeAndRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 500 {
-		must(t)(c.Txn(t.Context(), nil, []Op{Put(Wanted("profile", "default", fmt.Sprint(i)), fmt.Append(nil, `{"n":`, i, `}`))}))
+		sure(t)(c.Txn(t.Context(), nil, []Op{Put(Wanted("profile", "default", fmt.Sprint(i)), fmt.Append(nil, `{"n":`, i, `}`))}))
 	}
 	want, _, err := c.List(t.Context(), AllWanted)
 	if err != nil {
@@ -200,14 +201,14 @@ func TestReconnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := must(t)(c.Txn(t.Context(), nil, []Op{PutLeased(Status("b1", "agent"), nil, lease)}))
+	at := sure(t)(c.Txn(t.Context(), nil, []Op{PutLeased(Status("b1", "agent"), nil, lease)}))
 	changes := c.Watch(t.Context(), Everything, at)
-	must(t)(c.Txn(t.Context(), nil, []Op{Put(History(1), nil)}))
+	sure(t)(c.Txn(t.Context(), nil, []Op{Put(History(1), nil)}))
 	s.Stop()
 	time.Sleep(500 * time.Millisecond)
 	again := started(t, config)
 	begin := time.Now()
-	must(t)(again.Local().Txn(t.Context(), nil, []Op{Put(History(2), nil)}))
+	sure(t)(again.Local().Txn(t.Context(), nil, []Op{Put(History(2), nil)}))
 	for _, e := range collect(t, changes, 2) {
 		if e.Deleted {
 			t.Errorf("%+v", e)
@@ -318,9 +319,7 @@ func cluster(t *testing.T) (*secured, []*Server) {
 
 // TestCluster is a cluster of three, reached by its URLs, with TLS everywhere.
 func TestCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 15 s")
-	}
+	must.Long(t, "takes 15 s")
 	t.Parallel()
 	s, members := cluster(t)
 	t.Run("conformance", func(t *testing.T) { conform(t, dialled(t, DialConfig{Endpoints: s.endpoints, TLS: s.tls("root")})) })

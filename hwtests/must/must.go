@@ -23,6 +23,16 @@ func Have(tb testing.TB, feature string, err error) {
 	}
 }
 
+// Long skips a test that takes long, with why, where short tests were asked for (go
+// test -short), and nowhere else. That is the caller's choice and says nothing of the
+// machine, so BLADEFLOW_MUST has no word in it; a run without -short leaves none out.
+func Long(tb testing.TB, why string) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skipf("left out of short tests: %s", why)
+	}
+}
+
 // Named reports whether BLADEFLOW_MUST names feature.
 func Named(feature string) bool {
 	return slices.Contains(strings.Split(os.Getenv("BLADEFLOW_MUST"), ","), feature)

@@ -11,3 +11,14 @@ func TestNamed(t *testing.T) {
 	}
 	Have(t, "xdp", nil)
 }
+
+func TestLong(t *testing.T) {
+	ran := false
+	t.Run("", func(t *testing.T) {
+		Long(t, "it is an example")
+		ran = true
+	})
+	if ran == testing.Short() {
+		t.Errorf("a long test ran: %t, short tests: %t", ran, testing.Short())
+	}
+}

@@ -281,9 +281,7 @@ func BenchmarkObserve(b *testing.B) {
 	for _, size := range []int{64, 1514} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			o := &Observer{config: Config{Sequences: 1}}
-			if err := o.load("observe_xdp"); err != nil {
-				b.Skip(err)
-			}
+			must.Have(b, "xdp", o.load("observe_xdp"))
 			defer o.Close()
 			f := ethernet(rand.New(rand.NewPCG(1, 1)), size)
 			traffic.Stamp(f, 0)

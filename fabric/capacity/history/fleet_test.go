@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric/capacity"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // TestFleet makes the report for 256 blades with 64 VFs each from a file with 30 days
 // of history and measures it.
 func TestFleet(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 700,000 samples")
-	}
+	must.Long(t, "writes 700,000 samples")
 	s := openNew(t)
 	in := bigFleet()
 	start := time.Now()
