@@ -1,17 +1,10 @@
 package matcher
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,24 +12,6 @@ import (
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/matcher/internal/kernel"
 )
-
-// seedOf returns a fresh seed, or that of BLADEFLOW_SEED, and prints it if t fails.
-func seedOf(t *testing.T) uint64 {
-	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("BLADEFLOW_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("BLADEFLOW_SEED=%d", seed)
-		}
-	})
-	return seed
-}
 
 // model is the rules that classifiers should have, as a dumb list.
 type model struct {
@@ -152,7 +127,7 @@ func settle(t *testing.T, c *Classifier) {
 // TestUpdateUniverses changes tables of small universes rule by rule and tries every
 // key after some changes, in every lane.
 func TestUpdateUniverses(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 1))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	tables := 20
 	if testing.Short() {
 		tables = 4
@@ -313,7 +288,7 @@ func TestUpdateErrors(t *testing.T) {
 // TestTend checks what happens behind updates: the accelerator comes back, and a large
 // change of the rules makes a new engine.
 func TestTend(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 2))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 2))
 	pool := rulesOf(flowtest.NewTable(flowtest.Generate(flowtest.ACL, 6000, 1), nil))
 	keys := flowtest.Trace(pool, flowtest.Traffic{Packets: 500})
 	m := newModel(rng, pool, 500)
@@ -384,14 +359,8 @@ func TestUpdates(t *testing.T) {
 	if testing.Short() {
 		updates, sizes = 2000, []int{60, 600}
 	}
-	long := os.Getenv("BLADEFLOW_UPDATES")
-	if long != "" {
-		var err error
-		if updates, err = strconv.Atoi(long); err != nil {
-			t.Fatal(err)
-		}
-	}
-	seed := seedOf(t)
+	updates = flowtest.Count(t, "BLADEFLOW_UPDATES", updates)
+	seed := flowtest.Seed(t)
 	start := time.Now()
 	families := flowtest.Families()
 	share := updates / len(sizes) / len(families)
@@ -437,33 +406,8 @@ func TestUpdates(t *testing.T) {
 		}
 	}
 	t.Logf("%d updates, %d answers compared, seed %d", made, compared, seed)
-	if long != "" && !t.Failed() {
-		record(t, "updates", map[string]any{"updates": made, "answers_compared": compared, "differences": 0,
-			"seed": fmt.Sprint(seed), "seconds": int(time.Since(start).Seconds()), "lanes": fmt.Sprint(Lanes())})
-	}
-}
-
-// record writes what a long run found to docs/results.
-func record(t *testing.T, name string, figures map[string]any) {
-	t.Helper()
-	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cpu, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, model, _ := strings.Cut(string(cpu), "model name\t: ")
-	model, _, _ = strings.Cut(model, "\n")
-	figures["commit"] = strings.TrimSpace(string(commit))
-	figures["machine"] = fmt.Sprintf("%s, %d processors", model, runtime.NumCPU())
-	text, err := json.MarshalIndent(figures, "", "  ")
-	if err == nil {
-		err = os.WriteFile("../docs/results/"+name+".json", append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Error(err)
+	if os.Getenv("BLADEFLOW_UPDATES") != "" {
+		flowtest.Record(t, "updates", seed, start, map[string]any{"updates": made, "answers_compared": compared, "lanes": fmt.Sprint(Lanes())})
 	}
 }
 
@@ -479,135 +423,6 @@ func withTies(rng *rand.Rand, rules []flow.Rule) []flow.Rule {
 		}
 	}
 	return out
-}
-
-// TestConcurrentUpdates has readers look up while rules come and go. Every answer must
-// be the winner in one of the versions that were there during its batch.
-func TestConcurrentUpdates(t *testing.T) {
-	seed := seedOf(t)
-	batches, most := int64(1000), 200_000 // of each reader, and updates
-	if testing.Short() {
-		batches, most = 100, 20_000
-	}
-	for _, l := range Lanes() {
-		if l == Definition {
-			continue
-		}
-		t.Run(l.String(), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, uint64(l)))
-			pool := rulesOf(flowtest.NewTable(withTies(rng, flowtest.Generate(flowtest.FW, 400, rng.Uint64())), nil))
-			m := newModel(rng, pool, 200)
-			c := Compile(m.table(), WithLane(l))
-			history := make([]spells, len(pool))
-			for _, r := range m.there {
-				history[r].add(0)
-			}
-			var begun, ended atomic.Int64 // updates
-			var least [3]atomic.Int64     // batches
-			var disturbed atomic.Int64
-			var stop atomic.Bool
-			var wg sync.WaitGroup
-			for reader := range least {
-				wg.Go(func() {
-					keys := flowtest.Trace(pool, flowtest.Traffic{Packets: 64 << reader, Mix: 0.2})
-					matching := make([][]int, len(keys)) // rules of the pool, best first
-					for k := range keys {
-						for i := range pool {
-							if pool[i].Match.Matches(&keys[k]) {
-								matching[k] = append(matching[k], i)
-							}
-						}
-					}
-					b := Batch{Keys: keys, Rules: make([]int32, len(keys))}
-					for !stop.Load() {
-						from := ended.Load()
-						c.Lookup(&b)
-						to := begun.Load()
-						if to > from {
-							disturbed.Add(1)
-						}
-						for k := range keys {
-							winner := func(v int64) flow.RuleID {
-								for _, i := range matching[k] {
-									if history[i].there(v) {
-										return pool[i].ID
-									}
-								}
-								return flow.DefaultRule
-							}
-							v := from
-							for v <= to && winner(v) != b.Rule(k).ID {
-								v++
-							}
-							if v > to {
-								t.Errorf("rule %d for key %x is not the winner after %d to %d updates", b.Rule(k).ID, keys[k], from, to)
-								stop.Store(true)
-							}
-						}
-						least[reader].Add(1)
-					}
-				})
-			}
-			enough := func() bool {
-				return least[0].Load() >= batches && least[1].Load() >= batches && least[2].Load() >= batches
-			}
-			updates := 0
-			for u := int64(1); !stop.Load() && !enough() && updates < most; u++ {
-				gone := len(m.there) > 0 && (len(m.away) == 0 || rng.IntN(2) == 0)
-				from, to := &m.away, &m.there
-				if gone {
-					from, to = to, from
-				}
-				r := swap(rng, from, to)
-				history[r].add(u)
-				begun.Store(u)
-				var err error
-				if gone {
-					err = c.Delete(pool[r].ID)
-				} else {
-					err = c.Insert(pool[r])
-				}
-				if err != nil {
-					t.Error(err)
-					break
-				}
-				ended.Store(u)
-				updates++
-				if u%64 == 0 {
-					runtime.Gosched()
-				}
-			}
-			stop.Store(true)
-			wg.Wait()
-			t.Logf("%d updates, %d batches, %d of them during updates", updates, least[0].Load()+least[1].Load()+least[2].Load(), disturbed.Load())
-			settle(t, c)
-			agree(t, m.table(), flowtest.Trace(pool, flowtest.Traffic{Packets: 500}), c)
-			checkEngine(t, c)
-		})
-	}
-}
-
-// spells is when a rule came and went: there from an even element up to the next.
-type spells struct {
-	mu sync.Mutex
-	at []int64
-}
-
-func (s *spells) add(u int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.at = append(s.at, u)
-}
-
-// there reports whether the rule was there in version v, after v updates.
-func (s *spells) there(v int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n, found := slices.BinarySearch(s.at, v)
-	if found {
-		n++
-	}
-	return n%2 == 1
 }
 
 // FuzzUpdates makes a table and updates from the fuzzer's bytes: each byte inserts or
