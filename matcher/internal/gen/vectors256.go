@@ -38,47 +38,24 @@ func firstWord(lines int, at func(group, disp int) Mem, groups int) GPVirtual {
 // the first level of the cache by then: that is faster than taking it out of a vector.
 func and256() {
 	function("and256", "func(v *byte, rows *uint32, n int, best *int32)")
-	v, rows := Load(Param("v"), GP64()), Load(Param("rows"), GP64())
-	n, best := Load(Param("n"), GP64()), Load(Param("best"), GP64())
-	base, shape, lines := GP64(), GP32(), GP32()
-	MOVQ(Mem{Base: v, Disp: vRows}, base)
-	MOVL(Mem{Base: v, Disp: vGroups}, shape)
-	MOVL(Mem{Base: v, Disp: vLines}, lines)
-	for _, w := range []int{1, 2} {
-		for groups := 1; groups <= 4; groups++ {
-			name := fmt.Sprintf("lines%dgroups%d", w, groups)
-			CMPL(lines, U32(uint32(w)))
-			JNE(LabelRef("not" + name))
-			CMPL(shape, U32(uint32(groups)))
-			JNE(LabelRef("not" + name))
-			Label(name)
-			row := make([]Register, groups)
-			for g := range row {
-				row[g] = GP64()
-				MOVL(Mem{Base: rows, Disp: columnSize * g}, row[g].(GPVirtual).As32())
-				ADDQ(base, row[g])
-			}
-			place := firstWord(w, func(g, disp int) Mem { return Mem{Base: row[g], Disp: disp} }, groups)
-			word := GP64()
-			MOVQ(Mem{Base: row[0], Index: place, Scale: 8}, word)
-			for g := 1; g < groups; g++ {
-				ANDQ(Mem{Base: row[g], Index: place, Scale: 8}, word)
-			}
-			TZCNTQ(word, word)
-			SHLQ(Imm(6), place)
-			ADDQ(word, place)
-			MOVL(place.As32(), Mem{Base: best})
-			ADDQ(Imm(4), rows)
-			ADDQ(Imm(4), best)
-			DECQ(n)
-			JG(LabelRef(name))
-			VZEROUPPER()
-			RET()
-			Label("not" + name)
+	eachShape(1, func(r rowsOf) {
+		row := make([]Register, r.groups)
+		for g := range row {
+			row[g] = GP64()
+			MOVL(Mem{Base: r.rows, Disp: columnSize * g}, row[g].(GPVirtual).As32())
+			ADDQ(r.base, row[g])
 		}
-	}
-	VZEROUPPER()
-	RET()
+		place := firstWord(r.lines, func(g, disp int) Mem { return Mem{Base: row[g], Disp: disp} }, r.groups)
+		word := GP64()
+		MOVQ(Mem{Base: row[0], Index: place, Scale: 8}, word)
+		for g := 1; g < r.groups; g++ {
+			ANDQ(Mem{Base: row[g], Index: place, Scale: 8}, word)
+		}
+		TZCNTQ(word, word)
+		SHLQ(Imm(6), place)
+		ADDQ(word, place)
+		MOVL(place.As32(), Mem{Base: r.best})
+	})
 }
 
 // final256 is final512 with 8 lanes at a time.
