@@ -110,15 +110,7 @@ func TestBetween(t *testing.T) {
 // in history made.
 func wantLast(t *testing.T, s store.Store) {
 	t.Helper()
-	list, revision, err := s.List(t.Context(), store.Everything)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[store.Key]store.KV{}
-	for _, kv := range list {
-		all[kv.Key] = kv
-	}
-	v := told(t, all, revision)
+	v, _ := begins(t, s)
 	last := map[docID]int64{}
 	for i, e := range v.events {
 		if e.Metadata.Revision != int64(i+1) {

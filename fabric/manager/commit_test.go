@@ -72,6 +72,20 @@ func networks(n, version int) []string {
 	return out
 }
 
+// begins is what a reader that begins now knows, and the store's revision.
+func begins(t *testing.T, s store.Store) (*view, int64) {
+	t.Helper()
+	list, revision, err := s.List(t.Context(), store.Everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[store.Key]store.KV{}
+	for _, kv := range list {
+		all[kv.Key] = kv
+	}
+	return told(t, all, revision), revision
+}
+
 // told is what a reader that begins at this moment knows.
 func told(t *testing.T, all map[store.Key]store.KV, revision int64) *view {
 	t.Helper()
@@ -213,15 +227,7 @@ func TestCrashes(t *testing.T) {
 			l := asLeader(t, other, s)
 			check := func(when string) *view {
 				t.Helper()
-				list, revision, err := s.List(t.Context(), store.Everything)
-				if err != nil {
-					t.Fatal(err)
-				}
-				all := map[store.Key]store.KV{}
-				for _, kv := range list {
-					all[kv.Key] = kv
-				}
-				v := told(t, all, revision)
+				v, revision := begins(t, s)
 				if followed, err := other.view(t.Context(), revision); err != nil || !maps.Equal(versions(followed), versions(v)) || followed.revision != v.revision {
 					t.Fatalf("death at %d, %v, %s: who follows sees %v, who begins %v", at, done, when, versions(followed), versions(v))
 				}
