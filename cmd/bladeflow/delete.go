@@ -8,6 +8,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/api"
 )
 
+// deleteCommand takes objects away that are wanted no more, several in one change.
 func deleteCommand() *cobra.Command {
 	var g changing
 	var files []string

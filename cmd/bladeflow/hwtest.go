@@ -11,6 +11,7 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests"
 )
 
+// hwtestCommand runs the scenarios of package hwtests and records what they showed.
 func hwtestCommand() *cobra.Command {
 	return group("hwtest", "scenarios with packets: what HARDWARE.md rests on", "  bladeflow hwtest run --on lab", hwtestRun())
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/manager"
 )
 
+// managerCommand is the manager as a daemon.
 func managerCommand() *cobra.Command {
 	var config string
 	var drop bool
