@@ -38,9 +38,10 @@ func openHistory(t *testing.T) *history.Store {
 // TestReportOfManager: the figures are what is wanted and seen, worked out here by hand;
 // the input, the document and every form agree.
 func TestReportOfManager(t *testing.T) {
-	r := newRig(t, store.NewMemory())
-	r.m.now = func() time.Time { return noon }
-	r.m.config.Capacity = Capacity{Policy: capacity.DefaultPolicy(), PerCore: 1e6, Cores: 2, Reference: capacity.Profile{Name: "std", Guaranteed: 1e9, Entries: 10}}
+	r := newRigWith(t, store.NewMemory(), Config{
+		Now:      func() time.Time { return noon },
+		Capacity: Capacity{Policy: capacity.DefaultPolicy(), PerCore: 1e6, Cores: 2, Reference: capacity.Profile{Name: "std", Guaranteed: 1e9, Entries: 10}},
+	})
 	r.blade("b1", 4, 0)
 	r.blade("b2", 4, 0)
 	r.basics("b1", "b2")

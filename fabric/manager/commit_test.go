@@ -22,9 +22,13 @@ import (
 )
 
 // bare runs a manager that follows the store and does nothing by itself.
-func bare(t *testing.T, s store.Store) *Manager {
+func bare(t *testing.T, s store.Store) *Manager { return bareWith(t, s, Config{}) }
+
+// bareWith is bare with more said of the manager, which may not be said later: it runs.
+func bareWith(t *testing.T, s store.Store, c Config) *Manager {
 	t.Helper()
-	m, err := New(Config{Store: s, Log: slog.New(slog.DiscardHandler)})
+	c.Store, c.Log = s, slog.New(slog.DiscardHandler)
+	m, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

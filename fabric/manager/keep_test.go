@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,10 +30,11 @@ func changes(t *testing.T, s store.Store) (n int, first uint64) {
 // is kept, and a snapshot means the same whatever was forgotten.
 func TestHistoryIsKept(t *testing.T) {
 	s := store.NewMemory()
-	now := noon
-	m := bare(t, s)
-	m.now = func() time.Time { return now }
-	m.config.Keep = Keep{Changes: 10, Days: 30}
+	var later atomic.Int64 // the manager's own goroutines look at the clock too
+	m := bareWith(t, s, Config{
+		Now:  func() time.Time { return noon.Add(time.Duration(later.Load())) },
+		Keep: Keep{Changes: 10, Days: 30},
+	})
 	l := asLeader(t, m, s)
 	tidy := func() {
 		t.Helper()
@@ -90,7 +92,7 @@ func TestHistoryIsKept(t *testing.T) {
 		t.Errorf("who begins now sees history from %d to %d and states %v, %v", late.oldest, late.revision, late.states, err)
 	}
 
-	now = now.Add(31 * 24 * time.Hour)
+	later.Store(int64(31 * 24 * time.Hour))
 	apply(1, 21)
 	tidy()
 	if n, first := changes(t, s); n != 1 || first != 21 {
@@ -167,8 +169,7 @@ func TestSweepSpares(t *testing.T) {
 // is older than its last round.
 func TestCompacts(t *testing.T) {
 	s := store.NewMemory()
-	m := bare(t, s)
-	m.config.Compact = s.Compact
+	m := bareWith(t, s, Config{Compact: s.Compact})
 	l := asLeader(t, m, s)
 	for version := range 3 {
 		if err := m.apply(t.Context(), networks(1, version)...); err != nil {
