@@ -32,9 +32,8 @@ import (
 // need one for every change, and a hash per mask would not honour priorities.
 //
 // Writers of all processes hold a lock on the pin directory; the kernel drops it when
-// one dies. If it died in the middle of a change the version stays odd, nothing is
-// answered any more, and the next to take the lock empties the table: a card that has
-// reset, which costs speed and never correctness.
+// one dies. If it died in the middle of a change the version stays odd and nothing is
+// answered any more, until the next to take the lock ends that change (change.go).
 
 var _ offload.Driver = (*NIC)(nil)
 
@@ -181,21 +180,8 @@ func (n *NIC) add(e *flow.Entry) *refusal {
 	n.mem.Slots[slot] = s
 	line.Slot = slot
 	at := sort.Search(int(t.N), func(i int) bool { return t.Entry[i].Priority < e.Priority })
-	n.write(func() {
-		copy(t.Entry[at+1:t.N+1], t.Entry[at:t.N])
-		t.Entry[at] = line
-		t.N++
-	})
+	n.putIn(at, &line)
 	return nil
-}
-
-// takeOut removes line i. Its slot stays busy.
-func (n *NIC) takeOut(i int) {
-	t := n.mem.Table
-	n.write(func() {
-		copy(t.Entry[i:t.N-1], t.Entry[i+1:t.N])
-		t.N--
-	})
 }
 
 // find returns the line of an entry, or -1.
@@ -242,16 +228,8 @@ func (n *NIC) sweep() {
 	}
 }
 
-// write lets f change the table while no scan takes it for whole. Adding is a full
-// barrier on every architecture, a store would not be.
-func (n *NIC) write(f func()) {
-	atomic.AddUint64(&n.mem.Table.Version, 1)
-	f()
-	atomic.AddUint64(&n.mem.Table.Version, 1)
-}
-
-// locked calls f while no other handle writes, and empties a table that a writer left
-// half written when it died.
+// locked calls f while no other handle writes, after the end of a change that a writer
+// left half made when it died.
 func (n *NIC) locked(f func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -266,8 +244,7 @@ func (n *NIC) locked(f func() error) error {
 	}
 	defer unix.Flock(int(n.lock.Fd()), unix.LOCK_UN)
 	if atomic.LoadUint64(&n.mem.Table.Version)&1 == 1 {
-		n.mem.Table.N = 0
-		atomic.AddUint64(&n.mem.Table.Version, 1)
+		n.end()
 	}
 	return f()
 }

@@ -344,20 +344,6 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// TestHalfWritten leaves the table as a writer that died in the middle does.
-func TestHalfWritten(t *testing.T) {
-	b := newBench(t, 4, 1, 2)
-	e := port80(1, 1, 1)
-	mustApply(t, b.NIC, adds(e)...)
-	b.mem.Table.Version++
-	b.mem.Table.N = 4
-	wantInstalled(t, b.NIC)
-	mustApply(t, b.NIC, adds(e)...)
-	if got := b.put(t, frameTo(t, 1), 2); got.entry != e.ID {
-		t.Errorf("after the repair: %+v", got)
-	}
-}
-
 // TestDecode gives the decoder what no driver writes: it must say so, not guess, and
 // let it be removed, or the card would answer by it for ever.
 func TestDecode(t *testing.T) {

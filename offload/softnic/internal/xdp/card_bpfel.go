@@ -31,6 +31,15 @@ type CardBpfDevmapVal struct {
 	}
 }
 
+type CardChange struct {
+	_    structs.HostLayout
+	Kind uint32
+	At   uint32
+	N    uint32
+	Next uint32
+	Line CardEntry
+}
+
 type CardEntry struct {
 	_        structs.HostLayout
 	Value    [8]uint64
@@ -63,6 +72,7 @@ type CardMatchTable struct {
 	N       uint32
 	Limit   uint32
 	Faults  CardFaults
+	Change  CardChange
 	Entry   [512]CardEntry
 }
 

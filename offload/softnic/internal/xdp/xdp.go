@@ -4,7 +4,7 @@
 // compiles them; nothing else needs clang.
 package xdp
 
-//go:generate bpf2go -go-package xdp -target bpfel -cc clang-14 -strip llvm-strip-14 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" -type match_table -type entry -type action -type faults -type slot -type port_stats -type netdev Card bpf/card.c
+//go:generate bpf2go -go-package xdp -target bpfel -cc clang-14 -strip llvm-strip-14 -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" -type match_table -type change -type entry -type action -type faults -type slot -type port_stats -type netdev Card bpf/card.c
 
 import (
 	"fmt"
@@ -24,6 +24,9 @@ type Memory struct {
 
 // Map maps the two maps that hold the card's memory.
 func Map(table, slots *ebpf.Map) (*Memory, error) {
+	if size := int(table.ValueSize()); size != int(unsafe.Sizeof(CardMatchTable{})) {
+		return nil, fmt.Errorf("map the card's memory: a table of %d bytes: another version of the program made the card", size)
+	}
 	m := &Memory{}
 	for i, x := range []*ebpf.Map{table, slots} {
 		size := int(x.MaxEntries()) * int(x.ValueSize())

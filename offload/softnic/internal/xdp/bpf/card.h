@@ -50,6 +50,18 @@ struct faults {
 	u32 pad;
 };
 
+// The change that is being made while version is odd, so that whoever takes the lock
+// after a writer that died can end it. For the driver alone.
+struct change {
+	u32 kind; // enum change_kind
+	u32 at;   // the line that goes in or comes out
+	u32 n;    // how many lines there were before
+	u32 next; // the line being written; those the move comes to before it are done
+	struct entry line; // what goes in
+};
+
+enum change_kind { CHANGE_NONE, CHANGE_PUT, CHANGE_TAKE };
+
 // The match table: entries 0 … n-1, the first that matches answers.
 //
 // It is written in place under a sequence lock: version is odd while the driver
@@ -61,6 +73,7 @@ struct match_table {
 	u32 n;
 	u32 limit; // for the driver: how many entries fit
 	struct faults faults;
+	struct change change;
 	struct entry entry[MAX_ENTRIES];
 };
 
