@@ -127,6 +127,10 @@ long-apply: ## apply and revert 256 blades, 2,000 profiles and 100,000 rules in 
 	@mkdir -p docs/results
 	BLADEFLOW_APPLY=$(CURDIR)/docs/results/apply.json $(GO) test -count=1 -timeout 20m -v -run '^TestWholeFabric$$' ./fabric/manager
 
+.PHONY: long-kills
+long-kills: ## kill an agent 1,000 times in the middle of updates; writes docs/results/kills.json (root, 15 min)
+	BLADEFLOW_KILLS=1000 nice -n 5 $(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./hwtests
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

@@ -50,6 +50,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, r.Name, err)
 		os.Exit(1)
 	}
+	if config := os.Getenv(agentEnvironment); config != "" {
+		fmt.Fprintln(os.Stderr, "agent", runAgent(config))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -54,3 +54,7 @@ func (n *NIC) Stats() ([]Stats, error) {
 // Generation returns how often the table has changed since the card was made. An odd
 // version, which only a writer that died leaves behind, counts as not changed.
 func (n *NIC) Generation() uint64 { return atomic.LoadUint64(&n.mem.Table.Version) / 2 }
+
+// HalfWritten reports whether the table is being written, or its writer has died in the
+// middle of a change, which the next to ask anything of the card ends.
+func (n *NIC) HalfWritten() bool { return atomic.LoadUint64(&n.mem.Table.Version)&1 == 1 }
