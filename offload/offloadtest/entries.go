@@ -21,7 +21,7 @@ func (c *conform) some(n int) []flow.Entry {
 			m := c.needed(flow.Match{})
 			m.Pin(f, 1+uint64(i), f.Max())
 			e := flow.Entry{ID: id(i), Rule: flow.RuleID(i + 1), Priority: 7, Match: m, Actions: act}
-			if c.m.Admit(&e.Match, e.Actions, e.Kind) != nil {
+			if !c.admits(&e) {
 				break
 			}
 			out = append(out, e)
@@ -53,9 +53,19 @@ func (c *conform) anActions() flow.Actions {
 	return nil
 }
 
-// needed returns m with what the model needs in every entry, as in TCP over IPv4,
-// where m says nothing of it.
+// admits reports whether the driver has to take e.
+func (c *conform) admits(e *flow.Entry) bool {
+	return c.m.Admit(&e.Match, e.Actions, e.Kind) == nil && (c.o.Admits == nil || c.o.Admits(e))
+}
+
+// needed returns m with what the model and the driver need in every entry, as in TCP over
+// IPv4, where m says nothing of it.
 func (c *conform) needed(m flow.Match) flow.Match {
+	for f := range flow.NumFields {
+		if m.Mask.Get(f) == 0 {
+			m.Pin(f, c.o.Base.Value.Get(f), c.o.Base.Mask.Get(f))
+		}
+	}
 	for part, pin := range map[device.Part]struct {
 		field flow.Field
 		value uint64
@@ -76,7 +86,7 @@ func (c *conform) every() []flow.Entry {
 		if err := e.Match.Valid(); err != nil {
 			c.Fatal(err)
 		}
-		if c.m.Admit(&e.Match, e.Actions, e.Kind) == nil {
+		if c.admits(&e) {
 			out = append(out, e)
 		}
 	}

@@ -19,6 +19,12 @@ type Options struct {
 	// Send lets one frame come in by a port and returns when the device has handled
 	// it. Nil leaves out what needs traffic.
 	Send func(t *testing.T, d offload.Driver, frame []byte, in flow.Port)
+	// Base is what every entry of the suite matches, where it does not say otherwise,
+	// for drivers that take no entry without it.
+	Base flow.Match
+	// Admits says which of the entries that the model admits the driver can take. Nil is
+	// all of them. The others have to be refused.
+	Admits func(e *flow.Entry) bool
 }
 
 // Run holds a driver to the contract of [offload.Driver]. newDriver returns a driver
