@@ -148,6 +148,9 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 
 // action writes one action, a step for each port of a list.
 func (s *site) action(a *flow.Action) ([]Action, *device.Refusal) {
+	if (a.Op == flow.VLANPush || a.Op == flow.VLANSet) && a.Tag&flow.TagID == flow.TagID {
+		return nil, unsaid("E_ACTION_UNSUPPORTED", "the kernel gives no frame VLAN 4095", "use another VLAN")
+	}
 	switch a.Op {
 	case flow.Drop:
 		return []Action{{Kind: "gact", Verdict: Drop}}, nil
@@ -293,7 +296,7 @@ func same(want []placed, have []*placed) bool {
 	}
 	for i := range want {
 		if !slices.ContainsFunc(have, func(h *placed) bool {
-			return h.Device == want[i].Device && h.label == want[i].label && slices.EqualFunc(h.Keys, want[i].Keys, equalKeys) && works(h, want[i].Flags) &&
+			return h.Device == want[i].Device && h.label == want[i].label && slices.EqualFunc(h.Keys, want[i].told(), equalKeys) && works(h, want[i].Flags) &&
 				slices.EqualFunc(h.Actions, want[i].Actions, equalActions)
 		}) {
 			return false

@@ -193,7 +193,7 @@ func (k *fake) tell(f *Filter) []byte {
 	w.text(tcaKind, "flower")
 	w.u32(tcaChain, f.Chain)
 	w.nest(tcaOptions, func() {
-		for _, key := range f.Keys {
+		for _, key := range f.told() {
 			w.attribute(uint16(key.ID), key.Value...)
 			if mask := keys[attributeOf[uint16(key.ID)].key].mask; mask != 0 {
 				w.attribute(mask, key.Mask...)

@@ -93,6 +93,27 @@ func (f *Filter) put(id KeyID, value, mask []byte) {
 	f.Keys = slices.Insert(f.Keys, i, Key{id, value, mask})
 }
 
+// told returns the keys as the kernel tells them of a filter that it took: as the type of
+// the frame it gives the one behind the tags, and none if only the tags' are known.
+func (f *Filter) told() []Key {
+	k, ok := f.Key(KeyEthType)
+	if !ok || !isTag(k) {
+		return f.Keys
+	}
+	g := Filter{Keys: slices.DeleteFunc(slices.Clone(f.Keys), func(k Key) bool { return k.ID == KeyEthType })}
+	for _, id := range []KeyID{KeyVLANEthType, KeyCVLANEthType} {
+		if k, ok := f.Key(id); ok && !isTag(k) {
+			g.put(KeyEthType, k.Value, nil)
+		}
+	}
+	return g.Keys
+}
+
+// isTag reports whether an Ethernet type is that of a VLAN tag.
+func isTag(k Key) bool {
+	return bytes.Equal(k.Value, []byte{0x81, 0}) || bytes.Equal(k.Value, []byte{0x88, 0xa8})
+}
+
 // appendHead appends the struct tcmsg: which filter of which device.
 func (f *Filter) appendHead(b []byte) []byte {
 	b = append(b, 0, 0, 0, 0)

@@ -23,7 +23,7 @@ import (
 // correctness. Moving labels would double entries in a full table and lose counters.
 
 // book is the chain that labels are written down in.
-const book = 0xb1adb00c
+const book = 0x0b1adb00 // numbers of chains have 28 bits
 
 // label is what all filters of one tc priority have in common.
 type label struct {

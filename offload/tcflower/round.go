@@ -103,11 +103,13 @@ func (r *round) number(ctx context.Context) {
 		}
 	}
 	answers, err := r.d.line.ask(ctx, ms)
+	failed := map[label]answer{}
 	for i, a := range answers {
 		if err == nil && a.errno == 0 {
 			continue
 		}
 		n := r.t.numbers[at[i].device]
+		failed[n.at[at[i].prio]] = a
 		n.free(n.at[at[i].prio])
 	}
 	r.eachNew(func(i int, f *placed) {
@@ -119,6 +121,8 @@ func (r *round) number(ctx context.Context) {
 			f.Priority, f.Handle = p, r.t.handles[at]
 		case err != nil:
 			r.out[i] = unknown(err)
+		case failed[f.label].errno != 0:
+			r.out[i] = refusal(failed[f.label])
 		default:
 			r.out[i] = offload.Outcome{Status: offload.Refused, Code: "E_PRIORITIES_FULL", Text: "tc flower: no tc priority is left for " + f.label.String()}
 		}

@@ -96,6 +96,7 @@ func TestMeaning(t *testing.T) {
 			for i := range fs {
 				f := fs[i]
 				f.Priority, f.Handle, f.Flags = 7, uint32(i+1), f.Flags|InHW
+				f.Keys = f.told()
 				set = append(set, &f)
 			}
 			rng.Shuffle(len(set), func(i, j int) { set[i], set[j] = set[j], set[i] })
