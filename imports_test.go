@@ -27,6 +27,7 @@ var policy = map[string][]string{
 	"offload/verify":          {"flow", "offload/device"},
 	"offload/softnic":         {"flow", "offload/device", "offload"},
 	"offload/tcflower":        {"flow", "offload/device", "offload"},
+	"offload/ntuple":          {"flow", "offload"},
 	"offload/offloadtest":     {"flow", "offload/device", "offload"},
 	"fallback":                {"flow", "matcher"},
 	"fallback/afxdp":          {"flow"},
