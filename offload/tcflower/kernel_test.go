@@ -188,6 +188,9 @@ func TestKernelGolden(t *testing.T) {
 			continue
 		}
 		taken++
+		if *update {
+			t.Logf("dump of %s\n%x", command, l.dumped(t, f.Device, f.Parent))
+		}
 		have, err := l.dump(t.Context(), f.Device, f.Parent)
 		if err != nil || len(have) != 1 {
 			t.Errorf("%s: %d filters, %v", command, len(have), err)
@@ -261,6 +264,34 @@ func TestCardFull(t *testing.T) {
 	if have, err := d.Installed(t.Context()); err != nil || len(have) != 0 {
 		t.Errorf("%d are left, %v", len(have), err)
 	}
+}
+
+// dumped returns the body of the only message of a dump that tells of a filter.
+func (l *line) dumped(t *testing.T, dev, parent uint32) []byte {
+	t.Helper()
+	f := Filter{Device: dev, Parent: parent}
+	l.seq++
+	ask := message{kind: unix.RTM_GETTFILTER, flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP, seq: l.seq, body: f.appendHead(nil)}
+	if err := l.Send(ask.append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	var body []byte
+	for done := false; !done; {
+		b, err := l.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := eachMessage(b, func(m message) error {
+			done = done || m.kind == unix.NLMSG_DONE
+			if f, err := ParseFilter(m.body); m.kind == unix.RTM_NEWTFILTER && err == nil && f.Handle != 0 {
+				body = append([]byte(nil), m.body...)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return body
 }
 
 // rules are n filters of one priority, each for another address and port.
