@@ -14,7 +14,7 @@ import (
 )
 
 func benchCommand() *cobra.Command {
-	return group("bench", "measure on this machine", "  bladeflow bench matcher --rules acl.rules --from classbench --trace acl.trace", benchMatcher())
+	return group("bench", "measure on this machine", "  bladeflow bench matcher --rules acl.rules --from classbench --trace acl.trace", benchMatcher(), benchDatapath())
 }
 
 func benchMatcher() *cobra.Command {

@@ -45,6 +45,20 @@ func (d Netdev) link() (netlink.Link, error) {
 	return l, nil
 }
 
+// SetFeatures turns features of the netdev on or off, by the names that the kernel has
+// for them (rx-gro). What the kernel does not know or the driver cannot change is left
+// alone.
+func (d Netdev) SetFeatures(features map[string]bool) error {
+	return d.NS.Do(func() error {
+		s, err := ethtool.Open()
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return s.SetFeatures(d.Name, features)
+	})
+}
+
 // connect makes a veth pair between two namespaces, still down.
 func connect(a, b Netdev) error {
 	attrs := netlink.NewLinkAttrs()

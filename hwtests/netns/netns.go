@@ -1,4 +1,4 @@
-// Package netns makes named network namespaces and runs functions in them. It
+// Package netns makes network namespaces and runs functions in them. It
 // knows nothing of blades; hwtests/lab builds those out of it. Start reading with
 // [NS.Do].
 package netns
@@ -23,7 +23,7 @@ const Dir = "/run/netns"
 // NS is a network namespace that stays until [NS.Close], whether or not a process
 // is in it.
 type NS struct {
-	Name   string
+	Name   string // empty if it has none
 	handle netns.NsHandle
 	links  *netlink.Handle
 }
@@ -32,9 +32,17 @@ type NS struct {
 // sends nothing of its own accord. The error wraps fs.ErrExist if the name is
 // taken. Cost: about 1 ms.
 func New(name string) (*NS, error) {
+	return open(name, func() (netns.NsHandle, error) { return netns.NewNamed(name) })
+}
+
+// NewUnnamed makes a namespace like [New] that nobody else can walk into, and that ends
+// at the latest with this process and those it starts there.
+func NewUnnamed() (*NS, error) { return open("", netns.New) }
+
+func open(name string, enter func() (netns.NsHandle, error)) (*NS, error) {
 	n := &NS{Name: name, handle: netns.None()}
 	err := keepThread(func() (err error) {
-		if n.handle, err = netns.NewNamed(name); err != nil {
+		if n.handle, err = enter(); err != nil {
 			return err
 		}
 		return quiet()
@@ -107,7 +115,11 @@ func (n *NS) Close() error {
 	if n.links != nil {
 		n.links.Close()
 	}
-	return errors.Join(Remove(n.Name), n.handle.Close())
+	var err error
+	if n.Name != "" {
+		err = Remove(n.Name)
+	}
+	return errors.Join(err, n.handle.Close())
 }
 
 // Remove takes away a name that some process left behind. A name that is not there

@@ -82,3 +82,27 @@ func TestNames(t *testing.T) {
 		t.Errorf("removing a name that is not there: %v", err)
 	}
 }
+
+func TestUnnamed(t *testing.T) {
+	before, err := Names()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := NewUnnamed()
+	must.Have(t, "veth", err)
+	outside := here(t)
+	if err := n.Do(func() error {
+		if here(t) == outside {
+			t.Error("not inside")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if after, err := Names(); err != nil || !slices.Equal(before, after) {
+		t.Errorf("names before %v, after %v, %v", before, after, err)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}

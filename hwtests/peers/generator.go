@@ -1,0 +1,108 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// context of an XDP program, struct xdp_md.
+type xdpContext struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }
+
+// generator makes frames inside the kernel, where one costs a fifth of what the fastest
+// sending from user space does, so that it hides little of what is measured.
+type generator struct {
+	s       *stand
+	frame   []byte
+	context xdpContext
+}
+
+// newGenerator returns the generator of a stand.
+func (s *stand) newGenerator(f flowID) (*generator, error) {
+	dev, err := ifindex(s.sender, senderDev)
+	if err != nil {
+		return nil, err
+	}
+	spare, err := ifindex(s.sender, spareDev)
+	if err != nil {
+		return nil, err
+	}
+	// While a program is attached nowhere, each call puts it into the XDP dispatcher and
+	// takes it out again: 27 ms.
+	if err := s.xdp(s.sender, spare, programProgMakeFrames, link.XDPDriverMode); err != nil {
+		return nil, err
+	}
+	return &generator{s, f.frame(), xdpContext{DataEnd: frameBytes, Ingress: uint32(dev)}}, nil
+}
+
+// stride is how many frames are made before the generator waits until the path has
+// brought them to their end: half of what a receive ring of ours holds.
+const stride = 2048
+
+// patience is how long the generator waits for a frame before it takes it for lost.
+const patience = 30 * time.Millisecond
+
+// load is what to make.
+type load struct {
+	frames int
+	burst  int           // frames made by one call
+	window int           // frames on the way at most; not less than burst
+	done   func() uint64 // how many have come to their end; nil to make frames without waiting
+	spin   bool          // wait without letting go of the CPU
+}
+
+// run makes frames on the calling thread, which must be in the sender's namespace.
+// Frames that are lost are waited for once, and then no more.
+func (g *generator) run(ctx context.Context, l load) error {
+	first, ended := g.s.made.sum(), uint64(0)
+	if l.done != nil {
+		ended = l.done()
+	}
+	lost := 0
+	for {
+		made := int(g.s.made.sum() - first)
+		if err := ctx.Err(); err != nil || made >= l.frames {
+			return err
+		}
+		if l.done != nil {
+			way := made - int(l.done()-ended) - lost
+			for start := time.Now(); way > l.window-l.burst; way = made - int(l.done()-ended) - lost {
+				if time.Since(start) > patience {
+					lost += way
+				} else if !l.spin {
+					nap()
+				}
+			}
+		}
+		if err := g.make(min(l.burst, l.frames-made)); err != nil {
+			return err
+		}
+	}
+}
+
+// make makes n frames.
+func (g *generator) make(n int) error {
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		_, err := g.s.code.Programs[programProgMakeFrames].Run(&ebpf.RunOptions{Data: g.frame, Context: g.context,
+			Repeat: uint32(n), BatchSize: 64, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES})
+		// Each call takes one of 65,536 memory IDs, which the kernel gives back late.
+		if errors.Is(err, unix.ENOSPC) && time.Since(start) < time.Second {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("make frames: %w", err)
+		}
+		return nil
+	}
+}
+
+// nap lets other threads of this CPU run.
+func nap() {
+	t := unix.Timespec{Nsec: int64(5 * time.Microsecond)}
+	unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &t, nil)
+}
