@@ -22,6 +22,7 @@ type Stats struct {
 	Trouble   error  // the latest reason of Failed; nil iff Failed is 0
 
 	Links map[flow.Port]LinkStats
+	Cache *CacheStats // of frames that never came here; nil without a cache
 }
 
 // LinkStats is what a [Link] says of itself.

@@ -83,9 +83,12 @@ func (w *worker) judge(frames [][]byte) {
 	for i, rule := range w.batch.Rules[:len(keys)] {
 		f := frames[w.placed[i]]
 		w.tally.count(rule, len(f))
-		w.act(p, p.code[p.entry[rule]:], f)
+		w.act(p.program, p.code[p.entry[rule]:], f)
 	}
 	w.flush()
+	if w.d.cache != nil {
+		w.learn(p)
+	}
 }
 
 // act carries out a rule's steps on a frame.

@@ -46,7 +46,7 @@ const busyFor = time.Second
 // Link is an AF_XDP socket on a representor, and the XDP program that leads the
 // representor's frames to it. While the Link is open none of them reaches the
 // kernel; without a Link all do. If the device is removed the Link receives nothing
-// any more and sends with an error.
+// any more and sends with an error. A Link of [OpenIn] has no program of its own.
 //
 // One goroutine receives. Any may send.
 type Link struct {
@@ -78,10 +78,25 @@ type Link struct {
 // Open attaches to a device, which needs native XDP and one receive queue. The
 // calling thread must be in the device's network namespace; afterwards the Link
 // works from any.
-func Open(ifindex int) (*Link, error) {
+func Open(ifindex int) (*Link, error) { return open(ifindex, (*Link).attach) }
+
+// OpenIn is Open for a device that has an XDP program, in whatever mode, which leads
+// frames to the socket at this place of an XSKMAP. The Link puts its socket there; the
+// kernel takes it out when the Link is closed or its process dies.
+func OpenIn(ifindex int, sockets *ebpf.Map, place uint32) (*Link, error) {
+	return open(ifindex, func(l *Link) error {
+		if err := sockets.Put(place, uint32(l.fd)); err != nil {
+			return fmt.Errorf("put the socket into the map: %w", err)
+		}
+		return nil
+	})
+}
+
+// open makes a Link, whose socket gets its frames by what attach does.
+func open(ifindex int, attach func(*Link) error) (*Link, error) {
 	l := &Link{ifindex: ifindex, fd: -1, held: make([]uint64, 0, receiveFrames)}
 	l.ready = func(uintptr) bool { return !l.rx.Empty() }
-	if err := l.open(); err != nil {
+	if err := l.open(attach); err != nil {
 		l.Close()
 		return nil, &flow.Fault{Code: "E_AFXDP", What: fmt.Sprintf("AF_XDP on interface %d", ifindex), Why: err.Error(),
 			Remedy: "use AF_PACKET on this port, or a kernel and a driver with native XDP", Err: err}
@@ -89,7 +104,7 @@ func Open(ifindex int) (*Link, error) {
 	return l, nil
 }
 
-func (l *Link) open() error {
+func (l *Link) open(attach func(*Link) error) error {
 	if n, err := ring.ReceiveQueues(l.ifindex); err == nil && n > 1 {
 		return fmt.Errorf("the device spreads frames over %d receive queues and only one is read (ethtool -L … combined 1)", n)
 	}
@@ -103,7 +118,7 @@ func (l *Link) open() error {
 	for i := range transmitFrames {
 		l.free = append(l.free, uint64(receiveFrames+i)*frameSize)
 	}
-	if err := l.attach(); err != nil {
+	if err := attach(l); err != nil {
 		return err
 	}
 	l.file = os.NewFile(uintptr(l.fd), fmt.Sprintf("xdp socket of interface %d", l.ifindex))

@@ -1,0 +1,189 @@
+package fallback
+
+import (
+	"context"
+	"time"
+
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// The datapath in front of itself.
+//
+// With a [flowcache.Cache] the kernel answers the frames of flows that a worker has
+// judged before. A worker installs what it has found out after its batch has left, with
+// the epoch of the program it judged by.
+//
+// One instant of change. Swap first makes the cache forget, then stores the new program.
+// Between the two no frame is answered by the cache, and all by the old program; after,
+// all by the new one. What an old batch installs late carries the old epoch and is never
+// answered. When Swap returns, a grace period has passed as well, and no frame that was
+// answered before is still on its way.
+//
+// What is cached is what the cache can do: dropped frames, frames that leave by one port
+// with at most one change to their tag, frames for the kernel. Copies, other changes and
+// meters stay here, and so does every odd frame.
+
+// generation is a program and the epoch of the cache that began with it.
+type generation struct {
+	*program
+	epoch uint64 // valid iff the datapath has a cache
+}
+
+// tidyEvery is how often the cache's evicted places are freed.
+const tidyEvery = 20 * time.Millisecond
+
+// tidy keeps places free until ctx is done.
+func (d *Datapath) tidy(ctx context.Context) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := d.cache.Tidy(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// view returns the bits of a key that decide what t does with a packet: those that a rule
+// looks at, those that its switch looks at, and the tags that actions change.
+func view(t *flow.Table) flow.Key {
+	var seen flow.Key
+	all := func(f flow.Field) { seen.Set(f, f.Max()) }
+	all(flow.InPort)
+	all(flow.VLAN)
+	all(flow.CVLAN)
+	for i := range t.Len() + 1 {
+		r := t.Rule(i)
+		for w, m := range r.Match.Mask {
+			seen[w] |= m
+		}
+		if !r.Match.SrcPort.Any() {
+			all(flow.SrcPort)
+		}
+		if !r.Match.DstPort.Any() {
+			all(flow.DstPort)
+		}
+		if r.Actions.Terminal().Op == flow.Normal {
+			all(flow.DstMAC)
+		}
+	}
+	return seen
+}
+
+// learn installs what the batch has found out.
+func (w *worker) learn(g *generation) {
+	for i, rule := range w.batch.Rules[:len(w.batch.Keys)] {
+		k := &w.batch.Keys[i]
+		if v, ok := w.verdict(g.program, rule, k); ok {
+			w.d.cache.Install(g.epoch, k, v, g.table.Rule(int(rule)).ID)
+		}
+	}
+}
+
+// verdict returns what the rule at a place does with all frames of this key, as far as
+// the cache can do that.
+func (w *worker) verdict(p *program, rule int32, k *flow.Key) (v flowcache.Verdict, ok bool) {
+	if k.Get(flow.Flags)&flow.FlagOdd != 0 {
+		return v, false // the cache parses no odd frames
+	}
+	outer, inner := uint16(k.Get(flow.VLAN)), uint16(k.Get(flow.CVLAN))
+	sent := false
+	for _, s := range p.code[p.entry[rule]:] {
+		switch s.op {
+		case drop:
+			if !sent {
+				v = flowcache.Verdict{Op: flowcache.Drop}
+			}
+			return v, true
+		case done:
+			return v, sent
+		case send:
+			if sent || !w.d.has(s.port) {
+				return v, false
+			}
+			v.Op, v.Port, sent = flowcache.Forward, s.port, true
+		case normal:
+			if sent {
+				return v, false
+			}
+			vlan := outer & flow.TagID // 0 without a tag
+			w.ports = p.table.Switch().Deliver(w.ports[:0], vlan, k.Get(flow.DstMAC), w.port)
+			switch {
+			case len(w.ports) == 0:
+				return flowcache.Verdict{Op: flowcache.Drop}, true
+			case len(w.ports) == 1 && w.d.has(w.ports[0]):
+				v.Op, v.Port = flowcache.Forward, w.ports[0]
+				return v, true
+			}
+			return v, false
+		case pass:
+			return flowcache.Verdict{Op: flowcache.Pass}, !sent && v.Edit == flowcache.Keep && w.d.kernel != nil
+		case push:
+			if sent {
+				return v, false
+			}
+			if inner != 0 || v.Edit != flowcache.Keep {
+				return v, false
+			}
+			v.Edit, v.Tag, v.Proto = flowcache.Push, s.tag, s.proto
+			outer, inner = s.tag|flow.TagPresent, outer
+		case pop:
+			if outer == 0 {
+				continue
+			}
+			if sent || v.Edit != flowcache.Keep {
+				return v, false
+			}
+			v.Edit = flowcache.Pop
+			outer, inner = inner, 0
+		case set:
+			if outer == 0 {
+				continue
+			}
+			if sent || v.Edit != flowcache.Keep {
+				return v, false
+			}
+			v.Edit, v.Tag = flowcache.SetID, s.tag
+			outer = outer&^flow.TagID | s.tag
+		default:
+			return v, false
+		}
+	}
+	return v, false
+}
+
+// has reports whether a port has a link.
+func (d *Datapath) has(port flow.Port) bool {
+	return int(port) < len(d.links) && d.links[port] != nil
+}
+
+// CacheStats is what a datapath's flow cache has done.
+type CacheStats struct {
+	flowcache.Stats
+	Ports map[flow.Port]CachePort
+}
+
+// CachePort is what the flow cache says of one port.
+type CachePort struct {
+	Mode flowcache.Mode
+	flowcache.PortStats
+}
+
+// cacheStats asks the cache.
+func (d *Datapath) cacheStats() *CacheStats {
+	if d.cache == nil {
+		return nil
+	}
+	s := &CacheStats{Stats: d.cache.Stats(), Ports: map[flow.Port]CachePort{}}
+	for _, w := range d.workers {
+		if mode, stats, ok := d.cache.Port(w.port); ok {
+			s.Ports[w.port] = CachePort{mode, stats}
+		}
+	}
+	return s
+}

@@ -1,0 +1,433 @@
+package flowcache
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Config says what cache to open.
+type Config struct {
+	// PinDir is a directory on a bpffs, which is made if it is missing. What is pinned
+	// there answers for as long as nobody calls Destroy, whoever dies. Empty means that
+	// the cache ends with its owner.
+	PinDir string
+	// Flows is how many flows fit, a power of two from 4 to MaxFlows; 0 means
+	// DefaultFlows. A flow takes 128 bytes.
+	Flows int
+}
+
+// What a cache may hold.
+const (
+	DefaultFlows = 1 << 15
+	MaxFlows     = 1 << 18
+	// MaxPort is the highest port number.
+	MaxPort = 1023
+)
+
+// Cache is the flow cache of one blade: one memory, and a program on each port. It may
+// be used by several goroutines; one process at a time may have a pinned one open.
+type Cache struct {
+	dir   string
+	lock  *os.File // on dir, which other processes see; nil without
+	spec  *ebpf.CollectionSpec
+	maps  xdp.CacheMaps
+	pause [2]*ebpf.Map // put into the barrier in turns
+
+	waiting sync.Mutex // one grace period at a time; guards turn
+	turn    int
+
+	mu       sync.Mutex // guards what follows and all writes to memory
+	table    *table
+	programs map[bool]*ebpf.Program // by whether several CPUs share a device
+	ports    map[flow.Port]*port
+	strays   map[flow.Port]link.Link // of the owner before: taken over by Attach
+	reach    map[flow.Port]bool      // that have a way out
+	stats    Stats
+}
+
+// Stats is what a [Cache] was asked to hold, since it was opened.
+type Stats struct {
+	Flows     int    // that are answered now
+	Installed uint64 // verdicts put in
+	Late      uint64 // verdicts of an epoch that was over
+	Full      uint64 // verdicts for which there was no place
+	Evicted   uint64 // … and which will find one when they come again
+}
+
+// version is that of the memory's layout: what another one made is not adopted.
+const version = 1
+
+// Open makes a cache, or adopts that which is pinned in PinDir, whose verdicts and
+// programs answer all the time. The caller goes on with [Cache.Attach] for each port and
+// [Cache.Advance]. It takes about 0.1 s, most of it in the kernel's verifier.
+func Open(c Config) (*Cache, error) {
+	if c.Flows == 0 {
+		c.Flows = DefaultFlows
+	}
+	k := &Cache{dir: c.PinDir, programs: map[bool]*ebpf.Program{}, ports: map[flow.Port]*port{}, strays: map[flow.Port]link.Link{}, reach: map[flow.Port]bool{}}
+	if err := k.open(c); err != nil {
+		return nil, errors.Join(&flow.Fault{Code: "E_FLOWCACHE", What: "open the flow cache", Why: err.Error(),
+			Remedy: "run as root on a kernel of at least 5.9, with PinDir on a bpffs (mount -t bpf bpf DIR) and no other agent running, or do without the cache", Err: err}, k.Close())
+	}
+	return k, nil
+}
+
+func (k *Cache) open(c Config) error {
+	if c.Flows < ways || c.Flows > MaxFlows || bits.OnesCount(uint(c.Flows)) != 1 {
+		return fmt.Errorf("%d flows: not a power of two from %d to %d", c.Flows, ways, MaxFlows)
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return err
+	}
+	var err error
+	if k.spec, err = xdp.LoadCache(); err != nil {
+		return err
+	}
+	sets := c.Flows / ways
+	k.spec.Maps[xdp.CacheMapSets].MaxEntries = uint32(sets)
+	if k.dir != "" {
+		if err := k.claim(); err != nil {
+			return err
+		}
+	}
+	adopted := k.dir != "" && k.load() == nil
+	if !adopted {
+		if err := k.create(); err != nil {
+			return err
+		}
+	}
+	mem, err := xdp.Map(k.maps.Control, k.maps.Sets, k.maps.Book, k.maps.Ports, k.maps.Devices)
+	if err != nil {
+		return err
+	}
+	k.table = &table{mem: mem}
+	if !adopted {
+		format(mem, sets)
+	}
+	for i := range k.pause {
+		if k.pause[i], err = ebpf.NewMap(k.spec.Maps[xdp.CacheMapBarrier].InnerMap); err != nil {
+			return err
+		}
+	}
+	if err := k.grace(); err != nil { // for those who saw what the owner before took out
+		return err
+	}
+	k.table = newTable(mem)
+	if k.dir == "" || adopted {
+		return k.findStrays()
+	}
+	return errors.Join(k.pin(), k.findStrays())
+}
+
+// claim locks the directory, until the process ends. What locks it is a directory of its
+// own: a bpffs has no plain files.
+func (k *Cache) claim() (err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(k.dir), &st); err != nil || st.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is not on a bpffs", filepath.Dir(k.dir))
+	}
+	if err := os.Mkdir(k.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if k.lock, err = os.Open(k.dir); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(k.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another process has it open: %w", err)
+	}
+	return nil
+}
+
+// eachMap calls f for every map and its name.
+func (k *Cache) eachMap(f func(name string, m **ebpf.Map) error) error {
+	m := &k.maps
+	return errors.Join(f(xdp.CacheMapControl, &m.Control), f(xdp.CacheMapSets, &m.Sets), f(xdp.CacheMapBook, &m.Book),
+		f(xdp.CacheMapPorts, &m.Ports), f(xdp.CacheMapDevices, &m.Devices), f(xdp.CacheMapOut, &m.Out),
+		f(xdp.CacheMapSockets, &m.Sockets), f(xdp.CacheMapBarrier, &m.Barrier))
+}
+
+// load opens the pinned maps. On an error none is open.
+func (k *Cache) load() error {
+	err := k.eachMap(func(name string, m **ebpf.Map) (err error) {
+		if *m, err = ebpf.LoadPinnedMap(filepath.Join(k.dir, name), nil); err != nil {
+			return err
+		}
+		return k.spec.Maps[name].Compatible(*m)
+	})
+	if err == nil {
+		var s xdp.CacheState
+		if err = k.maps.Control.Lookup(uint32(0), &s); err == nil && s.Version != version {
+			err = fmt.Errorf("version %d", s.Version)
+		}
+	}
+	if err != nil {
+		k.closeMaps()
+	}
+	return err
+}
+
+func (k *Cache) closeMaps() error {
+	return k.eachMap(func(_ string, m **ebpf.Map) error {
+		err := (*m).Close()
+		*m = nil
+		return err
+	})
+}
+
+func (k *Cache) create() error {
+	return k.eachMap(func(name string, m **ebpf.Map) (err error) {
+		*m, err = ebpf.NewMap(k.spec.Maps[name])
+		return err
+	})
+}
+
+// format makes new memory a cache without flows.
+func format(m *xdp.Memory, sets int) {
+	var seed [8 * flow.Words]byte
+	rand.Read(seed[:])
+	for i := range m.State.Mix {
+		m.State.Mix[i] = binary.NativeEndian.Uint64(seed[8*i:]) | 1
+	}
+	m.State.Last = uint64(sets - 1)
+	m.State.Epoch, m.State.Version = 1, version
+}
+
+// pin pins new maps, over those of another version.
+func (k *Cache) pin() error {
+	return k.eachMap(func(name string, m **ebpf.Map) error {
+		path := filepath.Join(k.dir, name)
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return (*m).Pin(path)
+	})
+}
+
+// linkPrefix begins the name of a link's pin, which ends with the number of its port.
+const linkPrefix = "port-"
+
+// findStrays opens the links that the owner before has pinned.
+func (k *Cache) findStrays() error {
+	if k.dir == "" {
+		return nil
+	}
+	files, err := os.ReadDir(k.dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		var n flow.Port
+		if _, err := fmt.Sscanf(f.Name(), linkPrefix+"%d", &n); err != nil || !strings.HasPrefix(f.Name(), linkPrefix) {
+			continue
+		}
+		l, err := link.LoadPinnedLink(filepath.Join(k.dir, f.Name()), nil)
+		if err != nil {
+			return err
+		}
+		k.strays[n] = l
+	}
+	return nil
+}
+
+// program returns the program for a device, loaded once.
+func (k *Cache) program(shared bool) (*ebpf.Program, error) {
+	if p := k.programs[shared]; p != nil {
+		return p, nil
+	}
+	replace := map[string]*ebpf.Map{}
+	k.eachMap(func(name string, m **ebpf.Map) error { replace[name] = *m; return nil })
+	spec := k.spec.Copy()
+	delete(spec.Programs, xdp.CacheProgCacheKey)
+	set := func(name string, on bool) error {
+		v := uint8(0)
+		if on {
+			v = 1
+		}
+		return spec.Variables[name].Set(v)
+	}
+	if err := errors.Join(set(xdp.CacheVarShared, shared), set(xdp.CacheVarWeak, runtime.GOARCH != "amd64")); err != nil {
+		return nil, err
+	}
+	var o struct {
+		Program *ebpf.Program `ebpf:"cache_port"`
+	}
+	if err := spec.LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
+		return nil, fmt.Errorf("load the program: %w", err)
+	}
+	k.programs[shared] = o.Program
+	return o.Program, nil
+}
+
+// Advance makes all that was installed void, and begins an epoch in which verdicts depend
+// on no bits of a key but those of view. It returns the epoch, for [Cache.Install]. Ports
+// that the owner before had and this one has not attached are let go of first.
+//
+// When it returns, packets may still be on their way that began before it: see
+// [Cache.Settle].
+func (k *Cache) Advance(view flow.Key) (epoch uint64, err error) {
+	k.mu.Lock()
+	settled := k.table.settled == k.table.epoch()
+	k.mu.Unlock()
+	if !settled { // a Settle has failed
+		if err := k.Settle(); err != nil {
+			return 0, err
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, n := range slices.Collect(maps.Keys(k.strays)) {
+		k.letGo(n)
+	}
+	return k.table.advance(&view), nil
+}
+
+// Settle returns when no packet is answered by what was installed before the last
+// Advance, after one RCU grace period: 8 to 30 ms.
+func (k *Cache) Settle() error {
+	k.mu.Lock()
+	epoch, resting := k.table.epoch(), slices.Collect(maps.Keys(k.table.resting))
+	k.mu.Unlock()
+	if err := k.grace(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.table.settled = max(k.table.settled, epoch)
+	k.table.rested(resting)
+	return nil
+}
+
+// Tidy frees the places of evicted flows, if there are any, for which it waits like
+// Settle. To be called often.
+func (k *Cache) Tidy() error {
+	k.mu.Lock()
+	nothing := len(k.table.resting) == 0
+	k.mu.Unlock()
+	if nothing {
+		return nil
+	}
+	return k.Settle()
+}
+
+// grace waits for an RCU grace period: an update of a map of maps from user space returns
+// after one (maybe_wait_bpf_programs in the kernel's bpf/syscall.c).
+func (k *Cache) grace() error {
+	k.waiting.Lock()
+	defer k.waiting.Unlock()
+	k.turn ^= 1
+	if err := k.maps.Barrier.Put(uint32(0), k.pause[k.turn]); err != nil {
+		return fmt.Errorf("flow cache: wait for packets under way: %w", err)
+	}
+	return nil
+}
+
+// Install makes frames with this key, as far as the epoch's view sees it, get v, and
+// counts them for rule. It does nothing if the epoch is over, there is no way out of the
+// verdict's port, or there is no place, which may be otherwise the next time. A key must be one that flow.Parse made of a frame that
+// came in by the key's port. Cost: 60 to 120 ns, no system call.
+func (k *Cache) Install(epoch uint64, key *flow.Key, v Verdict, rule flow.RuleID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v.Op == Forward && !k.reach[v.Port] {
+		return false
+	}
+	switch k.table.install(epoch, key, v, rule) {
+	case installed:
+		k.stats.Installed++
+		return true
+	case known:
+		return true
+	case late:
+		k.stats.Late++
+	case full:
+		k.stats.Full++
+	case evicting:
+		k.stats.Evicted++
+	}
+	return false
+}
+
+// Counters returns what the cache has answered, by rule. Counts never decrease; those of
+// a pinned cache outlive its owners. Cost: 1 to 2 ms for a cache of the default size.
+func (k *Cache) Counters() map[flow.RuleID]flow.Counter {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table.counters()
+}
+
+// Stats returns how the cache is filled.
+func (k *Cache) Stats() Stats {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.stats
+	s.Flows = k.table.flows()
+	return s
+}
+
+// Sockets returns the map, by port, that unknown frames are redirected to: a port's
+// AF_XDP socket belongs there.
+func (k *Cache) Sockets() *ebpf.Map { return k.maps.Sockets }
+
+// Close lets go of the cache. If it is pinned it lives on and answers what it knows;
+// otherwise its programs are taken off. No other method may be running.
+func (k *Cache) Close() error {
+	var errs []error
+	for n, p := range k.ports {
+		if k.dir == "" {
+			errs = append(errs, p.link.Detach())
+		}
+		errs = append(errs, p.link.Close())
+		delete(k.ports, n)
+	}
+	for _, l := range k.strays {
+		errs = append(errs, l.Close())
+	}
+	k.strays = nil
+	for _, p := range k.programs {
+		errs = append(errs, p.Close())
+	}
+	k.programs = nil
+	if k.table != nil {
+		errs = append(errs, k.table.mem.Unmap())
+	}
+	errs = append(errs, k.closeMaps(), k.pause[0].Close(), k.pause[1].Close())
+	if k.lock != nil {
+		errs = append(errs, k.lock.Close())
+		k.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Destroy takes the cache off its ports, removes its pins and closes it.
+func (k *Cache) Destroy() error {
+	var errs []error
+	for _, n := range slices.Collect(maps.Keys(k.ports)) {
+		errs = append(errs, k.Detach(n))
+	}
+	for _, n := range slices.Collect(maps.Keys(k.strays)) {
+		errs = append(errs, k.letGo(n))
+	}
+	if k.dir != "" {
+		errs = append(errs, k.eachMap(func(name string, _ **ebpf.Map) error { return os.Remove(filepath.Join(k.dir, name)) }), os.Remove(k.dir))
+	}
+	return errors.Join(append(errs, k.Close())...)
+}

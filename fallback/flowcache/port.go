@@ -1,0 +1,272 @@
+package flowcache
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+
+	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// Fail is what becomes of unknown frames of a port while nobody listens to its socket.
+type Fail uint32
+
+// The ways to fail: the zero value is the safe one.
+const (
+	Closed   Fail = iota // dropped
+	ToKernel             // given to the blade's kernel, as if there were no switch
+)
+
+// PortConfig says how a port is attached.
+type PortConfig struct {
+	Fail Fail
+	// Upcalls is how many unknown frames a second may go to the socket; 0 means any
+	// number. Burst is how many at once beyond that; 0 means DefaultBurst. What is more
+	// is dropped and counted, and takes nothing from other ports.
+	Upcalls, Burst int
+}
+
+// DefaultBurst is what a ring of the socket holds.
+const DefaultBurst = 4096
+
+// Mode is how the program sits on a device.
+type Mode string
+
+// The modes.
+const (
+	Native  Mode = "native"  // in the driver
+	Generic Mode = "generic" // behind it, for drivers without XDP: slower
+)
+
+// port is an attached port.
+type port struct {
+	ifindex int
+	link    link.Link
+	mode    Mode
+	longest int
+}
+
+// PortStats is what became of a port's frames that the cache did not answer, and of
+// those that it could not send on. They never decrease; of a pinned cache they outlive
+// its owners.
+type PortStats struct {
+	Upcalls uint64 // given to the socket
+	Limited uint64 // dropped: more than PortConfig.Upcalls
+	Unheard uint64 // nobody listened: given what PortConfig.Fail says
+	Unsent  uint64 // answered, but the way out was not there: dropped
+}
+
+// Attach puts the program on a port's device, natively where its driver can, and makes
+// the device the port's way out. If the owner before has attached this port to this
+// device, program and settings are replaced without a gap. The calling thread must be in
+// the device's network namespace. A device that frames are forwarded to must take XDP
+// frames: veth does if its peer has an XDP program or GRO.
+func (k *Cache) Attach(n flow.Port, ifindex int, c PortConfig) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.attach(n, ifindex, c); err != nil {
+		return &flow.Fault{Code: "E_FLOWCACHE_PORT", What: fmt.Sprintf("flow cache on port %d, interface %d", n, ifindex), Why: err.Error(),
+			Remedy: "use a device that is there and has no XDP program, or do without the cache", Err: err}
+	}
+	return nil
+}
+
+func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
+	dev, err := k.output(n, ifindex)
+	if err != nil {
+		return err
+	}
+	k.configure(n, ifindex, c)
+	p := &port{ifindex: ifindex, longest: dev.Attrs().MTU + 14}
+	if old := k.ports[n]; old != nil {
+		old.link.Detach() // its device may be gone
+		old.link.Close()
+		delete(k.ports, n)
+		k.unpin(n)
+	}
+	if err := k.put(p, n, dev); err != nil {
+		return err
+	}
+	k.ports[n] = p
+	k.limit()
+	return nil
+}
+
+// configure writes what the program must know of a port.
+func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) {
+	if c.Burst == 0 {
+		c.Burst = DefaultBurst
+	}
+	m := &k.table.mem.Ports[n]
+	price := uint64(0)
+	if c.Upcalls > 0 {
+		price = uint64(time.Second) / uint64(c.Upcalls)
+	}
+	atomic.StoreUint64(&m.Price, price)
+	atomic.StoreUint64(&m.Depth, price*uint64(c.Burst))
+	const xdpDrop, xdpPass = 1, 2 // enum xdp_action
+	fail := uint32(xdpDrop)
+	if c.Fail == ToKernel {
+		fail = xdpPass
+	}
+	atomic.StoreUint32(&m.Fail, fail)
+	if m.Ifindex != uint32(ifindex) {
+		if m.Ifindex != 0 {
+			atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
+		}
+		atomic.StoreUint32(&m.Ifindex, uint32(ifindex))
+	}
+	atomic.StoreUint64(&k.table.mem.Devices[ifindex], uint64(n))
+}
+
+// put gets the program onto the device: into the link that is there, or by a new one.
+func (k *Cache) put(p *port, n flow.Port, dev netlink.Link) error {
+	program := func(mode Mode) (*ebpf.Program, error) {
+		return k.program(mode == Generic || dev.Attrs().NumRxQueues != 1)
+	}
+	if stray := k.strays[n]; stray != nil {
+		if mode, here := sits(stray, dev); here {
+			prog, err := program(mode)
+			if err != nil {
+				return err
+			}
+			if err := stray.Update(prog); err != nil {
+				return fmt.Errorf("replace the program: %w", err)
+			}
+			delete(k.strays, n)
+			p.link, p.mode = stray, mode
+			return nil
+		}
+		k.letGo(n)
+	}
+	var errs []error
+	for _, try := range []struct {
+		mode  Mode
+		flags link.XDPAttachFlags
+	}{{Native, link.XDPDriverMode}, {Generic, link.XDPGenericMode}} {
+		prog, err := program(try.mode)
+		if err != nil {
+			return err
+		}
+		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: p.ifindex, Flags: try.flags})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("attach in %s mode: %w", try.mode, err))
+			continue
+		}
+		p.link, p.mode = l, try.mode
+		if k.dir == "" {
+			return nil
+		}
+		if err := l.Pin(k.pinOf(n)); err != nil {
+			return errors.Join(err, l.Detach(), l.Close())
+		}
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// sits reports whether a link is on a device, and how.
+func sits(l link.Link, dev netlink.Link) (Mode, bool) {
+	info, err := l.Info()
+	if err != nil || info.XDP() == nil || int(info.XDP().Ifindex) != dev.Attrs().Index || dev.Attrs().Xdp == nil {
+		return "", false
+	}
+	switch dev.Attrs().Xdp.AttachMode {
+	case nl.XDP_ATTACHED_DRV:
+		return Native, true
+	case nl.XDP_ATTACHED_SKB:
+		return Generic, true
+	}
+	return "", false
+}
+
+// Output makes a device the way out of a port that no frames come in by. The calling
+// thread must be in its network namespace.
+func (k *Cache) Output(n flow.Port, ifindex int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, err := k.output(n, ifindex)
+	return err
+}
+
+func (k *Cache) output(n flow.Port, ifindex int) (netlink.Link, error) {
+	if n == 0 || n > MaxPort || ifindex <= 0 || ifindex >= xdp.Devices {
+		return nil, fmt.Errorf("port %d, interface %d: ports go up to %d, interfaces to %d", n, ifindex, MaxPort, xdp.Devices-1)
+	}
+	dev, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.maps.Out.Put(uint32(n), uint32(ifindex)); err != nil {
+		return nil, fmt.Errorf("make it a way out: %w", err)
+	}
+	k.reach[n] = true
+	return dev, nil
+}
+
+// limit sets how long a frame may be that the cache answers: as long as every port can
+// send. Longer ones go to Go, which counts what a port refuses.
+func (k *Cache) limit() {
+	longest := 0
+	for _, p := range k.ports {
+		if longest == 0 || p.longest < longest {
+			longest = p.longest
+		}
+	}
+	atomic.StoreUint64(&k.table.mem.State.Longest, uint64(longest))
+}
+
+func (k *Cache) pinOf(n flow.Port) string { return filepath.Join(k.dir, fmt.Sprint(linkPrefix, n)) }
+
+func (k *Cache) unpin(n flow.Port) error {
+	if k.dir == "" {
+		return nil
+	}
+	return os.Remove(k.pinOf(n))
+}
+
+// letGo takes a stray off its device.
+func (k *Cache) letGo(n flow.Port) error {
+	l := k.strays[n]
+	delete(k.strays, n)
+	return errors.Join(l.Detach(), l.Close(), os.Remove(k.pinOf(n)))
+}
+
+// Detach takes the program off a port, which has no way out any more.
+func (k *Cache) Detach(n flow.Port) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.ports[n]
+	if p == nil {
+		return nil
+	}
+	delete(k.ports, n)
+	delete(k.reach, n)
+	k.limit()
+	k.maps.Out.Delete(uint32(n))
+	return errors.Join(p.link.Detach(), p.link.Close(), k.unpin(n))
+}
+
+// Port returns how a port is attached, and what it has counted; ok is false if it is not.
+func (k *Cache) Port(n flow.Port) (mode Mode, s PortStats, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.ports[n]
+	if p == nil {
+		return "", PortStats{}, false
+	}
+	m := &k.table.mem.Ports[n]
+	return p.mode, PortStats{
+		Upcalls: atomic.LoadUint64(&m.Upcalls), Limited: atomic.LoadUint64(&m.Limited),
+		Unheard: atomic.LoadUint64(&m.Unheard), Unsent: atomic.LoadUint64(&m.Unsent),
+	}, true
+}
