@@ -81,6 +81,11 @@ func (k *Cache) Attach(n flow.Port, ifindex int, c PortConfig) error {
 }
 
 func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
+	for m, p := range k.ports {
+		if m != n && p.ifindex == ifindex {
+			return fmt.Errorf("port %d has this interface", m)
+		}
+	}
 	dev, err := k.output(n, ifindex)
 	if err != nil {
 		return err
