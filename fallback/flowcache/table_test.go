@@ -67,7 +67,7 @@ func TestTable(t *testing.T) {
 		}
 		return k
 	}
-	epoch, hits := tab.epoch(), 0
+	hits := 0
 	grace := func() {
 		for _, s := range sights {
 			count(s)
@@ -80,8 +80,7 @@ func TestTable(t *testing.T) {
 		tab.rested(resting)
 		tab.settled = tab.epoch()
 	}
-	tab.advance(&view)
-	epoch = tab.epoch()
+	epoch := tab.advance(&view)
 	grace()
 	for range 200_000 {
 		key := flow.Key{rng.Uint64N(40), rng.Uint64N(2)}
