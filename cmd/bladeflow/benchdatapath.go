@@ -16,14 +16,18 @@ func benchDatapath() *cobra.Command {
 		Use:   "datapath",
 		Short: "measure what a frame costs in the software datapath and in its peers",
 		Long: `Measure what a frame costs in the software datapath, and in what one would use instead,
-in the same run: XDP, TCX, tc, nftables, IP forwarding, a Linux bridge. Needs root.
+in the same run: XDP, TCX, tc, nftables, IP forwarding, a Linux bridge, Open vSwitch.
+Needs root.
 
 Each path is laid between a sender and a sink in network namespaces of its own. Costs are
 CPU time, kernel and user, for each frame of 64 bytes that comes to its end; they are the
-median over the repetitions, with the least and the greatest. On one core everything
-shares a CPU and all of it counts, sender and sink too. On two the sender has a CPU of its
-own, which does not count, and those figures are not to be compared with the others.
-Round trips are of UDP between sockets, two ways through the path, on one core.
+median over the repetitions, with the least and the greatest. Modes say what counts:
+  one core                 sender, path and sink share a CPU, and all of it counts
+  one core, to a kernel    the same, but frames end in the kernel of the sink, not in XDP
+  two cores                the sender has a CPU of its own, which does not count
+  two cores, user's alone  nor does what the kernel does to receive
+Only figures of one mode can be compared. Round trips are of UDP between sockets, two ways
+through the path, on one core.
 
 What this machine does not have is left out, and named. Other work on the machine makes
 figures spread: those that go far apart are marked with "wide".`,
@@ -37,6 +41,7 @@ figures spread: those that go far apart are marked with "wide".`,
 	f.IntVar(&c.Rules, "rules", 10_000, "rules in the table")
 	f.IntVar(&c.Flows, "flows", 1024, "flows that the frames are of, a power of two")
 	f.Uint64Var(&c.Seed, "seed", 1, "of rules and flows")
+	f.BoolVar(&c.Install, "install", false, "install packages of the distribution that peers need: nftables, openvswitch-switch")
 	f.StringArrayVar(&c.Only, "path", nil, "only this one: "+list(peers.Names())+"; may be repeated")
 	_ = cmd.RegisterFlagCompletionFunc("path", cobra.FixedCompletions(peers.Names(), cobra.ShellCompDirectiveNoFileComp))
 	output := outputFlag(cmd, "table", "json")
@@ -67,9 +72,9 @@ func printPeers(w io.Writer, r *peers.Report) error {
 		}
 		return []string{fmt.Sprintf("%.*f", digits, s.Median), fmt.Sprintf("%.*f-%.*f", digits, s.Least, digits, s.Most), wide}
 	}
-	rows := [][]string{{"CORES", "PATH", "CPU NS/FRAME", "SPREAD", "", "MFRAMES/CORE", "DELIVERED", "WHAT IT IS"}}
+	rows := [][]string{{"MODE", "PATH", "CPU NS/FRAME", "SPREAD", "", "MFRAMES/CORE", "DELIVERED", "WHAT IT IS"}}
 	for _, p := range r.Paths {
-		row := append([]string{fmt.Sprint(p.Cores), p.Name}, spread(p.CPU, 0)...)
+		row := append([]string{string(p.Mode), p.Name}, spread(p.CPU, 0)...)
 		rows = append(rows, append(row, fmt.Sprintf("%.1f", p.Mpps), fmt.Sprintf("%.2f %%", 100*p.Delivered), p.Does))
 	}
 	if err := printTable(w, rows); err != nil {
@@ -84,7 +89,17 @@ func printPeers(w io.Writer, r *peers.Report) error {
 	if err := printTable(w, rows); err != nil {
 		return err
 	}
-	rows = [][]string{{"RATIO", "CORES", "VALUE", "SPREAD", "", "WANTED", ""}}
+	if len(r.Installs) > 0 {
+		rows = [][]string{{"A FLOW MADE KNOWN", "CPU NS", "SPREAD"}}
+		for _, i := range r.Installs {
+			rows = append(rows, append([]string{i.Name}, spread(i.CPU, 0)...))
+		}
+		fmt.Fprintln(w)
+		if err := printTable(w, rows); err != nil {
+			return err
+		}
+	}
+	rows = [][]string{{"RATIO", "MODE", "VALUE", "SPREAD", "", "WANTED", ""}}
 	for _, q := range r.Ratios {
 		wanted, met := ">= ", "met"
 		if q.Most {
@@ -93,7 +108,7 @@ func printPeers(w io.Writer, r *peers.Report) error {
 		if !q.Met {
 			met = "MISSED"
 		}
-		rows = append(rows, append(append([]string{q.What, fmt.Sprint(q.Cores)}, spread(q.Value, 2)...), wanted+fmt.Sprintf("%g", q.Bar), met))
+		rows = append(rows, append(append([]string{q.What, string(q.Mode)}, spread(q.Value, 2)...), wanted+fmt.Sprintf("%g", q.Bar), met))
 	}
 	fmt.Fprintln(w)
 	if err := printTable(w, rows); err != nil {

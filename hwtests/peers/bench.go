@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bladeflow/bladeflow/flow"
 )
 
@@ -20,6 +18,7 @@ type Config struct {
 	Rules       int      // in the table; 0 is 10,000
 	Flows       int      // a power of two; 0 is 1,024
 	Only        []string // names of paths; all if empty
+	Install     bool     // packages of the distribution that paths need and that are missing
 	Seed        uint64   // of rules and flows
 	Doing       func(format string, a ...any)
 }
@@ -32,6 +31,8 @@ type bench struct {
 	left    []LeftOut
 	figures []*figure
 	delays  []*delay
+
+	installed installs
 }
 
 // Run measures. What this machine does not have is left out, and named; an error is
@@ -82,15 +83,9 @@ func (b *bench) complete() error {
 	if b.Doing == nil {
 		b.Doing = func(string, ...any) {}
 	}
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
+	cpus, err := usableCPUs()
+	if err != nil {
 		return err
-	}
-	var cpus []int
-	for cpu := range len(set) * 64 {
-		if set.IsSet(cpu) {
-			cpus = append(cpus, cpu)
-		}
 	}
 	b.cpus = [2]int{cpus[len(cpus)-1], cpus[max(0, len(cpus)-2)]}
 	b.traffic = newTraffic(b.Rules, b.Flows, b.Seed)
@@ -105,7 +100,10 @@ func (b *bench) measure(ctx context.Context) error {
 		if len(b.Only) > 0 && !slices.Contains(b.Only, p.name) {
 			continue
 		}
-		if why := p.missing(); why != "" {
+		if p.needs != "" && b.Install {
+			b.Doing("installing %s", packages[p.needs])
+		}
+		if why := p.missing(ctx, b.Install); why != "" {
 			b.left = append(b.left, LeftOut{p.name, why})
 			continue
 		}
@@ -117,14 +115,13 @@ func (b *bench) measure(ctx context.Context) error {
 		}
 		for i := range chosen {
 			p := &chosen[i]
-			doing(p, "one core")
-			if err := b.throughput(ctx, p, 1); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			if !p.ends && b.cpus[0] != b.cpus[1] {
-				doing(p, "two cores")
-				if err := b.throughput(ctx, p, 2); err != nil {
-					return fmt.Errorf("%s on two cores: %w", p.name, err)
+			for _, mode := range p.modes {
+				if b.cpus[0] == b.cpus[1] && (mode == TwoCores || mode == UserCore) {
+					continue
+				}
+				doing(p, string(mode))
+				if err := b.throughput(ctx, p, mode); err != nil {
+					return fmt.Errorf("%s, %s: %w", p.name, mode, err)
 				}
 			}
 			if p.both {
@@ -134,6 +131,13 @@ func (b *bench) measure(ctx context.Context) error {
 				}
 			}
 			runtime.GC() // in nobody's time
+		}
+		if len(b.Only) > 0 {
+			continue
+		}
+		b.Doing("repetition %d of %d: verdicts into the cache", repetition+1, b.Repetitions)
+		if err := b.install(); err != nil {
+			return fmt.Errorf("verdicts into the cache: %w", err)
 		}
 	}
 	return nil

@@ -56,6 +56,10 @@ type load struct {
 	spin   bool          // wait without letting go of the CPU
 }
 
+// longest is how long a load may take. What else the machine does can make two threads
+// that wait for each other slow: the frames made until then have to do.
+const longest = 5 * time.Second
+
 // run makes frames on the calling thread, which must be in the sender's namespace.
 // Frames that are lost are waited for once, and then no more.
 func (g *generator) run(ctx context.Context, l load) error {
@@ -64,7 +68,7 @@ func (g *generator) run(ctx context.Context, l load) error {
 		ended = l.done()
 	}
 	lost := 0
-	for {
+	for began := time.Now(); time.Since(began) < longest; {
 		made := int(g.s.made.sum() - first)
 		if err := ctx.Err(); err != nil || made >= l.frames {
 			return err
@@ -83,6 +87,7 @@ func (g *generator) run(ctx context.Context, l load) error {
 			return err
 		}
 	}
+	return nil
 }
 
 // make makes n frames.
@@ -101,8 +106,9 @@ func (g *generator) make(n int) error {
 	}
 }
 
-// nap lets other threads of this CPU run.
+// nap lets other threads of this CPU run. It lasts about as long as they take for stride
+// frames: each time it ends costs a switch of threads.
 func nap() {
-	t := unix.Timespec{Nsec: int64(5 * time.Microsecond)}
+	t := unix.Timespec{Nsec: int64(200 * time.Microsecond)}
 	unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &t, nil)
 }

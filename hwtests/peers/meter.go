@@ -29,10 +29,11 @@ func (m *meter) spent() (time.Duration, error) {
 	}
 	sum := time.Duration(ts.Nano())
 	if m.without {
-		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-			return 0, fmt.Errorf("CPU time of the thread: %w", err)
+		own, err := threadTime()
+		if err != nil {
+			return 0, err
 		}
-		sum -= time.Duration(ts.Nano())
+		sum -= own
 	}
 	for _, id := range m.tasks {
 		t, err := ranFor(fmt.Sprintf("/proc/%d/schedstat", id))
@@ -55,6 +56,15 @@ func (m *meter) spent() (time.Duration, error) {
 		}
 	}
 	return sum, nil
+}
+
+// threadTime returns the CPU time that the calling thread has used.
+func threadTime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0, fmt.Errorf("CPU time of the thread: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // ranFor reads how long a task has run: the first field of its schedstat.
@@ -86,24 +96,55 @@ func tasksNamed(prefix string) (ids []int) {
 	return ids
 }
 
+// usableCPUs returns the CPUs that the calling thread may use, in ascending order.
+func usableCPUs() (cpus []int, err error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, err
+	}
+	for cpu := range len(set) * 64 {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus, nil
+}
+
 // pin keeps every thread of this process on one CPU, those to come included, and returns
 // what undoes it.
 func pin(cpu int) (restore func() error, err error) {
-	var before unix.CPUSet
+	var before, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return nil, err
 	}
-	var one unix.CPUSet
 	one.Set(cpu)
-	if err := keepAll(&one); err != nil {
-		return nil, fmt.Errorf("stay on CPU %d: %w", cpu, errors.Join(err, keepAll(&before)))
+	on := func(set *unix.CPUSet) error {
+		return eachThread(func(id int) error { return unix.SchedSetaffinity(id, set) })
 	}
-	return func() error { return keepAll(&before) }, nil
+	if err := on(&one); err != nil {
+		return nil, fmt.Errorf("stay on CPU %d: %w", cpu, errors.Join(err, on(&before)))
+	}
+	return func() error { return on(&before) }, nil
 }
 
-// keepAll sets the CPUs of every thread of this process. A thread may be started while
-// it works, so it looks again until it has seen nothing new.
-func keepAll(on *unix.CPUSet) error {
+// patient has every thread of this process wait its turn when it wakes up, those to come
+// included, and returns what undoes it. Paths in user space would else interrupt the
+// sender after every 64 frames and never see many at once, as they do when there are many.
+func patient() (restore func() error, err error) {
+	to := func(policy uint32) error {
+		return eachThread(func(id int) error {
+			return unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0)
+		})
+	}
+	if err := to(unix.SCHED_BATCH); err != nil {
+		return nil, fmt.Errorf("scheduling of threads: %w", errors.Join(err, to(unix.SCHED_NORMAL)))
+	}
+	return func() error { return to(unix.SCHED_NORMAL) }, nil
+}
+
+// eachThread calls f for every thread of this process. Threads take after those that
+// start them, so that it is done when it has seen no new one.
+func eachThread(f func(id int) error) error {
 	seen := map[string]bool{}
 	for fresh := true; fresh; {
 		fresh = false
@@ -120,7 +161,7 @@ func keepAll(on *unix.CPUSet) error {
 			if err != nil {
 				return err
 			}
-			if err := unix.SchedSetaffinity(id, on); err != nil && err != unix.ESRCH {
+			if err := f(id); err != nil && err != unix.ESRCH {
 				return err
 			}
 		}

@@ -7,11 +7,12 @@ import (
 
 	"github.com/bladeflow/bladeflow/fallback"
 	"github.com/bladeflow/bladeflow/fallback/afxdp"
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 )
 
 func layDrop(s *stand, t traffic) (*device, error) {
-	d, run, err := s.newDatapath(t, flow.Action{Op: flow.Drop})
+	d, run, err := s.newDatapath(t, nil, flow.Action{Op: flow.Drop})
 	if err != nil {
 		return nil, err
 	}
@@ -19,8 +20,11 @@ func layDrop(s *stand, t traffic) (*device, error) {
 	return &device{ended: func() uint64 { return d.Stats().Dropped }}, nil
 }
 
+// outward is what the rules do where frames are forwarded.
+var outward = flow.Action{Op: flow.Output, Ports: []flow.Port{outsidePort}}
+
 func layForward(s *stand, t traffic) (*device, error) {
-	_, run, err := s.newDatapath(t, flow.Action{Op: flow.Output, Ports: []flow.Port{outsidePort}})
+	_, run, err := s.newDatapath(t, nil, outward)
 	if err != nil {
 		return nil, err
 	}
@@ -28,17 +32,47 @@ func layForward(s *stand, t traffic) (*device, error) {
 	return &device{}, nil
 }
 
-// newDatapath makes the software datapath as an agent does, with AF_XDP on both netdevs.
-// It works from run until the stand is closed.
-func (s *stand) newDatapath(t traffic, inward flow.Action) (d *fallback.Datapath, run func(), err error) {
+// layCached is the same with the flow cache: Go sees the first frame of each flow.
+func layCached(s *stand, t traffic) (*device, error) {
+	cache, err := s.newCache()
+	if err != nil {
+		return nil, err
+	}
+	_, run, err := s.newDatapath(t, cache, outward)
+	if err != nil {
+		return nil, err
+	}
+	run()
+	return &device{}, nil
+}
+
+// newCache makes a flow cache on both netdevs.
+func (s *stand) newCache() (*flowcache.Cache, error) {
+	cache, err := flowcache.Open(flowcache.Config{})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(cache.Close)
+	return cache, s.middle.Do(func() error {
+		return errors.Join(cache.Attach(insidePort, s.inside, flowcache.PortConfig{}), cache.Attach(outsidePort, s.outside, flowcache.PortConfig{}))
+	})
+}
+
+// newDatapath makes the software datapath as an agent does, with AF_XDP on both netdevs,
+// behind a cache if there is one. It works from run until the stand is closed.
+func (s *stand) newDatapath(t traffic, cache *flowcache.Cache, inward flow.Action) (d *fallback.Datapath, run func(), err error) {
 	table, err := t.table(inward)
 	if err != nil {
 		return nil, nil, err
 	}
-	config := fallback.Config{Links: map[flow.Port]fallback.Link{}}
+	config := fallback.Config{Links: map[flow.Port]fallback.Link{}, Cache: cache}
 	err = s.middle.Do(func() error {
 		for port, index := range map[flow.Port]int{insidePort: s.inside, outsidePort: s.outside} {
-			l, err := afxdp.Open(index)
+			open := func() (*afxdp.Link, error) { return afxdp.Open(index) }
+			if cache != nil {
+				open = func() (*afxdp.Link, error) { return afxdp.OpenIn(index, cache.Sockets(), uint32(port)) }
+			}
+			l, err := open()
 			if err != nil {
 				return err
 			}

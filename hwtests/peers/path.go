@@ -1,6 +1,8 @@
 package peers
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -18,10 +20,10 @@ import (
 type path struct {
 	name   string
 	does   string
-	ends   bool // frames are dropped in the middle
-	both   bool // it also leads from the sink to the sender
-	routed bool // by addresses, so that frames must be sent to the middle's MAC
-	needs  string
+	modes  []Mode // how it is measured
+	both   bool   // it also leads from the sink to the sender
+	routed bool   // by addresses, so that frames must be sent to the middle's MAC
+	needs  string // a program that must be installed
 	lay    func(s *stand, t traffic) (*device, error)
 }
 
@@ -34,6 +36,9 @@ type device struct {
 	asked func() (uint64, error)
 	// processes run the path, besides the kernel and this process.
 	processes []int
+	// share returns what part of their time since the last call the processes had
+	// something to do; nil if they wait without running.
+	share func() (float64, error)
 }
 
 // Names of paths that ratios are made of.
@@ -52,31 +57,47 @@ const (
 
 // paths returns every path, in the order of the report.
 func paths() []path {
+	drops, forwards := []Mode{OneCore}, []Mode{OneCore, ToKernel, TwoCores}
 	return []path{
-		{name: xdpDrop, does: "native XDP, a program that counts and drops: the floor", ends: true, lay: layXDP(programProgCountDrop, link.XDPDriverMode)},
-		{name: "generic-xdp-drop", does: "the same program in generic mode", ends: true, lay: layXDP(programProgCountDrop, link.XDPGenericMode)},
-		{name: tcxDrop, does: "a TCX program that counts and drops", ends: true, lay: layTCX(programProgTcxDrop)},
-		{name: nftDrop, does: "an nftables netdev ingress chain: counter drop", ends: true, needs: "nft", lay: layNFT("counter name seen drop", true)},
-		{name: goDrop, does: "AF_XDP, classified by the rules, dropped", ends: true, lay: layDrop},
+		{name: xdpDrop, does: "native XDP, a program that counts and drops: the floor", modes: drops, lay: layXDP(programProgCountDrop, link.XDPDriverMode)},
+		{name: "generic-xdp-drop", does: "the same program in generic mode", modes: drops, lay: layXDP(programProgCountDrop, link.XDPGenericMode)},
+		{name: tcxDrop, does: "a TCX program that counts and drops", modes: drops, lay: layTCX(programProgTcxDrop)},
+		{name: nftDrop, does: "an nftables netdev ingress chain: counter drop", modes: drops, needs: "nft", lay: layNFT("counter name seen drop", true)},
+		{name: goDrop, does: "AF_XDP, classified by the rules, dropped", modes: drops, lay: layDrop},
 
-		{name: xdpRedirect, does: "native XDP, redirected by a devmap", both: true, lay: layXDP(programProgRedirect, link.XDPDriverMode)},
-		{name: "generic-xdp-redirect", does: "the same program in generic mode", both: true, lay: layXDP(programProgRedirect, link.XDPGenericMode)},
-		{name: tcxRedirect, does: "a TCX program with bpf_redirect", both: true, lay: layTCX(programProgTcxRedirect)},
-		{name: "tc-mirred", does: "tc: a u32 filter that matches everything, mirred redirect", lay: layMirred},
-		{name: "nft-fwd", does: "an nftables netdev ingress chain: fwd to", needs: "nft", lay: layNFT("fwd to "+outsideDev, false)},
-		{name: "ip-forward", does: "IPv4 forwarding by one route, the neighbour known", routed: true, lay: layRouter},
-		{name: linuxBridge, does: "a Linux bridge with static forwarding entries", both: true, lay: layBridge},
-		{name: goForward, does: "AF_XDP, classified by the rules, sent by AF_XDP in copy mode", both: true, lay: layForward},
+		{name: xdpRedirect, does: "native XDP, redirected by a devmap", modes: forwards, both: true, lay: layXDP(programProgRedirect, link.XDPDriverMode)},
+		{name: "generic-xdp-redirect", does: "the same program in generic mode", modes: forwards, both: true, lay: layXDP(programProgRedirect, link.XDPGenericMode)},
+		{name: tcxRedirect, does: "a TCX program with bpf_redirect", modes: forwards, both: true, lay: layTCX(programProgTcxRedirect)},
+		{name: "tc-mirred", does: "tc: a u32 filter that matches everything, mirred redirect", modes: forwards, lay: layMirred},
+		{name: "nft-fwd", does: "an nftables netdev ingress chain: fwd to", modes: forwards, needs: "nft", lay: layNFT("fwd to "+outsideDev, false)},
+		{name: "ip-forward", does: "IPv4 forwarding by one route, the neighbour known", modes: forwards, routed: true, lay: layRouter},
+		{name: linuxBridge, does: "a Linux bridge with static forwarding entries", modes: forwards, both: true, lay: layBridge},
+		{name: goForward, does: "AF_XDP, classified by the rules, sent by AF_XDP in copy mode", modes: append(forwards, UserCore), both: true, lay: layForward},
+		{name: cacheForward, does: "the same, each flow answered by the flow cache from its second frame on", modes: forwards, both: true, lay: layCached},
+		{name: openVSwitch, does: "Open vSwitch in user space with AF_XDP ports, one flow", modes: []Mode{UserCore}, needs: "ovs-vswitchd", lay: layOVS},
 	}
 }
 
-// missing returns why a path cannot be measured on this machine, or "".
-func (p *path) missing() string {
+// packages are those of the distribution that bring the programs that paths need.
+var packages = map[string]string{"nft": "nftables", "ovs-vswitchd": "openvswitch-switch"}
+
+// missing returns why a path cannot be measured on this machine, or "". With install it
+// installs what is missing.
+func (p *path) missing(ctx context.Context, install bool) string {
 	if p.needs == "" {
 		return ""
 	}
-	if _, err := exec.LookPath(p.needs); err != nil {
-		return p.needs + " is not installed"
+	_, err := exec.LookPath(p.needs)
+	if err == nil {
+		return ""
+	}
+	if !install {
+		return p.needs + " is not installed: --install installs " + packages[p.needs]
+	}
+	cmd := exec.CommandContext(ctx, "apt-get", "install", "-y", "-qq", "--no-install-recommends", packages[p.needs])
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Sprintf("install %s: %v: %s", packages[p.needs], err, bytes.TrimSpace(out))
 	}
 	return ""
 }

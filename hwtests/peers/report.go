@@ -21,6 +21,7 @@ type Report struct {
 	Seed        uint64    `json:"seed"`
 	Paths       []Path    `json:"paths"`
 	Latency     []Latency `json:"latency"`
+	Installs    []Install `json:"installs"`
 	Ratios      []Ratio   `json:"ratios"`
 	LeftOut     []LeftOut `json:"left_out"`
 }
@@ -48,7 +49,7 @@ func (s Spread) Wide() bool { return s.Most-s.Least > s.Median/4 }
 type Path struct {
 	Name      string  `json:"path"`
 	Does      string  `json:"does"`
-	Cores     int     `json:"cores"` // one: sender and sink included; two: the path's core alone
+	Mode      Mode    `json:"mode"`
 	CPU       Spread  `json:"cpu_ns_per_frame"`
 	Mpps      float64 `json:"mframes_per_core_second"`
 	Delivered float64 `json:"delivered"` // least share of the frames made
@@ -63,10 +64,16 @@ type Latency struct {
 	Lost  int    `json:"lost"`
 }
 
+// Install is what it takes to tell the kernel of one new flow.
+type Install struct {
+	Name string `json:"way"`
+	CPU  Spread `json:"cpu_ns"`
+}
+
 // Ratio compares two paths, or two ways to do the same.
 type Ratio struct {
 	What  string  `json:"what"`
-	Cores int     `json:"cores"`
+	Mode  Mode    `json:"mode"`
 	Value Spread  `json:"value"`
 	Bar   float64 `json:"bar"`
 	Most  bool    `json:"at_most"` // Value must not be above Bar; else not below
@@ -86,10 +93,11 @@ func spreadOf(numbers []float64) Spread {
 
 func (b *bench) report() *Report {
 	r := &Report{Machine: machine(), FrameBytes: frameBytes, Frames: b.Frames, Flows: b.Flows, Rules: b.Rules, Repetitions: b.Repetitions, Seed: b.Seed,
-		Paths: []Path{}, Latency: []Latency{}, Ratios: []Ratio{}, LeftOut: append([]LeftOut{}, b.left...)}
-	slices.SortStableFunc(b.figures, func(x, y *figure) int { return x.cores - y.cores })
+		Paths: []Path{}, Latency: []Latency{}, Installs: []Install{}, Ratios: []Ratio{}, LeftOut: append([]LeftOut{}, b.left...)}
+	modes := []Mode{OneCore, ToKernel, TwoCores, UserCore}
+	slices.SortStableFunc(b.figures, func(x, y *figure) int { return slices.Index(modes, x.mode) - slices.Index(modes, y.mode) })
 	for _, f := range b.figures {
-		p := Path{Name: f.path.name, Does: f.path.does, Cores: f.cores, CPU: spreadOf(f.costs()), Delivered: 1}
+		p := Path{Name: f.path.name, Does: f.path.does, Mode: f.mode, CPU: spreadOf(f.costs()), Delivered: 1}
 		p.Mpps = 1000 / p.CPU.Median
 		for _, v := range f.samples {
 			p.Delivered = min(p.Delivered, v.delivered)
@@ -99,10 +107,13 @@ func (b *bench) report() *Report {
 	for _, d := range b.delays {
 		r.Latency = append(r.Latency, Latency{d.path.name, spreadOf(d.p50), spreadOf(d.p99), d.sent, d.lost})
 	}
+	if in := b.installed; len(in.cache) > 0 {
+		r.Installs = append(r.Installs, Install{cacheInstall, spreadOf(in.cache)}, Install{mapUpdate, spreadOf(in.update)})
+	}
 	for _, bar := range bars {
 		if v := bar.of(b); v != nil {
 			s := spreadOf(v)
-			r.Ratios = append(r.Ratios, Ratio{bar.what, bar.cores, s, bar.bar, bar.most, s.Median >= bar.bar && !bar.most || s.Median <= bar.bar && bar.most})
+			r.Ratios = append(r.Ratios, Ratio{bar.what, bar.mode, s, bar.bar, bar.most, s.Median >= bar.bar && !bar.most || s.Median <= bar.bar && bar.most})
 		}
 	}
 	return r
@@ -128,35 +139,37 @@ func (f *figure) costs() []float64 {
 
 // bar is what the datapath is held to.
 type bar struct {
-	what  string
-	cores int
-	bar   float64
-	most  bool
-	of    func(b *bench) []float64 // one number for each repetition; nil if something was not measured
+	what string
+	mode Mode
+	bar  float64
+	most bool
+	of   func(b *bench) []float64 // one number for each repetition; nil if something was not measured
 }
 
 // bars are those of the project. Each compares within one repetition.
 var bars = []bar{
-	{"cache hit: CPU of " + linuxBridge + " / ours", 1, 3, false, cpu(linuxBridge, cacheForward, 1, over)},
-	{"cache hit: CPU of " + tcxRedirect + " / ours", 1, 2, false, cpu(tcxRedirect, cacheForward, 1, over)},
-	{"cache hit: CPU ns of ours - " + xdpRedirect, 1, 35, true, cpu(cacheForward, xdpRedirect, 1, minus)},
-	{"receive, classify, drop: CPU of " + nftDrop + " / ours", 1, 1.6, false, cpu(nftDrop, goDrop, 1, over)},
-	{"receive, classify, drop: CPU of " + tcxDrop + " / ours", 1, 1.3, false, cpu(tcxDrop, goDrop, 1, over)},
-	{"forward in Go: CPU of " + linuxBridge + " / ours", 1, 0.9, false, cpu(linuxBridge, goForward, 1, over)},
-	{"forward in Go: CPU of " + linuxBridge + " / ours", 2, 0.9, false, cpu(linuxBridge, goForward, 2, over)},
-	{"forward in Go: CPU of " + openVSwitch + " / ours", 2, 1, false, cpu(openVSwitch, goForward, 2, over)},
-	{"cache hit: median round trip of ours / " + linuxBridge, 1, 1, true, trip(cacheForward, linuxBridge)},
-	{"forward in Go: median round trip of ours / " + xdpRedirect, 1, 2.2, true, trip(goForward, xdpRedirect)},
+	{"cache hit: CPU of " + linuxBridge + " / ours", OneCore, 3, false, cpu(linuxBridge, cacheForward, OneCore, over)},
+	{"cache hit: CPU of " + tcxRedirect + " / ours", OneCore, 2, false, cpu(tcxRedirect, cacheForward, OneCore, over)},
+	{"cache hit: CPU ns of ours - " + xdpRedirect, OneCore, 35, true, cpu(cacheForward, xdpRedirect, OneCore, minus)},
+	{"a flow made known: CPU of " + mapUpdate + " / ours", OneCore, 20, false, func(b *bench) []float64 { return pairs(b.installed.update, b.installed.cache, over) }},
+	{"receive, classify, drop: CPU of " + nftDrop + " / ours", OneCore, 1.6, false, cpu(nftDrop, goDrop, OneCore, over)},
+	{"receive, classify, drop: CPU of " + tcxDrop + " / ours", OneCore, 1.3, false, cpu(tcxDrop, goDrop, OneCore, over)},
+	{"forward in Go: CPU of " + linuxBridge + " / ours", OneCore, 0.9, false, cpu(linuxBridge, goForward, OneCore, over)},
+	{"forward in Go: CPU of " + linuxBridge + " / ours", ToKernel, 0.9, false, cpu(linuxBridge, goForward, ToKernel, over)},
+	{"forward in Go: CPU of " + linuxBridge + " / ours", TwoCores, 0.9, false, cpu(linuxBridge, goForward, TwoCores, over)},
+	{"forward in Go: CPU of " + openVSwitch + " / ours", UserCore, 1, false, cpu(openVSwitch, goForward, UserCore, over)},
+	{"cache hit: median round trip of ours / " + linuxBridge, OneCore, 1, true, trip(cacheForward, linuxBridge)},
+	{"forward in Go: median round trip of ours / " + xdpRedirect, OneCore, 2.2, true, trip(goForward, xdpRedirect)},
 }
 
 func over(x, y float64) float64  { return x / y }
 func minus(x, y float64) float64 { return x - y }
 
-func cpu(x, y string, cores int, f func(x, y float64) float64) func(b *bench) []float64 {
+func cpu(x, y string, mode Mode, f func(x, y float64) float64) func(b *bench) []float64 {
 	return func(b *bench) []float64 {
 		find := func(name string) []float64 {
 			for _, g := range b.figures {
-				if g.path.name == name && g.cores == cores {
+				if g.path.name == name && g.mode == mode {
 					return g.costs()
 				}
 			}

@@ -16,7 +16,7 @@ import (
 // figure is what was measured of one path.
 type figure struct {
 	path    *path
-	cores   int
+	mode    Mode
 	samples []sample // one for each repetition
 }
 
@@ -26,23 +26,43 @@ type sample struct {
 	delivered float64 // share of the frames made that came to their end
 }
 
-// throughput measures a path once. On one core the sender, the path and the sink share a
-// CPU and all counts. On two the sender has a CPU of its own, which does not count: the
-// path gets frames from a thread of the kernel on its CPU.
-func (b *bench) throughput(ctx context.Context, p *path, cores int) (err error) {
+// Mode says what shares a CPU and what counts. Figures of one mode cannot be compared with
+// those of another.
+type Mode string
+
+// The modes.
+const (
+	// OneCore has everything on one CPU, and all of it counts.
+	OneCore Mode = "one core"
+	// ToKernel is the same, but frames end where a workload's kernel gets them from its
+	// netdev, and not in XDP before that.
+	ToKernel Mode = "one core, to a kernel"
+	// TwoCores has the sender on another CPU, which does not count. The path gets frames
+	// from a thread of the kernel on its own.
+	TwoCores Mode = "two cores"
+	// UserCore has the sender and all that the kernel does to receive on another CPU, which
+	// does not count: it compares paths in user space with each other.
+	UserCore Mode = "two cores, user's alone"
+)
+
+// throughput measures a path once.
+func (b *bench) throughput(ctx context.Context, p *path, mode Mode) (err error) {
 	s, err := newStand(b.traffic.flows, p.routed)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if !p.ends {
-		end, err := ifindex(s.sink, sinkDev)
-		if err != nil {
-			return err
-		}
-		if err := s.xdp(s.sink, end, programProgCountDrop, link.XDPDriverMode); err != nil {
-			return err
-		}
+	end, err := ifindex(s.sink, sinkDev)
+	if err != nil {
+		return err
+	}
+	if mode == ToKernel {
+		err = s.tcx(s.sink, end, programProgTcxDrop)
+	} else {
+		err = s.xdp(s.sink, end, programProgCountDrop, link.XDPDriverMode)
+	}
+	if err != nil {
+		return err
 	}
 	d, err := p.lay(s, b.traffic)
 	if err != nil {
@@ -60,9 +80,16 @@ func (b *bench) throughput(ctx context.Context, p *path, cores int) (err error) 
 	if d.asked != nil {
 		load.done = nil // all of the path is in the kernel, in the sender's own time
 	}
-	if cores == 2 {
+	restore, err := patient()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, restore()) }()
+	if mode == TwoCores || mode == UserCore {
 		load.burst, load.window, load.spin = 64, 192, true // the ring of a veth holds 256
 		m.without = true
+	}
+	if mode == TwoCores {
 		if m.tasks, err = s.threaded(b.cpus[0]); err != nil {
 			return err
 		}
@@ -70,7 +97,7 @@ func (b *bench) throughput(ctx context.Context, p *path, cores int) (err error) 
 	m.tasks = append(m.tasks, tasksNamed(fmt.Sprintf("ksoftirqd/%d\n", b.cpus[0]))...)
 	var v sample
 	err = s.sender.Do(func() error {
-		if cores == 2 {
+		if m.without {
 			defer b.moveThread(0)
 			if err := b.moveThread(1); err != nil {
 				return err
@@ -82,10 +109,10 @@ func (b *bench) throughput(ctx context.Context, p *path, cores int) (err error) 
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(b.figures, func(f *figure) bool { return f.path.name == p.name && f.cores == cores })
+	i := slices.IndexFunc(b.figures, func(f *figure) bool { return f.path.name == p.name && f.mode == mode })
 	if i < 0 {
 		i = len(b.figures)
-		b.figures = append(b.figures, &figure{path: p, cores: cores})
+		b.figures = append(b.figures, &figure{path: p, mode: mode})
 	}
 	b.figures[i].samples = append(b.figures[i].samples, v)
 	return nil
@@ -101,6 +128,12 @@ func (s *stand) run(ctx context.Context, g *generator, l load, m *meter, d *devi
 	if err := g.run(ctx, warm); err != nil {
 		return sample{}, err
 	}
+	busy := 1.0
+	if d.share != nil { // from here on
+		if _, err := d.share(); err != nil {
+			return sample{}, err
+		}
+	}
 	before, err := s.read(m, d)
 	if err != nil {
 		return sample{}, err
@@ -112,11 +145,16 @@ func (s *stand) run(ctx context.Context, g *generator, l load, m *meter, d *devi
 	if err != nil {
 		return sample{}, err
 	}
+	if d.share != nil {
+		if busy, err = d.share(); err != nil {
+			return sample{}, err
+		}
+	}
 	made, ended := after.made-before.made, after.ended-before.ended
 	if ended == 0 {
 		return sample{}, fmt.Errorf("none of %d frames came to its end", made)
 	}
-	return sample{float64((after.spent - before.spent).Nanoseconds()) / float64(ended), float64(ended) / float64(made)}, nil
+	return sample{busy * float64((after.spent - before.spent).Nanoseconds()) / float64(ended), float64(ended) / float64(made)}, nil
 }
 
 // await makes frames until one comes through: netdevs take a while until they are up.
