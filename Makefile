@@ -15,7 +15,7 @@ help: ## list the targets
 build: ## build bin/bladeflow
 	@command -v $(GO) >/dev/null || { echo "make: go: not found: install Go 1.26 or later and put it on PATH" >&2; exit 2; }
 	@mkdir -p bin
-	$(GO) build -trimpath -o bin/bladeflow ./cmd/bladeflow
+	$(GO) build -trimpath -ldflags "-X main.commit=$$(git rev-parse HEAD 2>/dev/null)" -o bin/bladeflow ./cmd/bladeflow
 
 .PHONY: demo
 demo: build ## emulate a chassis, send packets, show where each rule is answered and that both paths agree (root)

@@ -40,6 +40,7 @@ func commands() []*cobra.Command {
 		reportCommand(),
 		supportCommand(),
 		completionCommand(),
+		versionCommand(),
 	}
 }
 

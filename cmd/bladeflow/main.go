@@ -69,6 +69,8 @@ func newRoot(began func()) *cobra.Command {
 everything else in software, and proves that both judge every packet alike.
 
 Start with "bladeflow demo" (root): it emulates a chassis on this machine.`
+	root.Version = thisBinary().String() // for --version
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetHelpCommand(helpCommand())
 	root.CompletionOptions.DisableDefaultCmd = true // completionCommand is ours

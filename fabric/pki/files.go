@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -119,11 +120,11 @@ func replace(path string, content []byte) error {
 func place(path string, content []byte, move func(temporary string) error) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return unwritten(dir, err)
 	}
 	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
 	if err != nil {
-		return err
+		return unwritten(dir, err)
 	}
 	_, err = f.Write(content)
 	err = errors.Join(err, f.Sync(), f.Close())
@@ -132,12 +133,26 @@ func place(path string, content []byte, move func(temporary string) error) error
 	}
 	if err != nil {
 		os.Remove(f.Name())
-		return err
+		return unwritten(path, err)
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return err
+		return unwritten(dir, err)
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// unwritten says why a file or a directory could not be made. A missing parent is no
+// missing file of the user's, so its error is not kept.
+func unwritten(path string, err error) error {
+	fault := &flow.Fault{Code: "E_FILE", What: path, Why: "it cannot be written", Remedy: "choose a directory where there is room and you may write"}
+	var cause syscall.Errno
+	if errors.As(err, &cause) {
+		fault.Why = cause.Error()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		fault.Err = err
+	}
+	return fault
 }
