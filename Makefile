@@ -131,6 +131,11 @@ long-apply: ## apply and revert 256 blades, 2,000 profiles and 100,000 rules in 
 long-kills: ## kill an agent 1,000 times in the middle of updates; writes docs/results/kills.json (root, 15 min)
 	BLADEFLOW_KILLS=1000 nice -n 5 $(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./hwtests
 
+.PHONY: long-policy
+long-policy: ## change a table 2,000 times under 240,000 packets per second; writes docs/results/policy.json (root, 10 min)
+	@mkdir -p docs/results
+	BLADEFLOW_POLICY=2000 $(GO) test -count=1 -timeout 60m -v -run '^TestChanges$$' ./hwtests
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

@@ -4,19 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
-	"github.com/bladeflow/bladeflow/hwtests/observe"
+	"github.com/bladeflow/bladeflow/hwtests/traffic"
 )
 
 // ChangesConfig says what [Changes] does.
 type ChangesConfig struct {
 	Changes int
-	Every   time.Duration // between the starts of two changes
-	Rate    int           // frames per second to begin with
+	Rate    int // frames per second, of all ports together
 	Rules   int
 	Entries int
 	Seed    uint64
@@ -28,206 +28,325 @@ type ChangesConfig struct {
 // table from the new.
 const edits = 6
 
+// What is done at a time: the observers have room for so many packets, and of packets
+// there are so many different ones for each port.
+const (
+	partPackets = 600_000
+	partFrames  = 400
+	cardShare   = 80 // of the different packets, in percent, those that the card answers at first
+)
+
+// lossMost is how much of a part may be lost, in percent: where more is, the next goes
+// slower. A packet that was lost tells little, for loss looks like drop.
+const lossMost = 5
+
 // Changed is what [Changes] found.
 type Changed struct {
-	Packets    int      `json:"packets"`
-	Changes    int      `json:"changes"`
-	Differ     int      `json:"differ"`  // packets that the table before and after the nearest change treat differently
-	Between    int      `json:"between"` // packets that were under way while a table changed
-	Neither    int      `json:"neither"` // packets that no table in force while they were under way explains
-	Rate       int      `json:"rate"`
-	SwapMicros float64  `json:"swap_us"` // mean time to change software
-	Different  []string `json:"different,omitempty"`
+	Changes  int     `json:"changes"`
+	Packets  int     `json:"packets"`
+	Hardware int     `json:"hardware"` // of the packets: that software did not get
+	Rate     float64 `json:"rate"`     // packets per second while the table changed, as sent
+	Slowest  float64 `json:"slowest"`  // the same, of the slowest part
+	Parts    int     `json:"parts"`
+	Slowed   int     `json:"slowed"` // parts after which the rate was lowered, because too much was lost
+	Lost     uint64  `json:"lost"`   // frames and copies, by netdevs, sockets and rings that were full, as they say themselves
+	Unseen   int     `json:"unseen"` // packets of which less came than any table explains, and nothing else; no more than were lost
+
+	Differ  int `json:"differ"`  // packets that the table before and after the nearest change treat differently
+	Between int `json:"between"` // packets that were under way while a table changed
+
+	// Neither counts packets that no table in force while they were under way explains:
+	// of which something came that none of them sends, or less without having been lost.
+	Neither int `json:"neither"`
+	// Back counts packets that an earlier table judged than one before them in the same
+	// queue: what came by one port to the card, and what came by one port to software.
+	Back int `json:"back"`
+	// Overtaken counts packets that an earlier table judged than one that was sent before
+	// them by the same port, and that waited for software meanwhile. They are no fault: a
+	// packet that waits is judged when its turn comes.
+	Overtaken int `json:"overtaken"`
+
+	Change     Quantiles `json:"change_seconds"` // from the wanted table to the proved one
+	SwapMicros float64   `json:"swap_us"`        // mean time to change software
+	Different  []string  `json:"different,omitempty"`
 }
 
-// Changes changes the table of one blade many times under traffic and checks of every
-// packet that one single table explains what came of it: one that was in force at
-// some time between its sending and its last copy's arrival. Every other change
-// alters an output, so that loss cannot pass for a drop.
+// Changes changes the table of one blade many times under traffic, one change right after
+// the other, and checks of every packet that one single table explains what came of it:
+// one that was in force at some time between its sending and its last copy's arrival; and
+// of every queue that once a packet of it was judged by a new table, no later one was by
+// an old one. Every other change alters an output, so that loss cannot pass for a drop.
+//
+// Full rings lose packets, and what loses them counts them. A packet of which less came
+// than a table sends, and nothing that it does not send, may be a lost one under that
+// table; of such packets there may be no more than were counted as lost.
 func Changes(ctx context.Context, c ChangesConfig) (*Changed, error) {
-	room := int((time.Duration(c.Changes)*(c.Every+time.Second/2) + 5*time.Second).Seconds() * float64(c.Rate))
-	ch, err := Start(ctx, Config{Source: c.Source, Interval: time.Minute,
-		Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: room}})
+	w := newWitnessed(partPackets)
+	ch, err := Start(ctx, Config{Source: c.Source, Interval: time.Minute, Tap: w.tap,
+		Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: partPackets}})
 	if err != nil {
 		return nil, err
 	}
-	r := &Changed{}
-	err = r.run(ctx, c, ch, room)
+	r := &changing{ChangesConfig: c, ch: ch, blade: ch.Blades[0], software: w}
+	err = r.run(ctx)
 	if stopped := ch.Stop(); err == nil {
 		err = stopped
 	}
-	return r, err
+	return &r.found, err
 }
 
-func (r *Changed) run(ctx context.Context, c ChangesConfig, ch *Chassis, room int) error {
-	b := ch.Blades[0]
-	d, err := newDice(c.Seed, b.Blade)
+// changing is one run of Changes.
+type changing struct {
+	ChangesConfig
+	ch       *Chassis
+	blade    *Blade
+	software *witnessed
+
+	dice   *dice
+	rules  []flow.Rule
+	gen    flow.Generation
+	made   int             // changes, also of parts that were repeated
+	took   []time.Duration // each change
+	lasted time.Duration   // all parts
+	found  Changed
+}
+
+func (r *changing) run(ctx context.Context) (err error) {
+	if r.dice, err = newDice(r.Seed, r.blade.Blade); err != nil {
+		return err
+	}
+	r.rules = r.dice.rules(r.Rules)
+	if err := r.want(ctx); err != nil {
+		return err
+	}
+	rate := r.Rate
+	r.Say("changing the table %d times under %d packets per second", r.Changes, rate)
+	for r.found.Changes < r.Changes {
+		lossy, err := r.part(ctx, rate)
+		if err != nil {
+			return err
+		}
+		if lossy {
+			rate -= rate / 4
+			r.found.Slowed++
+		}
+	}
+	r.found.Rate = float64(r.found.Packets) / r.lasted.Seconds()
+	r.found.Change = quantiles(r.took)
+	return nil
+}
+
+// want makes the rules the blade's table.
+func (r *changing) want(ctx context.Context) error {
+	r.gen++
+	t, err := r.dice.table(r.gen, r.rules)
 	if err != nil {
 		return err
 	}
-	rules := d.rules(c.Rules)
-	gen := flow.Generation(1)
-	want := func() error {
-		t, err := d.table(gen, rules)
-		if err != nil {
-			return err
+	return r.blade.Want(ctx, t)
+}
+
+// frames returns packets for every port: most of them answered by rules that the card has
+// now, because software is not fast enough for all; the rest by any.
+func (r *changing) frames() ([]Stream, error) {
+	status := r.blade.Agent.Status()
+	commits := r.blade.Commits()
+	table := commits[len(commits)-1].Table
+	streams := r.dice.frames(r.rules, 10*partFrames)
+	for i := range streams {
+		s := &streams[i]
+		var card, rest [][]byte
+		for _, f := range s.Frames {
+			k, err := flow.Parse(f, s.Port)
+			if err != nil {
+				return nil, err
+			}
+			rule, _ := status.Rule(table.Rule(table.Lookup(&k)).Name)
+			if rule.Whole && k.Get(flow.Flags)&flow.FlagOdd == 0 {
+				card = append(card, f)
+			} else {
+				rest = append(rest, f)
+			}
 		}
-		gen++
-		return b.Want(ctx, t)
+		most := partFrames * cardShare / 100
+		card = card[:min(most, len(card))]
+		s.Frames = append(card, rest[:min(partFrames-most, len(rest))]...)
+		r.dice.Shuffle(len(s.Frames), func(i, j int) { s.Frames[i], s.Frames[j] = s.Frames[j], s.Frames[i] })
 	}
-	if err := want(); err != nil {
+	return streams, nil
+}
+
+// edit makes other rules.
+func (r *changing) edit() {
+	r.made++
+	for range edits {
+		if r.made%2 == 0 {
+			r.rules = r.dice.alterOutput(r.rules)
+		} else {
+			r.rules = r.dice.alter(r.rules, r.Rules)
+		}
+	}
+}
+
+// part makes changes while packets are sent, until all are made or the observers have no
+// more room, and judges. It reports whether too much was lost.
+func (r *changing) part(ctx context.Context, rate int) (lossy bool, err error) {
+	streams, err := r.frames()
+	if err != nil {
+		return false, err
+	}
+	r.ch.Reset()
+	r.software.reset()
+	before, err := r.ch.losses()
+	if err != nil {
+		return false, err
+	}
+	first := len(r.blade.Commits()) - 1
+	f := newFlood(streams, partPackets)
+	begin := time.Now()
+	var done sync.WaitGroup
+	var sent error
+	done.Go(func() { sent = f.send(ctx, r.ch, rate) })
+	took, err := r.changes(ctx, f)
+	f.stop()
+	done.Wait()
+	lasted := time.Since(begin)
+	if err := errors.Join(err, sent, r.ch.Settle(ctx, 200*time.Millisecond)); err != nil {
+		return false, err
+	}
+	after, err := r.ch.losses()
+	if err != nil {
+		return false, err
+	}
+	j := judge{ch: r.ch, flood: f, commits: r.blade.Commits()[first:], software: r.software, lost: after.Since(before).Total()}
+	if err := j.judge(); err != nil {
+		return false, err
+	}
+	r.took, r.lasted = append(r.took, took...), r.lasted+lasted
+	r.found.add(&j.found, len(took), float64(j.found.Packets)/lasted.Seconds())
+	return j.lost*100 > uint64(j.found.Packets)*lossMost, nil
+}
+
+// add adds what was found in one part, at some rate.
+func (c *Changed) add(p *Changed, changes int, rate float64) {
+	c.SwapMicros = (c.SwapMicros*float64(c.Changes) + p.SwapMicros*float64(changes)) / float64(max(1, c.Changes+changes))
+	c.Changes += changes
+	if c.Parts++; c.Parts == 1 || rate < c.Slowest {
+		c.Slowest = rate
+	}
+	c.Packets += p.Packets
+	c.Hardware += p.Hardware
+	c.Differ += p.Differ
+	c.Between += p.Between
+	c.Lost += p.Lost
+	c.Unseen += p.Unseen
+	c.Neither += p.Neither
+	c.Back += p.Back
+	c.Overtaken += p.Overtaken
+	c.Different = append(c.Different, p.Different...)
+	c.Different = c.Different[:min(10, len(c.Different))]
+}
+
+// changes makes changes, one by one, with traffic before the first and after the last, and
+// returns how long each took.
+func (r *changing) changes(ctx context.Context, f *flood) (took []time.Duration, err error) {
+	const around = 20 * time.Millisecond
+	time.Sleep(around)
+	for r.found.Changes+len(took) < r.Changes && !f.ending() {
+		r.edit()
+		begin := time.Now()
+		if err := r.want(ctx); err != nil {
+			return nil, fmt.Errorf("change %d: %w", r.found.Changes+len(took), err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	time.Sleep(around)
+	return took, nil
+}
+
+// flood is traffic of which only the times are kept: frame and port of a packet follow
+// from its sequence number.
+type flood struct {
+	streams []Stream
+	room    int       // packets of one stream
+	sent    [][]int64 // by stream: CLOCK_MONOTONIC ns just before
+	stopped chan struct{}
+	once    sync.Once
+
+	mu   sync.Mutex
+	most int // guarded by mu: packets that one stream has sent
+}
+
+// newFlood divides sequence numbers from 0 to packets among streams.
+func newFlood(streams []Stream, packets int) *flood {
+	f := &flood{streams: streams, room: packets / len(streams), stopped: make(chan struct{})}
+	for range streams {
+		f.sent = append(f.sent, make([]int64, 0, f.room))
+	}
+	return f
+}
+
+func (f *flood) stop() { f.once.Do(func() { close(f.stopped) }) }
+
+// ending reports whether there is hardly room for more.
+func (f *flood) ending() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most > f.room*7/8
+}
+
+// send sends until stop, or until there is no more room.
+func (f *flood) send(ctx context.Context, ch *Chassis, rate int) error {
+	errs := make([]error, len(f.streams))
+	var done sync.WaitGroup
+	for i := range f.streams {
+		done.Go(func() { errs[i] = f.stream(ctx, ch, i, rate/len(f.streams)) })
+	}
+	done.Wait()
+	return errors.Join(errs...)
+}
+
+func (f *flood) stream(ctx context.Context, ch *Chassis, i, rate int) error {
+	s := &f.streams[i]
+	sender, err := ch.Blades[s.Blade].At(s.Port).Sender()
+	if err != nil {
 		return err
 	}
-	streams := d.frames(rules, 2000)
-	r.Rate, err = ch.Lossless(c.Rate, func(rate int) error {
-		c.Say("changing the table %d times under %d packets per second", c.Changes, rate)
-		ch.Reset()
-		first := len(b.Commits()) - 1
-		stop := make(chan struct{})
-		var burst *Burst
-		var sent error
-		var done sync.WaitGroup
-		done.Go(func() { burst, sent = ch.Send(ctx, streams, 0, room, rate, stop) })
-		err := c.each(func(i int) error {
-			for range edits {
-				if i%2 == 0 {
-					rules = d.alterOutput(rules)
-				} else {
-					rules = d.alter(rules)
-				}
-			}
-			return want()
-		})
-		close(stop)
-		done.Wait()
-		if err := errors.Join(err, sent); err != nil {
-			return err
+	defer sender.Close()
+	for len(f.sent[i]) < f.room {
+		select {
+		case <-f.stopped:
+			return nil
+		default:
 		}
-		*r = Changed{Changes: c.Changes}
-		return r.judge(ch, burst, b.Commits()[first:])
-	})
-	return err
-}
-
-// each makes the changes, one by one, with traffic before the first and after the last.
-func (c *ChangesConfig) each(change func(i int) error) error {
-	tick := time.NewTicker(c.Every)
-	defer tick.Stop()
-	for i := range c.Changes {
-		<-tick.C
-		if err := change(i); err != nil {
-			return fmt.Errorf("change %d: %w", i, err)
-		}
-	}
-	<-tick.C
-	return nil
-}
-
-// judge looks for a table that explains each packet.
-func (r *Changed) judge(ch *Chassis, burst *Burst, commits []Commit) error {
-	for _, c := range commits[1:] {
-		r.SwapMicros += float64(c.After-c.Before) / 1000 / float64(len(commits)-1)
-	}
-	seen := make([]sight, len(burst.Packets))
-	slowest := int64(0)
-	for i := range burst.Packets {
-		if burst.Packets[i].Frame == nil {
-			continue
-		}
-		r.Packets++
-		seen[i] = ch.sight(burst.First + uint64(i))
-		if seen[i].last > 0 {
-			slowest = max(slowest, seen[i].last-burst.Packets[i].Sent)
-		}
-	}
-	for i := range burst.Packets {
-		p := &burst.Packets[i]
-		if p.Frame == nil {
-			continue
-		}
-		until := seen[i].last
-		if until == 0 { // nothing came: it was decided at the latest when the slowest would have come
-			until = p.Sent + slowest
-		}
-		if err := r.explain(p, &seen[i], commits, until); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// explain tries the tables that were in force at some time between p's sending and
-// until.
-func (r *Changed) explain(p *Packet, s *sight, commits []Commit, until int64) error {
-	at := 0
-	for at+1 < len(commits) && commits[at+1].After <= p.Sent {
-		at++
-	}
-	explained, tried := false, 0
-	var before map[Spot]observe.Cell
-	for i := at; i < len(commits) && (i <= at+1 || commits[i].Before <= until); i++ {
-		out, err := Expect([]*flow.Table{commits[i].Table}, 0, p.Port, p.Frame)
+		done := len(f.sent[i])
+		r, err := sender.Send(ctx, traffic.Load{Frames: f.frame, First: f.first(i) + uint64(done), Count: min(stretch, f.room-done), Rate: rate, Burst: floodBurst, Times: true})
 		if err != nil {
 			return err
 		}
-		cells := out.cells()
-		if i == at {
-			before = cells
-		} else if i == at+1 && !sameCells(before, cells) {
-			r.Differ++
-		}
-		if i == at || commits[i].Before <= until {
-			tried++
-			explained = explained || sameCells(cells, s.cells)
-		}
-	}
-	if tried > 1 {
-		r.Between++
-	}
-	if !explained {
-		if r.Neither++; len(r.Different) < 10 {
-			r.Different = append(r.Different, fmt.Sprintf("port %d, frame %x, sent under generation %d, %d tables tried: came as %v, should be %v",
-				p.Port, p.Frame, commits[at].Table.Generation(), tried, s.cells, before))
-		}
+		f.sent[i] = append(f.sent[i], r.Times...)
+		f.mu.Lock()
+		f.most = max(f.most, len(f.sent[i]))
+		f.mu.Unlock()
 	}
 	return nil
 }
 
-// sight is what was seen of one packet: the spots where copies came, and when the
-// last of them did (0 if none).
-type sight struct {
-	cells map[Spot]observe.Cell
-	last  int64
+// floodBurst is how many frames go back to back: fewer would wake the senders too often.
+const floodBurst = 16
+
+// first returns the first sequence number of a stream.
+func (f *flood) first(stream int) uint64 { return uint64(stream * f.room) }
+
+// frame returns the frame of a sequence number, not stamped.
+func (f *flood) frame(sequence uint64) []byte {
+	s := &f.streams[int(sequence)/f.room]
+	return s.Frames[sequence%uint64(len(s.Frames))]
 }
 
-func (c *Chassis) sight(sequence uint64) sight {
-	s := sight{cells: map[Spot]observe.Cell{}}
-	for _, spot := range c.spots() {
-		if cell := c.observer(spot).Cell(sequence); cell.Copies > 0 {
-			s.cells[spot] = cell
-			s.last = max(s.last, cell.Last)
-		}
-	}
-	return s
-}
-
-func (o *Outcome) cells() map[Spot]observe.Cell {
-	cells := map[Spot]observe.Cell{}
-	for spot, frames := range o.Copies {
-		cells[spot] = observe.Expect(frames...)
-	}
-	return cells
-}
-
-func sameCells(a, b map[Spot]observe.Cell) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for s, cell := range a {
-		other, there := b[s]
-		if !there || !cell.Same(other) {
-			return false
-		}
-	}
-	return true
+// stamped returns it as it was sent.
+func (f *flood) stamped(sequence uint64) []byte {
+	b := slices.Clone(f.frame(sequence))
+	traffic.Stamp(b, sequence)
+	return b
 }

@@ -26,6 +26,10 @@ type Config struct {
 	Interval time.Duration // between the agents' rounds; 1 s if zero
 	Log      *slog.Logger  // of the agents
 	Member   *Membership   // of a fabric; nil leaves the blades on their own
+
+	// Tap is told of each frame that software receives and by which port, before it is
+	// judged, by one goroutine for each port of each blade; nil is told nothing.
+	Tap func(in flow.Port, frame []byte)
 }
 
 // Chassis is a lab whose blades are alive: each has a software datapath and an agent.
@@ -113,6 +117,9 @@ func (b *Blade) open(c Config) error {
 			if links[at.Port], err = b.link(c.Source, dev.Attrs().Index); err != nil {
 				return fmt.Errorf("%s: %w", at.Representor.Name, err)
 			}
+			if c.Tap != nil {
+				links[at.Port] = tapped{links[at.Port], at.Port, c.Tap}
+			}
 		}
 		var err error
 		kernel, err = b.kernel(c.Source, indexes)
@@ -148,6 +155,21 @@ func (b *Blade) link(source string, index int) (fallback.Link, error) {
 		b.closers = append(b.closers, l.Close)
 	}
 	return l, err
+}
+
+// tapped is a link of which somebody is told what it receives.
+type tapped struct {
+	fallback.Link
+	port flow.Port
+	tap  func(in flow.Port, frame []byte)
+}
+
+func (l tapped) Recv(frames [][]byte) (int, error) {
+	n, err := l.Link.Recv(frames)
+	for _, f := range frames[:n] {
+		l.tap(l.port, f)
+	}
+	return n, err
 }
 
 func (b *Blade) kernel(source string, indexes map[flow.Port]int) (fallback.Kernel, error) {

@@ -127,14 +127,16 @@ func (d *dice) alterOutput(rules []flow.Rule) []flow.Rule {
 	}
 }
 
-// alter returns the rules with one added, taken away, moved or narrowed.
-func (d *dice) alter(rules []flow.Rule) []flow.Rule {
+// alter returns the rules with one moved or narrowed, or one added or taken away so that
+// there are about n.
+func (d *dice) alter(rules []flow.Rule, n int) []flow.Rule {
 	rules = append([]flow.Rule(nil), rules...)
 	i := d.IntN(len(rules))
 	switch d.IntN(4) {
-	case 0:
-		return append(rules, d.rules(1)...)
-	case 1:
+	case 0, 1:
+		if len(rules) <= n {
+			return append(rules, d.rules(1)...)
+		}
 		return append(rules[:i], rules[i+1:]...)
 	case 2:
 		d.made++

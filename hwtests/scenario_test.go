@@ -2,11 +2,13 @@ package hwtests
 
 import (
 	"encoding/json"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
@@ -113,22 +115,29 @@ func TestConserve(t *testing.T) {
 	}
 }
 
-// TestChanges changes a table a hundred times under traffic.
+// TestChanges changes a table under traffic. BLADEFLOW_POLICY says how often.
 func TestChanges(t *testing.T) {
 	needs(t, "afxdp")
-	changes := 100
+	changes, rate, long := 20, 40_000, os.Getenv("BLADEFLOW_POLICY") != ""
 	if testing.Short() {
 		changes = 10
 	}
-	r, err := Changes(t.Context(), ChangesConfig{Changes: changes, Every: 250 * time.Millisecond, Rate: 30_000, Rules: 40, Entries: 64, Seed: seed(t), Say: t.Logf})
+	if long {
+		rate = 240_000
+	}
+	began, load, seed := time.Now(), machine().Load, flowtest.Seed(t)
+	r, err := Changes(t.Context(), ChangesConfig{Changes: flowtest.Count(t, "BLADEFLOW_POLICY", changes), Rate: rate, Rules: 40, Entries: 256, Seed: seed, Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
 	show(t, r)
-	if r.Neither > 0 {
-		t.Errorf("%d packets were judged by no single table", r.Neither)
+	if r.Neither > 0 || r.Back > 0 {
+		t.Errorf("%d packets were judged by no single table, %d by an older one than a packet before them in their queue: %q", r.Neither, r.Back, r.Different)
 	}
 	if least := 100 * changes; r.Differ < least {
 		t.Errorf("only %d packets tell old from new, want %d", r.Differ, least)
+	}
+	if long {
+		flowtest.Record(t, "policy", seed, began, map[string]any{"LoadAtBegin": load, "Found": r})
 	}
 }
