@@ -25,6 +25,7 @@ type worker struct {
 	batch   matcher.Batch
 	placed  []int32 // which frame of the batch each key is of
 	edit    editor
+	samples []*Samples  // of those who look on
 	ports   []flow.Port // where `normal` delivers a frame
 	touched []flow.Port // whose links to flush after the batch
 	dirty   []bool      // by port: is it in touched
@@ -83,7 +84,11 @@ func (w *worker) judge(frames [][]byte) {
 	for i, rule := range w.batch.Rules[:len(keys)] {
 		f := frames[w.placed[i]]
 		w.tally.count(rule, len(f))
+		dropped := w.stats.Dropped
 		w.act(p.program, p.code[p.entry[rule]:], f)
+		if len(w.samples) > 0 {
+			w.seen(p.table, rule, w.stats.Dropped > dropped, &keys[i], f)
+		}
 	}
 	w.flush()
 	if w.d.cache != nil {

@@ -77,6 +77,48 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
+// TestSampleAllocations pins the same where somebody looks on, with places and without.
+func TestSampleAllocations(t *testing.T) {
+	w, frames := alone(t, flowtest.NewTable(nil, nil))
+	full, read := w.d.Sample(Want{}), w.d.Sample(Want{})
+	var got Sample
+	for range 2 * samplePlaces / batchSize {
+		w.judge(frames)
+		for read.oldest(&got) {
+		}
+	}
+	n := testing.AllocsPerRun(100, func() {
+		w.judge(frames)
+		for read.oldest(&got) {
+		}
+	})
+	if n != 0 || full.Skipped() == 0 {
+		t.Errorf("%v allocations per batch, %d skipped", n, full.Skipped())
+	}
+}
+
+// BenchmarkSample is what it costs, per frame, that somebody looks on.
+func BenchmarkSample(b *testing.B) {
+	for name, look := range map[string]func(*Datapath) *Samples{
+		"nobody":   func(*Datapath) *Samples { return nil },
+		"unwanted": func(d *Datapath) *Samples { return d.Sample(Want{Verdicts: []flow.Op{flow.Normal}}) },
+		"full":     func(d *Datapath) *Samples { return d.Sample(Want{}) },
+		"read":     func(d *Datapath) *Samples { return d.Sample(Want{}) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			w, frames := alone(b, flowtest.NewTable(nil, nil))
+			s := look(w.d)
+			var got Sample
+			b.ReportAllocs()
+			for n := 0; n < b.N; n += batchSize {
+				w.judge(frames)
+				for name == "read" && s.oldest(&got) {
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkJudge is the Go part per frame: parse, match, act, count.
 func BenchmarkJudge(b *testing.B) {
 	for name, tab := range tables() {
