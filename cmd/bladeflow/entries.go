@@ -72,7 +72,10 @@ func decodeEntries(b []byte) ([]entryDoc, error) {
 	d := json.NewDecoder(bytes.NewReader(doc.Entries))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&docs); err != nil {
-		return nil, err
+		if t, other := errors.AsType[*json.UnmarshalTypeError](err); other {
+			return nil, fmt.Errorf("field %s has a %s, as no entry has", t.Field, t.Value)
+		}
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if d.Decode(new(any)) != io.EOF {
 		return nil, errors.New("something stands after the list")

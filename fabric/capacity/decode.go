@@ -2,19 +2,18 @@ package capacity
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/document"
 )
 
-// document is the envelope of what users write.
-type document[T any] struct {
+// form is the envelope of what users write.
+type form[T any] struct {
 	APIVersion string   `yaml:"apiVersion"`
 	Kind       string   `yaml:"kind"`
 	Metadata   metadata `yaml:"metadata"`
@@ -32,7 +31,7 @@ const defaultWindow = 30
 // error that names its line. What the document leaves out gets [DefaultPolicy] and a
 // window of 30 days. where names the document in errors.
 func ParseInput(where string, b []byte) (Input, error) {
-	doc := document[Input]{Spec: Input{Window: defaultWindow, Policy: DefaultPolicy()}}
+	doc := form[Input]{Spec: Input{Window: defaultWindow, Policy: DefaultPolicy()}}
 	if err := decode(where, "CapacityInput", b, &doc); err != nil {
 		return Input{}, err
 	}
@@ -48,7 +47,7 @@ func ParseInput(where string, b []byte) (Input, error) {
 
 // ParseProfile reads the YAML or JSON form of a profile of one vNIC.
 func ParseProfile(where string, b []byte) (Profile, error) {
-	var doc document[Profile]
+	var doc form[Profile]
 	if err := decode(where, "CapacityProfile", b, &doc); err != nil {
 		return Profile{}, err
 	}
@@ -63,20 +62,14 @@ func ParseProfile(where string, b []byte) (Profile, error) {
 	return p, nil
 }
 
-func decode[T any](where, kind string, b []byte, doc *document[T]) error {
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
-	err := d.Decode(doc)
-	switch {
-	case errors.Is(err, io.EOF):
+func decode[T any](where, kind string, b []byte, doc *form[T]) error {
+	switch err := document.Decode(b, doc); {
+	case err != nil && len(bytes.TrimSpace(b)) == 0:
 		return inputFault(where, "empty", "write a document of kind "+kind)
 	case err != nil:
 		return &flow.Fault{Code: "E_CAPACITY_INPUT", What: where, Why: err.Error(), Remedy: "correct the document", Err: err}
 	case doc.APIVersion != "bladeflow/v1" || doc.Kind != kind:
 		return inputFault(where, fmt.Sprintf("apiVersion %q and kind %q", doc.APIVersion, doc.Kind), "use bladeflow/v1 and "+kind)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return inputFault(where, "more than one document", "keep one")
 	}
 	return nil
 }

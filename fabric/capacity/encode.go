@@ -10,7 +10,7 @@ import (
 func (in Input) Write(w io.Writer) error {
 	e := yaml.NewEncoder(w)
 	e.SetIndent(2)
-	if err := e.Encode(document[Input]{APIVersion: "bladeflow/v1", Kind: "CapacityInput", Metadata: metadata{in.Name}, Spec: in}); err != nil {
+	if err := e.Encode(form[Input]{APIVersion: "bladeflow/v1", Kind: "CapacityInput", Metadata: metadata{in.Name}, Spec: in}); err != nil {
 		return err
 	}
 	return e.Close()

@@ -37,7 +37,7 @@ func TestRefused(t *testing.T) {
 	refused(head+"  policy: {overcommit: {watts: 200}}\n", "watts")
 	refused(head+"  profile: {guaranteed: 2G, maximum: 1G}\n", "maximum below guaranteed")
 	refused(head+"  profile: {guaranteed: fast}\n", "fast")
-	refused(head+"---\nspec: {}\n", "more than one document")
+	refused(head+"---\nspec: {}\n", "a second document begins")
 	refused(head+"  chassis: [{name: c}, {name: c}]\n", "named twice")
 	refused(head+"  chassis: [{name: c, blades: [{name: a, slot: 1}, {name: b, slot: 1}]}]\n", "taken twice")
 	refused(head+"  chassis: [{name: c, slots: 2, blades: [{name: a, slot: 3}]}]\n", "slot 3 of 2")

@@ -1,25 +1,21 @@
 package manager
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/capacity/history"
 	"github.com/bladeflow/bladeflow/fabric/pki"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/document"
 )
 
 // File is a manager's configuration, as read from a file. Example has one with every
@@ -82,29 +78,21 @@ func ReadFile(path string) (File, error) {
 	return ParseFile(path, data)
 }
 
-var yamlLine = regexp.MustCompile(`line (\d+): (.*)`)
-
 // ParseFile reads a configuration strictly; path is what faults speak of.
 func ParseFile(path string, data []byte) (File, error) {
 	f := File{Spec: FileSpec{Capacity: DefaultCapacity()}}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
 	fault := func(code, what, why, remedy string) (File, error) {
 		return File{}, &flow.Fault{Code: code, What: strings.TrimSuffix(path+": "+what, ": "), Why: why, Remedy: remedy}
 	}
-	const see = "see the example in `bladeflow manager --help`"
-	if err := dec.Decode(&f); err != nil {
-		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-			why, code := m[2], "E_YAML"
-			if field, _, unknown := strings.Cut(strings.TrimPrefix(why, "field "), " not found in type"); unknown {
-				return fault("E_FIELD_UNKNOWN", "line "+m[1]+": field "+field, "there is no such field", see)
-			}
-			return fault(code, "line "+m[1], why, see)
+	if m, bad := errors.AsType[*document.Mistake](document.Decode(data, &f)); bad {
+		code, what := "E_YAML", ""
+		if m.Line > 0 {
+			what = fmt.Sprintf("line %d", m.Line)
 		}
-		return fault("E_YAML", "", strings.TrimPrefix(err.Error(), "yaml: "), see)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return fault("E_YAML", "", "a second document begins", "leave it out")
+		if m.Field != "" {
+			code, what = "E_FIELD_UNKNOWN", what+": field "+m.Field
+		}
+		return fault(code, what, m.Why, "see the example in `bladeflow manager --help`")
 	}
 	s := f.Spec
 	switch {

@@ -19,8 +19,8 @@ import (
 // The capacity report over the API: the report in each of its forms, and the input it is
 // made of, so that `bladeflow report capacity` can work out its own questions from it.
 
-// document is an answer that is not JSON of package api.
-type document struct {
+// rawAnswer is an answer that is not JSON of package api.
+type rawAnswer struct {
 	ContentType string `header:"Content-Type"`
 	Policy      string `header:"Content-Security-Policy"`
 	Body        []byte
@@ -62,7 +62,7 @@ type reportFormInput struct {
 
 func (m *Manager) reports(h huma.API) {
 	register(m, h, "report-capacity", http.MethodGet, "reports/capacity", "What is allocated, used and left, as a CapacityReport", nil,
-		func(ctx context.Context, in *reportFormInput) (*document, error) {
+		func(ctx context.Context, in *reportFormInput) (*rawAnswer, error) {
 			f, known := reportForms[cmp.Or(in.Format, "json")]
 			if !known {
 				return nil, &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("format %q", in.Format), Why: "unknown", Remedy: flow.Suggest(in.Format, "json", "html", "csv", "md")}
@@ -79,21 +79,21 @@ func (m *Manager) reports(h huma.API) {
 				levels := strings.Split(in.Levels, ",")
 				d.Status.Scopes = slices.DeleteFunc(d.Status.Scopes, func(s capacity.Scope) bool { return !slices.Contains(levels, string(s.Level)) })
 			}
-			out := &document{ContentType: f.contentType, Policy: reportPolicy}
+			out := &rawAnswer{ContentType: f.contentType, Policy: reportPolicy}
 			var text bytes.Buffer
 			err = f.write(d, &text)
 			out.Body = text.Bytes()
 			return out, err
 		})
 	register(m, h, "report-capacity-input", http.MethodGet, "reports/capacity/input", "What the report is made of, as a CapacityInput in YAML", nil,
-		func(ctx context.Context, in *ReportQuery) (*document, error) {
+		func(ctx context.Context, in *ReportQuery) (*rawAnswer, error) {
 			input, err := m.reportInput(ctx, *in)
 			if err != nil {
 				return nil, err
 			}
 			var text bytes.Buffer
 			err = input.Write(&text)
-			return &document{ContentType: "application/yaml", Policy: reportPolicy, Body: text.Bytes()}, err
+			return &rawAnswer{ContentType: "application/yaml", Policy: reportPolicy, Body: text.Bytes()}, err
 		})
 }
 
