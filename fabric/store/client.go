@@ -366,7 +366,8 @@ func (c *Client) fault(ctx context.Context, what string, err error) error {
 	case code == codes.PermissionDenied, code == codes.Unauthenticated,
 		errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrAuthFailed):
 		return denied(what, "the store's rights do not allow it")
-	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Unavailable:
+	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Unavailable,
+		code == codes.Unknown && strings.HasSuffix(err.Error(), "raft: stopped"): // a member that is ending says so
 		if refusal := c.refusal(); refusal != nil {
 			return refusal
 		}

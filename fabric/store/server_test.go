@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/bladeflow/bladeflow/fabric/pki"
 	"github.com/bladeflow/bladeflow/hwtests/must"
@@ -315,6 +318,17 @@ func cluster(t *testing.T) (*secured, []*Server) {
 		t.Errorf("a blade's certificate opens the members' port: %v", err)
 	}
 	return s, members
+}
+
+// TestEndingMember pins what a member says that ends while it is asked: whether the
+// change was made is not known, so it may be asked again.
+func TestEndingMember(t *testing.T) {
+	c := dialled(t, DialConfig{Endpoints: []string{started(t, ServerConfig{}).Endpoint()}})
+	for _, err := range []error{rpctypes.ErrGRPCStopped, status.Error(codes.Unknown, "raft: stopped")} {
+		if got := c.fault(t.Context(), "key", err); !errors.Is(got, ErrUnreachable) {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
 }
 
 // TestCluster is a cluster of three, reached by its URLs, with TLS everywhere.
