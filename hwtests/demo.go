@@ -87,7 +87,7 @@ type Healing struct {
 type Where struct {
 	Blade    string `json:"blade"`
 	Rule     string `json:"rule"`
-	Place    string `json:"place"` // hardware, partly, software
+	Place    string `json:"place"` // hardware, mixed, software
 	Code     string `json:"code,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 	Hardware uint64 `json:"hardware"`
@@ -341,7 +341,7 @@ func (d *demo) countRule(blade int, rule agent.RuleStatus) {
 	if place == "hardware" {
 		r.Rules.Hardware++
 		if !rule.Whole {
-			place = "partly"
+			place = "mixed"
 		}
 	} else {
 		r.Rules.Software++

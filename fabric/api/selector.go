@@ -32,7 +32,7 @@ func ParseSelector(text string) (Selector, error) {
 		} else {
 			t.name, t.not = strings.CutSuffix(t.name, "!")
 		}
-		if t.name = strings.TrimSpace(t.name); t.name == "" || strings.ContainsAny(t.name, "!= ") {
+		if t.name = strings.TrimSpace(t.name); t.name == "" || strings.ContainsAny(t.name, "!= ") || strings.ContainsAny(t.value, "!= ") {
 			return nil, &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("labels %q", text), Why: "not a condition on labels",
 				Remedy: "write NAME=VALUE, NAME!=VALUE, NAME or !NAME, with commas between"}
 		}

@@ -11,7 +11,7 @@ func TestSelector(t *testing.T) {
 			t.Errorf("%q: %v, %v, want %v", text, s.Selects(labels), err, want)
 		}
 	}
-	for _, text := range []string{",", "=x", "!", "!=x", "a b", "a!b=c", "tier,", "!!a"} {
+	for _, text := range []string{",", "=x", "!", "!=x", "a b", "a!b=c", "tier,", "!!a", "a=b=c", "a!=b!c", "a= b"} {
 		if s, err := ParseSelector(text); err == nil {
 			t.Errorf("%q is %+v", text, s)
 		}
