@@ -42,7 +42,9 @@ type DeviceReport struct {
 	// Full is how many entries were in when the device had no room for another, or 0
 	// if that did not happen: a limit that was learned.
 	Full int
-	Err  error // why the device does not hold Plan.Entries: read it back and plan again
+	// FullMasks is how many distinct masks were in when it had no room for another, or 0.
+	FullMasks int
+	Err       error // why the device does not hold Plan.Entries: read it back and plan again
 }
 
 // Removed is an entry that left a device, with its last count. Whoever sums
@@ -262,7 +264,8 @@ func (d *running) again(installed []flow.Entry, failed []Failure) Plan {
 			d.report.Full = len(installed)
 			in.model.Entries = len(installed)
 		case code == CodeMask:
-			in.model.Masks = used(nil, installed).Masks
+			d.report.FullMasks = used(nil, installed).Masks
+			in.model.Masks = d.report.FullMasks
 		default:
 			in = in.without(f.Op.Entry.ID, device.Refusal{Code: code, Reason: "the device refused it: " + f.Outcome.Text, Fix: "see the device's log; apply again"})
 		}

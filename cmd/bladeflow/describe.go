@@ -163,7 +163,7 @@ func (d *describing) blade(raw json.RawMessage) error {
 	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "GUARDS", "MASKS", "LIMIT", "FOREIGN"}}
 	strange := [][]string{{"DEVICE", "ENTRY", "CLASS", "KIND", "MATCH", "ACTIONS"}}
 	for _, v := range b.Status.Devices {
-		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), number(v.Limit), strconv.Itoa(v.Guards),
+		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), room(v.Limit, v.Learned), strconv.Itoa(v.Guards),
 			strconv.Itoa(v.Masks), number(v.MaskLimit), strconv.Itoa(v.Foreign)})
 		for _, e := range v.Strange {
 			strange = append(strange, []string{v.Name, e.ID, e.Class, e.Kind, e.Match, e.Actions})

@@ -72,14 +72,14 @@ var nouns = []noun{
 
 func bladeRow(b *api.Blade) []string {
 	s := b.Status
-	entries, limit := 0, 0
+	entries, limit, learned := 0, 0, false
 	for _, d := range s.Devices {
-		entries, limit = entries+d.Entries, limit+d.Limit
+		entries, limit, learned = entries+d.Entries, limit+d.Limit, learned || d.Learned
 	}
 	rules := cmp.Or(s.Rules, &api.RuleTile{})
 	return []string{b.Metadata.Name, dash(b.Spec.Chassis), number(b.Spec.Slot), s.State, number(s.Running), strconv.FormatBool(s.Proved), strconv.Itoa(s.VFs), strconv.Itoa(s.Used),
 		number(s.Wanted), short(s.Digest), strconv.Itoa(rules.Hardware), strconv.Itoa(rules.Mixed), strconv.Itoa(rules.Software),
-		strconv.Itoa(entries), number(limit), reason(cmp.Or(s.Reason, s.Error))}
+		strconv.Itoa(entries), room(limit, learned), reason(cmp.Or(s.Reason, s.Error))}
 }
 
 func pfRow(p *api.PFView) []string {
@@ -150,6 +150,15 @@ func number[N int | uint16 | uint64](n N) string {
 		return "-"
 	}
 	return fmt.Sprint(n)
+}
+
+// room says how many entries fit, `-` if nobody knows, and whether a device only showed
+// it by refusing more.
+func room(limit int, learned bool) string {
+	if learned {
+		return number(limit) + " (learned)"
+	}
+	return number(limit)
 }
 
 func revision(h api.Head) string { return strconv.FormatInt(h.Metadata.Revision, 10) }

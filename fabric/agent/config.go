@@ -76,7 +76,7 @@ spec:
   #   certificates: /etc/bladeflow/pki     # ca.crt, blade1.crt and blade1.key
   #   name: blade1                         # of the certificate, if it is not the blade's
   #   keep: /var/lib/bladeflow/generation.json   # the last generation: to start without the store, and never to go back.
-  #                                        # Beside it: generation.counters, so that none decreases, and generation.journal
+  #                                        # Beside it: generation.counters, so that none decreases, generation.journal and generation.learned
   root: /                          # where the inventory is read; a recorded tree works too
   ports:                           # in the order of their numbers; left out, they come from the inventory
     - {name: nic0/pf0, netdev: uprep}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +28,7 @@ import (
 	"github.com/bladeflow/bladeflow/fallback/afpacket"
 	"github.com/bladeflow/bladeflow/fallback/afxdp"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
 	"github.com/bladeflow/bladeflow/offload/softnic"
 	"github.com/bladeflow/bladeflow/offload/verify"
 )
@@ -90,6 +93,7 @@ func (d *Daemon) open() error {
 			}
 		}
 		config.Devices = []Device{{Name: nic.Name(), Driver: nic, PFs: functions(inv, nic.Ports(), ports)}}
+		config.Devices[0].Card = identity(inv, &config.Devices[0])
 	}
 	if d.file.Metrics != "" {
 		if d.listener, err = net.Listen("tcp", d.file.Metrics); err != nil {
@@ -174,6 +178,18 @@ func functions(inv fabric.Inventory, card []softnic.Port, ports *flow.Ports) []s
 		}
 	}
 	return out
+}
+
+// identity returns which card a device is: what its first PF is part of.
+func identity(inv fabric.Inventory, d *Device) device.Card {
+	for _, n := range inv.NICs {
+		for _, pf := range n.PFs {
+			if slices.Contains(d.PFs, pf.Name) {
+				return device.Card{NIC: strings.TrimSpace(n.Slot + " " + n.Serial), Driver: cmp.Or(pf.Driver, "softnic"), Firmware: pf.Firmware}
+			}
+		}
+	}
+	return device.Card{NIC: d.Name, Driver: "softnic"}
 }
 
 // inventory reads what the blade has. What is odd about it is logged and stops

@@ -24,6 +24,7 @@ const (
 	eventInterrupted = "E_INTERRUPTED"    // the agent ended in the middle of a change
 	eventAway        = "E_NETDEV"         // a port's netdev was removed, or cannot be used
 	eventBack        = "LINK_OPEN"        // it is back
+	eventLearned     = "LIMIT_LEARNED"    // a device showed how much it holds, by refusing more
 	eventInForce     = "GENERATION_IN_FORCE"
 )
 

@@ -9,6 +9,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // report publishes the status of the round that ended with err, and logs trouble when
@@ -28,7 +29,7 @@ func (a *Agent) report(err error) {
 		s.Proved = a.proved()
 	}
 	for _, c := range a.devices {
-		s.Devices = append(s.Devices, c.status(a.running))
+		s.Devices = append(s.Devices, c.status(a.running, a.limited(c)))
 	}
 	switch {
 	case err != nil:
@@ -72,12 +73,10 @@ func (a *Agent) noteLinks(was, is []LinkStatus) {
 // strangeListed is how many strange entries of a device a status lists.
 const strangeListed = 64
 
-// status says how full a device is and what is odd in it.
-func (c *card) status(t *flow.Table) DeviceStatus {
-	s := DeviceStatus{Name: c.Name, Model: c.model.Name, Entries: len(c.installed), Limit: c.model.Entries, MaskLimit: c.model.Masks, PFs: c.PFs, Strange: []EntryStatus{}}
-	if c.full > 0 && (s.Limit == 0 || c.full < s.Limit) {
-		s.Limit, s.Learned = c.full, true
-	}
+// status says how full a device that can do m is and what is odd in it.
+func (c *card) status(t *flow.Table, m device.Model) DeviceStatus {
+	s := DeviceStatus{Name: c.Name, Model: m.Name, Entries: len(c.installed), Limit: m.Entries, MaskLimit: m.Masks, PFs: c.PFs, Strange: []EntryStatus{}}
+	s.Learned = m.Evidence["entries"].Tier == device.Learned
 	var ports *flow.Ports
 	if t != nil {
 		ports = t.Ports()

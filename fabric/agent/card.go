@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+// card is one device and what is remembered of it.
+type card struct {
+	Device
+	ledger     *ledger
+	left       []flow.Entry // what we left there; nil before the first look
+	installed  []flow.Entry // as read last
+	usage      usage        // of installed
+	found      drift        // in the last round
+	model      device.Model
+	planner    offload.Planner
+	placements map[flow.RuleID]offload.Placement
+	proof      proof
+}
+
+// proof is the checker's answer about one dump. The checker is a pure function, so
+// the answer holds until the dump or the table changes.
+type proof struct {
+	table   *flow.Table // nil if there is no answer
+	entries []flow.Entry
+	err     error
+}
+
+func (c *card) read(ctx context.Context, t *flow.Table) error {
+	model, err := c.Driver.Model(ctx)
+	if err != nil {
+		return fmt.Errorf("model: %w", err)
+	}
+	installed, err := c.Driver.Installed(ctx)
+	if err != nil {
+		return fmt.Errorf("entries: %w", err)
+	}
+	counts, err := c.Driver.Counters(ctx)
+	if err != nil {
+		return fmt.Errorf("counters: %w", err)
+	}
+	c.model = model
+	c.hold(installed)
+	c.ledger.read(installed, counts, t)
+	return nil
+}
+
+// hold takes a dump as what the device holds.
+func (c *card) hold(installed []flow.Entry) {
+	if c.installed == nil || !sameEntries(installed, c.installed) {
+		c.usage = usageOf(installed)
+	}
+	c.installed = installed
+}
+
+// usage is what of a device's room is taken.
+type usage struct{ foreign, guards, masks int }
+
+func usageOf(installed []flow.Entry) (u usage) {
+	masks := make(map[device.Mask]bool)
+	for i := range installed {
+		e := &installed[i]
+		masks[device.MaskOf(&e.Match)] = true
+		switch {
+		case !offload.Ours(e.ID):
+			u.foreign++
+		case e.Punt():
+			u.guards++
+		}
+	}
+	u.masks = len(masks)
+	return u
+}
+
+// hardware returns what the devices' entries have answered for a rule.
+func (a *Agent) hardware(id flow.RuleID) (sum flow.Counter) {
+	for _, c := range a.devices {
+		sum = plus(sum, c.ledger.rules[id])
+	}
+	return sum
+}

@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
+)
+
+// change brings table and devices to want, and reads back: what [offload.Run] read last
+// if all went well, else once more.
+func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat) error {
+	a.planned, a.retry = heat, time.Time{}
+	err := a.apply(ctx, want, a.plan(want.Table, heat))
+	a.healed()
+	if err != nil || slices.ContainsFunc(a.devices, func(c *card) bool { return c.left == nil }) {
+		if e := errors.Join(a.settle(ctx), a.read(ctx)); e != nil {
+			return errors.Join(err, e)
+		}
+	}
+	if a.running != nil {
+		for _, c := range a.devices {
+			err = errors.Join(err, a.prove(c))
+		}
+	}
+	if err == nil {
+		a.pass(phaseDone)
+	}
+	return err
+}
+
+// settle waits until what was asked of devices has happened or will not happen any more:
+// a dump that overtakes an operation without an answer shows what will not be.
+func (a *Agent) settle(ctx context.Context) error {
+	for _, c := range a.devices {
+		if err := c.Driver.Barrier(ctx); err != nil {
+			return mute(c.Name, fmt.Errorf("barrier: %w", err))
+		}
+	}
+	return nil
+}
+
+// plan plans for every device. Before the first swap no packet is judged by an old
+// table, so the new one is all that entries have to agree with.
+func (a *Agent) plan(want *flow.Table, heat offload.Heat) []offload.Target {
+	old := cmp.Or(a.running, want)
+	var targets []offload.Target
+	for _, c := range a.devices {
+		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: c.planner.Plan(old, want, c.installed, a.limited(c), offload.Traffic{Rules: heat})})
+	}
+	return targets
+}
+
+// apply carries the plans out and keeps what counters need.
+func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Target) error {
+	var swap func(*flow.Table) error
+	want, before := wanted.Table, a.running
+	if want != a.running {
+		swap = func(t *flow.Table) error { return a.swap(t, wanted.Digest) }
+	}
+	if len(targets) == 0 {
+		if swap == nil {
+			return nil
+		}
+		return swap(want)
+	}
+	a.begin(want, targets)
+	report, err := offload.Run(ctx, targets, swap, a.check)
+	for i, d := range report.Devices {
+		c := a.devices[i]
+		for _, r := range d.Removed {
+			c.ledger.close(&r.Entry, r.Final, cmp.Or(before, want))
+		}
+		c.left = nil
+		if d.Installed != nil {
+			c.hold(d.Installed)
+			c.left = ours(d.Installed)
+		}
+		a.learn(c, &d)
+		if report.Swapped || swap == nil {
+			c.placements = map[flow.RuleID]offload.Placement{}
+			for _, p := range d.Plan.Placements {
+				c.placements[p.Rule] = p
+			}
+		}
+		for _, f := range d.Failed {
+			a.retry = a.Now().Add(retryAfter)
+			a.event(eventRefused, c.Name, fmt.Sprintf("%s entry %016x: %s: %s: %s", f.Op.Kind, uint64(f.Op.Entry.ID), f.Outcome.Status, f.Outcome.Code, f.Outcome.Text))
+		}
+	}
+	return err
+}
+
+// swap is the instant of change.
+func (a *Agent) swap(t *flow.Table, digest string) error {
+	if err := a.Datapath.Swap(t); err != nil {
+		return err
+	}
+	a.pass(phasePromote)
+	a.running, a.digest, a.since = t, digest, a.Now()
+	a.events.add(a.since, eventInForce, fmt.Sprintf("generation %d", t.Generation()), fmt.Sprintf("%d rules", t.Len()))
+	a.Log.Info("a new generation is in force", "generation", uint64(t.Generation()), "rules", t.Len())
+	return nil
+}
+
+// check asks the checker and counts its refusals.
+func (a *Agent) check(want *flow.Table, installed []flow.Entry, m device.Model) error {
+	err := a.Check(want, installed, m)
+	if err != nil {
+		a.mismatches++
+	}
+	return err
+}
+
+// healed counts the drift that is no more.
+func (a *Agent) healed() {
+	for _, c := range a.devices {
+		n := c.found.size()
+		if n == 0 || c.left == nil {
+			continue
+		}
+		wanted := map[flow.EntryID]bool{}
+		for _, p := range c.placements {
+			for _, id := range p.Entries {
+				wanted[id] = true
+			}
+		}
+		open := c.found.remaining(func(id flow.EntryID) bool { return wanted[id] }, c.left)
+		n -= open
+		a.drift.Healed += uint64(n)
+		a.events.add(a.Now(), eventHealed, c.Name, fmt.Sprintf("drifted entries put right: %d", n))
+		a.Log.Info("drift healed", "device", c.Name, "entries", n)
+		if open == 0 {
+			c.found = drift{foreign: c.found.foreign}
+		}
+	}
+}
+
+// prove asks the checker about everything a device holds, entries of others too.
+// Where those alone are to blame the fault says so: they are not ours to remove, but
+// nobody shall believe that all is well.
+func (a *Agent) prove(c *card) error {
+	if c.proof.table == a.running && sameEntries(c.installed, c.proof.entries) {
+		return c.proof.err
+	}
+	err := a.Check(a.running, c.installed, c.model)
+	if mine := ours(c.installed); err != nil && len(mine) < len(c.installed) && a.Check(a.running, mine, c.model) == nil {
+		err = &flow.Fault{Code: "E_FOREIGN", What: "device " + c.Name, Why: "an entry that is not bladeflow's answers packets differently from the table: " + err.Error(),
+			Remedy: "find its owner and have it removed", Err: err}
+	} else if err != nil {
+		a.mismatches++
+		a.Log.Error("what a device holds is not right", "device", c.Name, "error", err)
+	}
+	c.proof = proof{a.running, c.installed, err}
+	return err
+}
