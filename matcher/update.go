@@ -111,7 +111,9 @@ func (c *Classifier) ruleOf(id flow.RuleID) *flow.Rule {
 func (c *Classifier) change(ch change) {
 	e := c.engine.Load()
 	if e == nil {
-		c.table.Store(&dated{c.table.Load().table.Edited(map[flow.RuleID]*flow.Rule{ch.rule.ID: ch.now()}), c.version.Add(2)})
+		var h history
+		h.add(ch)
+		c.table.Store(&dated{edited(c.table.Load().table, h), c.version.Add(2)})
 		return
 	}
 	e.make(ch)
@@ -138,18 +140,17 @@ func (c *Classifier) dated() *dated {
 	if d.version == version {
 		return d
 	}
-	d = &dated{e.edited(log), version}
+	d = &dated{edited(e.base, log), version}
 	c.table.Store(d)
 	return d
 }
 
 // changes is what an engine knows of the updates since it was built.
 type changes struct {
-	order *order
-	names names // of what was inserted
-	gone  set   // numbers of rules of base that were deleted; none as long as none was
-	next  int32 // number
-	log   history
+	order   *order
+	numbers map[flow.RuleID]int32 // where base is not right: of what was inserted, or gone
+	next    int32                 // number
+	log     history
 }
 
 // change is one update: the rule is now there, or no longer.
@@ -158,39 +159,27 @@ type change struct {
 	gone bool
 }
 
-// now returns the rule if it is there after the change, else nil.
-func (ch change) now() *flow.Rule {
-	if ch.gone {
-		return nil
-	}
-	return ch.rule
-}
-
-// history is changes in their order, in pieces that never move: the number of a rule that
-// came, or the complement of that of one that went. A copy of it stays as it is.
+// history is changes in their order, in pieces that never move. A copy of it stays as
+// it is.
 type history struct {
-	pieces []*[pieceChanges]int32
+	pieces []*[pieceChanges]change
 	n      int
 }
 
-const pieceChanges = 256
+const pieceChanges = 512
 
-func (h *history) add(n int32) {
+func (h *history) add(ch change) {
 	if h.n%pieceChanges == 0 {
-		h.pieces = append(h.pieces, new([pieceChanges]int32))
+		h.pieces = append(h.pieces, new([pieceChanges]change))
 	}
-	h.pieces[h.n/pieceChanges][h.n%pieceChanges] = n
+	h.pieces[h.n/pieceChanges][h.n%pieceChanges] = ch
 	h.n++
 }
 
-// since calls f for the changes of a history of e from the i-th on.
-func (e *engine) since(h history, i int, f func(change)) {
+// from calls f for the changes of h from the i-th on.
+func (h history) from(i int, f func(change)) {
 	for ; i < h.n; i++ {
-		if n := h.pieces[i/pieceChanges][i%pieceChanges]; n < 0 {
-			f(change{rule: e.rule(^n), gone: true})
-		} else {
-			f(change{rule: e.rule(n)})
-		}
+		f(h.pieces[i/pieceChanges][i%pieceChanges])
 	}
 }
 
@@ -222,12 +211,16 @@ func (e *engine) name(r *flow.Rule) int32 {
 	return n
 }
 
+// gone is the number of a rule that was deleted.
+const gone = -1
+
 // find returns the number of the rule with this ID.
 func (e *engine) find(id flow.RuleID) (n int32, ok bool) {
-	if i, ok := e.base.Index(id); ok && i < e.base.Len() && !e.changes.gone.has(i) {
-		return int32(i), true
+	if n, ok := e.changes.numbers[id]; ok {
+		return n, n != gone
 	}
-	return e.changes.names.find(id)
+	i, ok := e.base.Index(id)
+	return int32(i), ok && i < e.base.Len()
 }
 
 // insert puts in a rule whose ID is not there.
@@ -245,9 +238,9 @@ func (e *engine) insert(r *flow.Rule) {
 	n := e.name(r)
 	place := c.order.choose(low, high)
 	e.put(&r.Match, place, n)
-	c.order.put(at, k.upper, n, place)
-	c.names.add(r.ID, n)
-	c.log.add(n)
+	c.order.put(at, ordered{k, n, place})
+	c.numbers[r.ID] = n
+	c.log.add(change{rule: r})
 }
 
 // remove takes out the rule with this number.
@@ -259,15 +252,12 @@ func (e *engine) remove(n int32) {
 	b.without(i)
 	e.steps.Add(1)
 	c.order.remove(c.order.find(rankOf(r)))
-	if int(n) >= e.base.Len() {
-		c.names.remove(r.ID)
+	if _, was := e.base.Index(r.ID); was {
+		c.numbers[r.ID] = gone
 	} else {
-		if c.gone == nil {
-			c.gone = make(set, e.base.Len()/64+1)
-		}
-		c.gone.add(int(n))
+		delete(c.numbers, r.ID)
 	}
-	c.log.add(^n)
+	c.log.add(change{rule: r, gone: true})
 }
 
 // move gives a rule another place between its neighbours.
@@ -348,15 +338,16 @@ func (e *engine) exchange(old, t *subtable) {
 }
 
 // locate returns where the rule with this match and number is, in a table with room.
-func (e *engine) locate(match *flow.Match, n int32) (bucket, int) {
+func (e *engine) locate(m *flow.Match, n int32) (bucket, int) {
 	for _, t := range e.set.Load().tables {
-		if !t.takes(match) {
+		if !t.takes(m) {
 			continue
 		}
-		b := t.bucketOf(match)
+		b := t.bucketOf(m)
 		for i := range b.size() {
 			if row, m := b.table.row(b.words, i); int32(row[m]) == n {
-				return e.roomy(t).bucketOf(match), i
+				b.table = e.roomy(t)
+				return b, i
 			}
 		}
 	}
