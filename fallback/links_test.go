@@ -336,35 +336,37 @@ func TestDown(t *testing.T) {
 	})
 }
 
-// TestSenders sends on one link from several goroutines at once.
+// TestSenders sends on one link from several goroutines at once, in rounds of what a veth
+// holds: 256 frames.
 func TestSenders(t *testing.T) {
 	each(t, func(t *testing.T, _ kind, c *cable, l openLink) {
-		const senders, frames = 4, 500
-		failed := make(chan error, senders)
-		for s := range senders {
-			go func() {
+		const rounds, senders, frames = 16, 4, 32
+		for round := range rounds {
+			failed := make(chan error, senders)
+			var want [][]byte
+			for s := range senders {
+				var mine [][]byte
 				for i := range frames {
-					if err := l.Send(testFrame(64, 0, s*frames+i)); err != nil {
-						failed <- err
-						return
-					}
-					if i%32 == 31 {
-						time.Sleep(time.Millisecond) // a veth holds 256 frames
-					}
+					mine = append(mine, testFrame(64, 0, (round*senders+s)*frames+i))
 				}
-				failed <- l.Flush()
-			}()
-		}
-		for range senders {
-			if err := <-failed; err != nil {
-				t.Error(err)
+				want = append(want, mine...)
+				go func() {
+					for _, f := range mine {
+						if err := l.Send(f); err != nil {
+							failed <- err
+							return
+						}
+					}
+					failed <- l.Flush()
+				}()
 			}
+			for range senders {
+				if err := <-failed; err != nil {
+					t.Error(err)
+				}
+			}
+			checkSet(t, "sent", c.wire.frames(t, len(want)), want)
 		}
-		var want [][]byte
-		for i := range senders * frames {
-			want = append(want, testFrame(64, 0, i))
-		}
-		checkSet(t, "sent", c.wire.frames(t, len(want)), want)
 	})
 }
 
