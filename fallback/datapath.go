@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
@@ -52,6 +53,8 @@ type Datapath struct {
 	cache   *flowcache.Cache // nil if there is none
 	workers []*worker
 	program atomic.Pointer[generation] // nil until the first Swap
+	meters  meters
+	clock   func() time.Duration // what meters go by: time since some moment, never backwards
 
 	swapping sync.Mutex // one Swap at a time, so that the last to return is the current one
 }
@@ -69,7 +72,9 @@ type Config struct {
 // [Datapath.Swap] and does nothing until [Datapath.Run]. Links, kernel and cache
 // stay the caller's to close, after Run has returned.
 func New(c Config) (*Datapath, error) {
-	d := &Datapath{kernel: c.Kernel, cache: c.Cache}
+	began := time.Now()
+	d := &Datapath{kernel: c.Kernel, cache: c.Cache, meters: meters{all: map[flow.MeterID]*meter{}},
+		clock: func() time.Duration { return time.Since(began) }}
 	ports := slices.Sorted(maps.Keys(c.Links))
 	if len(ports) > 0 {
 		d.links = make([]Link, int(ports[len(ports)-1])+1)
@@ -99,7 +104,7 @@ func (d *Datapath) Swap(t *flow.Table) error {
 	}
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
-	g := &generation{program: compile(t)}
+	g := &generation{program: compile(t, &d.meters)}
 	if d.cache != nil {
 		var err error
 		if g.epoch, err = d.cache.Advance(view(t)); err != nil {

@@ -14,12 +14,22 @@ type program struct {
 	match *matcher.Classifier
 	code  []step
 	entry []int32 // by place of the rule in the table: its first step in code
+
+	settings [][]flow.Setting // of the steps that edit
+	policing []policing       // of those that police
+}
+
+// policing is a police action and its meter.
+type policing struct {
+	action *flow.Action
+	meter  *meter
 }
 
 // step is one thing to do to a frame. An action with several ports is several steps.
 type step struct {
 	op    opcode
 	port  flow.Port // valid iff op is send
+	index uint32    // valid iff op is edit or police: of its settings, or of its policing
 	tag   uint16    // valid iff op is push or set
 	proto uint16    // valid iff op is push
 }
@@ -35,22 +45,27 @@ const (
 	push
 	pop
 	set
+	edit
+	police
 )
 
-// compile makes t ready to run. Cost: linear in actions, plus matcher.Compile.
-func compile(t *flow.Table) *program {
+// compile makes t ready to run, with the meters that there are. Cost: linear in actions,
+// plus matcher.Compile.
+func compile(t *flow.Table, ms *meters) *program {
 	p := &program{table: t, match: matcher.Compile(t), entry: make([]int32, t.Len()+1)}
 	for i := range p.entry {
 		p.entry[i] = int32(len(p.code))
-		for _, a := range t.Rule(i).Actions {
-			p.add(a)
+		r := t.Rule(i)
+		for at := range r.Actions {
+			p.add(r, at, ms)
 		}
 	}
 	return p
 }
 
-func (p *program) add(a flow.Action) {
-	switch a.Op {
+// add appends the steps of one action of a rule.
+func (p *program) add(r *flow.Rule, at int, ms *meters) {
+	switch a := &r.Actions[at]; a.Op {
 	case flow.Drop:
 		p.code = append(p.code, step{op: drop})
 	case flow.Normal:
@@ -70,10 +85,16 @@ func (p *program) add(a flow.Action) {
 		p.code = append(p.code, step{op: pop})
 	case flow.VLANSet:
 		p.code = append(p.code, step{op: set, tag: a.Tag})
+	case flow.Set:
+		p.code = append(p.code, step{op: edit, index: uint32(len(p.settings))})
+		p.settings = append(p.settings, a.Settings)
+	case flow.Police:
+		p.code = append(p.code, step{op: police, index: uint32(len(p.policing))})
+		p.policing = append(p.policing, policing{a, ms.of(flow.MeterID{Rule: r.ID, At: at})})
 	}
 }
 
-// editor holds a frame while tags are put on and taken off. The frame belongs to
+// editor holds a frame while it is changed. The frame belongs to
 // the link it came from and may not even be copied on the way to its output, so it
 // moves into the editor's buffer with the first change, and not before.
 type editor struct {

@@ -10,7 +10,8 @@ type Stats struct {
 	Early  uint64 // dropped: no table was there yet
 	Short  uint64 // dropped: no Ethernet header, so no key
 
-	Dropped uint64 // judged drop, or given a third VLAN tag
+	Dropped uint64 // judged drop, given a third VLAN tag, or policed
+	Policed uint64 // of Dropped: came faster than a police action lets pass
 	Normal  uint64 // judged normal, wherever the switch delivered them
 	Passed  uint64 // judged pass
 	Output  uint64 // judged output
@@ -39,6 +40,7 @@ func (s *Stats) add(o *Stats) {
 	s.Early += o.Early
 	s.Short += o.Short
 	s.Dropped += o.Dropped
+	s.Policed += o.Policed
 	s.Normal += o.Normal
 	s.Passed += o.Passed
 	s.Output += o.Output

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/matcher"
@@ -25,10 +26,11 @@ type worker struct {
 	batch   matcher.Batch
 	placed  []int32 // which frame of the batch each key is of
 	edit    editor
-	samples []*Samples  // of those who look on
-	ports   []flow.Port // where `normal` delivers a frame
-	touched []flow.Port // whose links to flush after the batch
-	dirty   []bool      // by port: is it in touched
+	samples []*Samples    // of those who look on
+	now     time.Duration // when the batch was judged; valid iff its program polices
+	ports   []flow.Port   // where `normal` delivers a frame
+	touched []flow.Port   // whose links to flush after the batch
+	dirty   []bool        // by port: is it in touched
 }
 
 func newWorker(d *Datapath, port flow.Port, link Link) *worker {
@@ -80,12 +82,15 @@ func (w *worker) judge(frames [][]byte) {
 		keys = append(keys, k)
 	}
 	w.batch.Keys = keys
+	if len(p.policing) > 0 {
+		w.now = w.d.clock()
+	}
 	p.match.Lookup(&w.batch)
 	for i, rule := range w.batch.Rules[:len(keys)] {
 		f := frames[w.placed[i]]
 		w.tally.count(rule, len(f))
 		dropped := w.stats.Dropped
-		w.act(p.program, p.code[p.entry[rule]:], f)
+		w.act(p.program, p.code[p.entry[rule]:], f, &keys[i])
 		if len(w.samples) > 0 {
 			w.seen(p.table, rule, w.stats.Dropped > dropped, &keys[i], f)
 		}
@@ -96,8 +101,8 @@ func (w *worker) judge(frames [][]byte) {
 	}
 }
 
-// act carries out a rule's steps on a frame.
-func (w *worker) act(p *program, code []step, frame []byte) {
+// act carries out a rule's steps on a frame, whose key is k.
+func (w *worker) act(p *program, code []step, frame []byte, k *flow.Key) {
 	w.edit.load(frame)
 	for i := range code {
 		switch s := &code[i]; s.op {
@@ -112,6 +117,15 @@ func (w *worker) act(p *program, code []step, frame []byte) {
 			w.edit.pop()
 		case set:
 			w.edit.setID(s.tag)
+		case edit: // what the packet had when it came in, wherever that is now
+			h := flow.Locate(k, frame)
+			w.edit.put(h.Moved(len(w.edit.frame)-len(frame)), p.settings[s.index])
+		case police:
+			if by := &p.policing[s.index]; !by.meter.pass(by.action, w.now, len(w.edit.frame)) {
+				w.stats.Dropped++
+				w.stats.Policed++
+				return
+			}
 		case drop:
 			w.stats.Dropped++
 			return

@@ -61,6 +61,14 @@ func tables() map[string]*flow.Table {
 		"retag": flowtest.NewTable(nil, flow.Actions{{Op: flow.VLANPop}, {Op: flow.VLANPush, Tag: 7, Proto: flow.EthVLAN},
 			{Op: flow.Mirror, Ports: []flow.Port{3}}, out}),
 	}
+	for name, list := range map[string]string{"set-mac": "set(dst_mac=02:00:00:00:00:07)", "set-ttl": "set(ip_ttl=9)", "set-nat": "set(src_ip=192.0.2.1,dst_ip=192.0.2.2)",
+		"police": "police(rate=1000T,burst=2G)", "police-drop": "police(rate=1,burst=1)"} {
+		a, err := flow.ParseActions(list+",output:#2", nil)
+		if err != nil {
+			panic(err)
+		}
+		t[name] = flowtest.NewTable(nil, a)
+	}
 	for _, n := range []int{100, 1000, 10000} {
 		t[fmt.Sprintf("acl-%d", n)] = flowtest.NewTable(flowtest.Generate(flowtest.ACL, n, 1), flow.Actions{out})
 	}

@@ -7,8 +7,9 @@ import (
 
 // ParseActions reads actions in order, separated by commas: `drop`, `normal`,
 // `pass`, `vlan_pop`, `vlan_set:5`, `output:vf1`, `output(vf1,vf2)`,
-// `mirror:vf1`, `vlan_push(id=5,prio=3,proto=0x88a8)`. One argument follows a
-// colon, several stand in parentheses. The error is a *[Fault].
+// `mirror:vf1`, `vlan_push(id=5,prio=3,proto=0x88a8)`, `set(dst_ip=10.0.0.1,dst_port=80)`,
+// `police(rate=100M,burst=64k)`. One argument follows a colon, several and those with
+// a name stand in parentheses. The error is a *[Fault].
 func ParseActions(s string, ports *Ports) (Actions, error) { return parseActions(s, 0, ports) }
 
 // parseActions is ParseActions for a text that starts at offset base of another.
@@ -89,8 +90,9 @@ func splitAction(s string, offset int) (op Term, args []Term, err error) {
 
 // NewAction makes one action of its word and its arguments: for output and mirror
 // unnamed ports; for vlan_set an unnamed id; for vlan_push id, prio (0 if absent)
-// and proto (0x8100 if absent), or only an unnamed id. The error is a *[Fault]
-// with the Offset of the word or of the argument at fault.
+// and proto (0x8100 if absent), or only an unnamed id; for set fields; for police rate
+// and burst. The error is a *[Fault] with the Offset of the word or of the argument at
+// fault.
 func NewAction(op Term, args []Term, ports *Ports) (Action, error) {
 	r := actionReader{op: op}
 	var a Action
@@ -121,9 +123,10 @@ func NewAction(op Term, args []Term, ports *Ports) (Action, error) {
 		return a, err
 	case "vlan_push":
 		return r.push(args)
-	case "set", "police":
-		return a, &Fault{Code: "E_ACTION_UNAVAILABLE", What: "action " + op.Name, Why: "not available yet",
-			Remedy: "leave it out", Offset: op.Offset}
+	case "set":
+		return r.set(args)
+	case "police":
+		return r.police(args)
 	}
 	return a, &Fault{Code: "E_ACTION", What: fmt.Sprintf("action %q", op.Name), Why: "there is no such action",
 		Remedy: Suggest(op.Name, opNames[:]...), Offset: op.Offset}
@@ -228,6 +231,10 @@ func (a Action) Args(ports *Ports) []Term {
 		if a.Proto != EthVLAN {
 			args = append(args, Term{Name: "proto", Value: fmt.Sprintf("0x%04x", a.Proto)})
 		}
+	case Set:
+		return setArgs(a.Settings)
+	case Police:
+		return []Term{{Name: "rate", Value: formatAmount(a.Rate)}, {Name: "burst", Value: formatAmount(uint64(a.Burst))}}
 	}
 	return args
 }

@@ -17,7 +17,8 @@ type Emission struct {
 
 // Judge says what happens to a frame that comes in by port in: parse, look up, act
 // in order. It is the definition of what t means for packets. A frame too short to
-// have a key, and a dropped one, has no emission.
+// have a key, and a dropped one, has no emission. Meters are full: what they make of
+// one frame after another is defined by [Meters.Judge].
 func Judge(t *Table, frame []byte, in Port) []Emission {
 	k, err := Parse(frame, in)
 	if err != nil {
@@ -29,13 +30,23 @@ func Judge(t *Table, frame []byte, in Port) []Emission {
 
 // Act carries out actions on a frame that came in by port in, and is the
 // definition of what they mean. The frame has an Ethernet header and is not changed.
+// Meters are full.
 func Act(actions Actions, sw *Switch, rule RuleID, frame []byte, in Port) []Emission {
+	return act(actions, sw, rule, frame, in, func(at, length int) bool {
+		_, passes := Meter{}.Pass(actions[at], 0, length)
+		return passes
+	})
+}
+
+// act is Act; meter says whether a frame of some length passes the police action at
+// some place of the list.
+func act(actions Actions, sw *Switch, rule RuleID, frame []byte, in Port, meter func(at, length int) bool) []Emission {
 	var out []Emission
 	f := slices.Clone(frame)
 	emit := func(p Port, kernel bool) {
 		out = append(out, Emission{Port: p, Kernel: kernel, Bytes: slices.Clone(f), Rule: rule})
 	}
-	for _, a := range actions {
+	for i, a := range actions {
 		switch a.Op {
 		case Drop:
 			return out
@@ -69,6 +80,13 @@ func Act(actions Actions, sw *Switch, rule RuleID, frame []byte, in Port) []Emis
 			if tags(f) > 0 {
 				tci := binary.BigEndian.Uint16(f[14:])
 				binary.BigEndian.PutUint16(f[14:], tci&^TagID|a.Tag)
+			}
+		case Set:
+			k, _ := Parse(frame, in) // as the packet came in: what is set is what rules could see
+			Put(f, Locate(&k, frame).Moved(len(f)-len(frame)), a.Settings)
+		case Police:
+			if !meter(i, len(f)) {
+				return out
 			}
 		}
 	}

@@ -52,6 +52,11 @@ func ParseRule(line string, ports *Ports) (Rule, error) {
 	if r.Actions, err = parseActions(line[base:], base, ports); err != nil {
 		return r, err
 	}
+	if err := r.Actions.validOn(&r.Match); err != nil {
+		f := *err.(*Fault)
+		f.Offset = base
+		return r, &f
+	}
 	r.ID = NewRuleID("", r.Name)
 	return r, nil
 }

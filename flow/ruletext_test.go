@@ -32,6 +32,14 @@ func TestActionText(t *testing.T) {
 	check("vlan_set:5,normal", "", Action{Op: VLANSet, Tag: 5}, Action{Op: Normal})
 	check("vlan_set(id=5),normal", "vlan_set:5,normal", Action{Op: VLANSet, Tag: 5}, Action{Op: Normal})
 	check("vlan_push:5,drop", "vlan_push(id=5),drop", Action{Op: VLANPush, Tag: 5, Proto: EthVLAN}, Action{Op: Drop})
+	check("set(dst_ip=10.0.0.1),drop", "", Action{Op: Set, Settings: []Setting{{DstLo, 10<<24 | 1, ipv4Mask}}}, Action{Op: Drop})
+	check("set(dst_port=80,src_mac=02:00:00:00:00:01,src_ip=::1),drop", "set(src_mac=02:00:00:00:00:01,dst_port=80,src_ip=::1),drop",
+		Action{Op: Set, Settings: []Setting{{SrcMAC, 0x020000000001, SrcMAC.Max()}, {DstPort, 80, 0xffff}, {SrcHi, 0, SrcHi.Max()}, {SrcLo, 1, SrcLo.Max()}}}, Action{Op: Drop})
+	check("set(ip_tos=0xb8/0xfc,ip_ttl=64),set(ip_tos=3),drop", "set(ip_tos=0xb8/0xfc,ip_ttl=64),set(ip_tos=3),drop",
+		Action{Op: Set, Settings: []Setting{{TOS, 0xb8, 0xfc}, {TTL, 64, 0xff}}}, Action{Op: Set, Settings: []Setting{{TOS, 3, 0xff}}}, Action{Op: Drop})
+	check("police(rate=100M,burst=64k),drop", "", Action{Op: Police, Rate: 100e6, Burst: 64000}, Action{Op: Drop})
+	check("police(burst=2000000000,rate=1000T),drop", "police(rate=1000T,burst=2G),drop", Action{Op: Police, Rate: MaxRate, Burst: MaxBurst}, Action{Op: Drop})
+	check("police(rate=1500,burst=1K),drop", "police(rate=1500,burst=1k),drop", Action{Op: Police, Rate: 1500, Burst: 1000}, Action{Op: Drop})
 	check("vlan_push(id=5,prio=7,proto=0x88a8), drop", "vlan_push(id=5,prio=7,proto=0x88a8),drop",
 		Action{Op: VLANPush, Tag: 7<<13 | 5, Proto: EthQinQ}, Action{Op: Drop})
 }
@@ -62,8 +70,26 @@ func TestActionRefused(t *testing.T) {
 	check("vlan_push(id=5,proto=0x8101),normal", "E_ACTION", 15, "0x88a8")
 	check("vlan_push(id=5,prot=0x8100),normal", "E_ACTION", 15, "did you mean proto?")
 	check("normal,,", "E_ACTION", 7)
-	check("set(src_ip=10.0.0.1),normal", "E_ACTION_UNAVAILABLE", 0, "not available yet")
-	check("police(rate=1),normal", "E_ACTION_UNAVAILABLE", 0, "not available yet")
+	check("set,normal", "E_ACTION", 0, "sets nothing")
+	check("set:5,normal", "E_ACTION", 4, "set(FIELD=VALUE)")
+	check("set(dst_ip=10.0.0.1,dst_prot=80),normal", "E_ACTION", 20, "did you mean dst_port?")
+	check("set(vlan_id=5),normal", "E_ACTION", 4, "cannot be set")
+	check("set(dst_ip=10.0.0.0/8),normal", "E_ACTION", 4, "whole address")
+	check("set(dst_ip=10.0.0.1,dst_ip=::1),normal", "E_ACTION", 20, "twice")
+	check("set(ip_ttl=256),normal", "E_ACTION", 4, "255")
+	check("set(ip_tos=1/0),normal", "E_ACTION", 4, "sets nothing")
+	check("set(ip_ttl=1/1),normal", "E_ACTION", 4, "no mask")
+	check("set(src_mac=02:00),normal", "E_ACTION", 4, "MAC")
+	check("police,normal", "E_ACTION", 0, "no rate")
+	check("police:100M,normal", "E_ACTION", 7, "rate and a burst")
+	check("police(rate=100M),normal", "E_ACTION", 0, "no burst")
+	check("police(rate=0,burst=1),normal", "E_ACTION", 7, "bits a second")
+	check("police(rate=1001T,burst=1),normal", "E_ACTION", 7, "1000T")
+	check("police(rate=1.5M,burst=1),normal", "E_ACTION", 7, "whole number")
+	check("police(rate=1M,burst=3G),normal", "E_ACTION", 15, "2G")
+	check("police(rate=1M,rate=2M,burst=1),normal", "E_ACTION", 15, "twice")
+	check("police(rate=1M,brust=1),normal", "E_ACTION", 15, "did you mean burst?")
+	check("plice(rate=1M,burst=1),normal", "E_ACTION", 0, "did you mean police?")
 }
 
 // anyActions returns a random valid list.
@@ -82,9 +108,28 @@ func anyActions(rng *rand.Rand) Actions {
 			{Op: VLANPush, Tag: uint16(rng.Uint32()) &^ TagPresent, Proto: [...]uint16{EthVLAN, EthQinQ}[rng.IntN(2)]},
 			{Op: VLANPop},
 			{Op: VLANSet, Tag: uint16(rng.Uint32()) & TagID},
-		}[rng.IntN(4)])
+			{Op: Police, Rate: 1 + rng.Uint64N(MaxRate)>>rng.IntN(50), Burst: 1 + uint32(rng.Uint64N(MaxBurst)>>rng.IntN(31))},
+			{Op: Police, Rate: [...]uint64{1, 1e3, 5e6, 12e9, 1e12, MaxRate}[rng.IntN(6)], Burst: [...]uint32{1, 1e3, 5e6, MaxBurst}[rng.IntN(4)]},
+			{Op: Set, Settings: []Setting{{SrcMAC, rng.Uint64() & SrcMAC.Max(), SrcMAC.Max()}, {TOS, uint64(rng.IntN(8)) << 2, 0x1c}}},
+			{Op: Set, Settings: []Setting{{DstMAC, rng.Uint64() & DstMAC.Max(), DstMAC.Max()}, {TOS, uint64(rng.IntN(256)), 0xff}, {TTL, uint64(rng.IntN(256)), 0xff}}},
+		}[rng.IntN(8)])
 	}
 	return append(out, [...]Action{{Op: Drop}, {Op: Normal}, {Op: Pass}, {Op: Output, Ports: ports()}}[rng.IntN(4)])
+}
+
+// anySetting returns what a rule with match m can set beside what anyActions sets, if
+// there is something.
+func anySetting(rng *rand.Rand, m *Match) []Setting {
+	six := m.Mask.Get(EthType) == EthType.Max() && m.Value.Get(EthType) == EthIPv6
+	switch four := m.Mask.Get(EthType) == EthType.Max() && m.Value.Get(EthType) == EthIPv4; {
+	case m.Value.Get(Flags)&FlagL4 != 0:
+		return []Setting{{DstPort, uint64(rng.IntN(1 << 16)), 0xffff}}
+	case six:
+		return []Setting{{SrcHi, rng.Uint64() >> rng.IntN(64), SrcHi.Max()}, {SrcLo, rng.Uint64() >> rng.IntN(64), SrcLo.Max()}}
+	case four:
+		return []Setting{{SrcLo, rng.Uint64() >> 32, ipv4Mask}, {DstLo, rng.Uint64() >> 32, ipv4Mask}}
+	}
+	return nil
 }
 
 func TestRuleRoundTrip(t *testing.T) {
@@ -93,6 +138,9 @@ func TestRuleRoundTrip(t *testing.T) {
 		r := Rule{Name: "set/r-1.x", Priority: int32(rng.Uint32() >> 1), Match: anyMatch(rng), Actions: anyActions(rng)}
 		if i%2 == 0 {
 			r.Match = randomMatch(rng)
+		}
+		if s := anySetting(rng, &r.Match); s != nil {
+			r.Actions = append(Actions{{Op: Set, Settings: s}}, r.Actions...)
 		}
 		s := FormatRule(&r, testPorts())
 		got, err := ParseRule(s, testPorts())
@@ -128,6 +176,8 @@ func TestRuleText(t *testing.T) {
 	check("name=a,dst_port=x actions=drop", "E_FIELD_VALUE", 7)
 	check("name=a actions=drop,", "E_ACTION", 20)
 	check("name=a actions=output:vf9", "E_PORT_UNKNOWN", 22)
+	check("name=a actions=set(dst_port=80),drop", "E_SET_NEEDS", 15, "dst_port", "packets without ports")
+	check("name=a,eth_type=arp actions=set(src_ip=10.0.0.1),drop", "E_SET_NEEDS", 28, "src_ip")
 }
 
 func TestPacketText(t *testing.T) {

@@ -169,7 +169,10 @@ func (r *Rule) valid(isDefault bool) error {
 	if err := r.Match.Valid(); err != nil {
 		return err
 	}
-	return r.Actions.Valid()
+	if err := r.Actions.Valid(); err != nil {
+		return err
+	}
+	return r.Actions.validOn(&r.Match)
 }
 
 // Generation returns the number of t.

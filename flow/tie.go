@@ -136,6 +136,14 @@ func actionsKey(actions Actions) string {
 		for _, p := range a.Ports {
 			b = binary.BigEndian.AppendUint16(b, uint16(p))
 		}
+		b = binary.BigEndian.AppendUint32(b, a.Burst)
+		b = binary.BigEndian.AppendUint64(b, a.Rate)
+		b = append(b, byte(len(a.Settings)))
+		for _, s := range a.Settings {
+			b = append(b, byte(s.Field))
+			b = binary.BigEndian.AppendUint64(b, s.Value)
+			b = binary.BigEndian.AppendUint64(b, s.Mask)
+		}
 	}
 	return string(b)
 }

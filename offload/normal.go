@@ -61,11 +61,13 @@ func resolved(a flow.Actions, to flow.Port) flow.Actions {
 	return out
 }
 
-// switches reports whether a ends in normal, and retags whether a VLAN action
-// comes before that: then the switch sees another VLAN than the match does.
+// switches reports whether a ends in normal, and retags whether an action on the VLAN or
+// on the destination MAC comes before that: then the switch sees another station than the
+// match does.
 func switches(a flow.Actions) (ends, retags bool) {
 	for _, x := range a {
-		retags = retags || x.Op == flow.VLANPush || x.Op == flow.VLANPop || x.Op == flow.VLANSet
+		retags = retags || x.Op == flow.VLANPush || x.Op == flow.VLANPop || x.Op == flow.VLANSet ||
+			slices.ContainsFunc(x.Settings, func(s flow.Setting) bool { return s.Field == flow.DstMAC })
 	}
 	return a.Terminal().Op == flow.Normal, retags
 }

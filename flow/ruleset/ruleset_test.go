@@ -49,6 +49,17 @@ spec:
         - vlan_pop
         - output: vf1
     - name=line,priority=7,ip_frag=no actions=pass
+    - name: nat
+      priority: 8
+      match: {ip_proto: tcp, src_ip: 10.0.0.0/8, dst_port: 80}
+      actions:
+        - set: {dst_port: 8080, dst_ip: 192.0.2.7, dst_mac: 02:00:00:00:00:07, ip_tos: 0x10/0xfc, ip_ttl: 9}
+        - police: {rate: 100M, burst: 64000}
+        - normal
+    - name: nat6
+      priority: 9
+      match: {eth_type: ipv6}
+      actions: [{set: {src_ip: "2001:db8::"}}, {set: {src_mac: 02:00:00:00:00:08}}, {police: {burst: 2G, rate: 1500}}, {output: [vf1, uplink]}]
 ---
 {"apiVersion": "bladeflow/v1", "kind": "RuleSet", "metadata": {"name": "base", "uid": "u-1", "tenant": "acme", "labels": {"a": "b c"}},
  "spec": {"tier": "baseline", "rules": [{"name": "no", "priority": 1, "match": {"ip_frag": "no"}, "actions": ["drop"]}]}}
@@ -67,6 +78,8 @@ func webSets(t *testing.T) []*Set {
 		rule("name=allow-web,priority=100,in_port=vf0,ip_proto=tcp,dst_ip=10.0.0.0/24,dst_port=80-443 actions=normal"),
 		rule("name=copy,eth_type=arp,vlan_id=none actions=mirror(vf1,uplink),vlan_push(id=5,prio=3,proto=0x88a8),vlan_set:6,vlan_pop,output:vf1"),
 		rule("name=line,priority=7,ip_frag=no actions=pass"),
+		rule("name=nat,priority=8,ip_proto=tcp,src_ip=10.0.0.0/8,dst_port=80 actions=set(dst_mac=02:00:00:00:00:07,dst_ip=192.0.2.7,ip_tos=0x10/0xfc,ip_ttl=9,dst_port=8080),police(rate=100M,burst=64k),normal"),
+		rule("name=nat6,priority=9,eth_type=ipv6 actions=set(src_ip=2001:db8::),set(src_mac=02:00:00:00:00:08),police(rate=1500,burst=2G),output(vf1,uplink)"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +193,13 @@ func TestRefused(t *testing.T) {
 	rule("name: b\n      actions: [output: vf9]", "E_PORT_UNKNOWN", "8:25")
 	rule("name: b\n      actions: [{output: [vf0, vf9]}]", "E_PORT_UNKNOWN", "8:32")
 	rule("name: b\n      actions: [{vlan_push: {id: 5, prio: 9}}, drop]", "E_ACTION", "8:43")
-	rule("name: b\n      actions: [{set: {src_ip: 1.2.3.4}}, drop]", "E_ACTION_UNAVAILABLE", "8:17", "not available yet")
+	rule("name: b\n      actions: [{set: {src_ip: 1.2.3}}, drop]", "E_ACTION", "8:32", "spec.rules[1].actions[0]", "src_ip")
+	rule("name: b\n      actions: [{set: {src_ib: 1.2.3.4}}, drop]", "E_ACTION", "8:32", "did you mean src_ip?")
+	rule("name: b\n      actions: [{set: {dst_port: 80}}, drop]", "E_SET_NEEDS", "8:16", "dst_port", "flags=+l4")
+	rule("name: b\n      match: {src_ip: 10.0.0.0/8}\n      actions: [{set: {dst_ip: 2001:db8::1}}, drop]", "E_SET_NEEDS", "9:16", "version")
+	rule("name: b\n      actions: [{police: {rate: 100M}}, drop]", "E_ACTION", "8:17", "no burst")
+	rule("name: b\n      actions: [{police: {rate: fast, burst: 64k}}, drop]", "E_ACTION", "8:33", "bits a second")
+	rule("name: b\n      actions: [{police: {rate: 100M, brst: 64k}}, drop]", "E_ACTION", "8:45", "did you mean burst?")
 	rule("name: b\n      actions: [[drop]]", "E_TYPE", "8:17")
 	rule("7", "E_TYPE", "7:7")
 	rule("name=b,dst_port=x actions=drop", "E_FIELD_VALUE", "7:7")

@@ -407,7 +407,8 @@ func (d *documents) rule(r *flow.Rule, index int, n *yaml.Node) error {
 		_, err := d.want(n, yaml.MappingNode, path(), "{name: NAME, priority: 100, match: {}, actions: [drop]}")
 		return err
 	}
-	var name, actions bool
+	var name bool
+	var actions *yaml.Node
 	err := d.each(n, path(), func(key, value *yaml.Node) error {
 		at := func() string { return path() + "." + key.Value }
 		switch key.Value {
@@ -436,7 +437,7 @@ func (d *documents) rule(r *flow.Rule, index int, n *yaml.Node) error {
 			if err != nil {
 				return err
 			}
-			actions = true
+			actions = a
 			return d.actions(r, a, at)
 		default:
 			return d.unknown(key, path(), "name", "priority", "match", "actions")
@@ -448,8 +449,11 @@ func (d *documents) rule(r *flow.Rule, index int, n *yaml.Node) error {
 		return err
 	case !name:
 		return d.fault(n, path()+".name", "E_FIELD_MISSING", "it is missing", "add name: NAME")
-	case !actions:
+	case actions == nil:
 		return d.fault(n, path()+".actions", "E_FIELD_MISSING", "it is missing", "add actions: [drop]")
+	}
+	if err := r.Valid(); err != nil { // what actions and match are to each other
+		return d.at(actions, path()+".actions", err)
 	}
 	return nil
 }

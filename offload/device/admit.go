@@ -41,7 +41,7 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 		}
 		return nil
 	}
-	return m.admitActions(actions)
+	return m.admitActions(actions, kind)
 }
 
 func (m *Model) admitMatch(match *flow.Match) error {
@@ -95,7 +95,7 @@ func (m *Model) refuseField(p Part) *Refusal {
 	return &Refusal{"E_MASK_UNSUPPORTED", fmt.Sprintf("%s matches %s by %s only", m.Name, p, m.Fields[p]), fmt.Sprintf("write %s without other masks", p)}
 }
 
-func (m *Model) admitActions(actions flow.Actions) error {
+func (m *Model) admitActions(actions flow.Actions, kind flow.EntryKind) error {
 	copies, tags := 0, 0
 	var to []flow.Port
 	for _, a := range actions {
@@ -104,6 +104,8 @@ func (m *Model) admitActions(actions flow.Actions) error {
 			return &Refusal{"E_ACTION_PASS", "pass hands packets to the blade's kernel, which only software can", "none: pass rules always run in software"}
 		case a.Op == flow.Normal:
 			return &Refusal{"E_ACTION_NORMAL", "normal needs the static switch, which only software has whole", "match a known station: its VLAN and destination MAC"}
+		case a.Op == flow.Police && kind != flow.RuleEntry:
+			return &Refusal{"E_POLICE_PART", "a rule that polices has one meter, and this would be a part of it with another", "none: such a rule lives in one place"}
 		case !m.Does(a.Op):
 			return &Refusal{"E_ACTION_UNSUPPORTED", fmt.Sprintf("%s cannot %s", m.Name, a.Op), fmt.Sprintf("leave out %s, or use a device that has it", a.Op)}
 		}

@@ -244,14 +244,14 @@ func (r *reader) needs(f *form, m *Model) error {
 func (r *reader) actions(f *form, m *Model) error {
 	for _, n := range f.Actions {
 		op := flow.Op(0)
-		for op <= flow.VLANSet && op.String() != n.Value {
+		for op <= flow.Set && op.String() != n.Value {
 			op++
 		}
 		switch {
 		case n.Value == puntWord:
 			m.Punt = true
-		case op > flow.VLANSet || op == flow.Normal || op == flow.Pass:
-			return r.fail(n.Line, "action "+n.Value, "no device has it", "use drop, output, mirror, vlan_push, vlan_pop, vlan_set or punt")
+		case op > flow.Set || op == flow.Normal || op == flow.Pass:
+			return r.fail(n.Line, "action "+n.Value, "no device has it", "use drop, output, mirror, vlan_push, vlan_pop, vlan_set, set or punt")
 		default:
 			m.Actions = append(m.Actions, op)
 		}

@@ -75,7 +75,7 @@ func (n *NIC) encodeActions(actions flow.Actions, s *xdp.CardSlot) *refusal {
 	}
 	for _, a := range actions {
 		switch a.Op {
-		case flow.Normal, flow.Pass:
+		case flow.Normal, flow.Pass, flow.Set, flow.Police:
 			return &refusal{"E_ACTION_UNSUPPORTED", "softnic: no action " + a.Op.String()}
 		case flow.Output, flow.Mirror:
 			for i, p := range a.Ports {

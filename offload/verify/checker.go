@@ -124,6 +124,9 @@ func (c *checker) check(i int32) (*Mismatch, *Unprovable) {
 	if unsure := c.unclear(e); unsure != nil {
 		return nil, unsure
 	}
+	if unsure := c.metered(e); unsure != nil {
+		return nil, unsure
+	}
 	if e.vague { // a guard
 		e.proved, e.cost = true, 0
 		return nil, nil
@@ -185,6 +188,34 @@ func (c *checker) unclear(e *entry) *Unprovable {
 		return u
 	}
 	return nil
+}
+
+// metered says that a meter of the table would not be the one meter in the device, or
+// returns nil. What a meter does shows on no single packet, so there is no search: the
+// entry has to be its rule, whole and alone, with the same actions.
+func (c *checker) metered(e *entry) *Unprovable {
+	if e.Punt() || e.rule < 0 {
+		return nil // it answers nothing, or that is wrong whatever it does
+	}
+	r := c.line(e.rule)
+	if !e.Actions.Metered() && !r.Actions.Metered() {
+		return nil
+	}
+	u := &Unprovable{Entry: e.Entry, Fix: "a rule that polices lives in one place"}
+	switch {
+	case !e.Actions.Equal(r.Actions):
+		u.Reason = fmt.Sprintf("it does not police as its rule, %s, does", r.Name)
+	case e.Kind != flow.RuleEntry || e.Match != r.Match:
+		u.Reason = fmt.Sprintf("it is a part of rule %s, which polices, and would be a second meter", r.Name)
+	case slices.ContainsFunc(c.listed, func(i int32) bool {
+		o := &c.entries[i]
+		return o != e && o.rule == e.rule && !o.Punt()
+	}):
+		u.Reason = fmt.Sprintf("it is one of several entries of rule %s, which polices: each has a meter", r.Name)
+	default:
+		return nil
+	}
+	return u
 }
 
 // takes returns why the device's model does not take a match, or nil.

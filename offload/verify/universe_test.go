@@ -132,6 +132,7 @@ var (
 const (
 	macA, macB       = 0x02_00_00_00_00_0a, 0x02_00_00_00_00_0b
 	macNobody        = 0x02_00_00_00_00_0f
+	macFar           = 0x02_00_00_00_00_0e
 	macAll, macGroup = 0xff_ff_ff_ff_ff_ff, 0x01_00_5e_00_00_01
 )
 
@@ -163,6 +164,43 @@ var editing = []flow.Actions{
 	{pop, pop, pop, output(2)}, {pop, pop, push(1, flow.EthVLAN), pop, output(2)}, {mirror(3), pop, output(2)}, {mirror(2), pop, output(3)}, {pop, pop, normal}, {push(1, flow.EthVLAN), pop, output(2)},
 }
 
+func set(settings ...flow.Setting) flow.Action {
+	return flow.Action{Op: flow.Set, Settings: settings}
+}
+
+func whole(f flow.Field, v uint64) flow.Setting {
+	return flow.Setting{Field: f, Value: v, Mask: f.Max()}
+}
+
+func tos(v, mask uint64) flow.Setting { return flow.Setting{Field: flow.TOS, Value: v, Mask: mask} }
+
+// setting are actions whose effect depends on what a packet has in the fields that they
+// set.
+var setting = []flow.Actions{
+	{drop}, {pass}, {output(2)}, {output(3)}, {mirror(3), output(2)},
+	{set(whole(flow.TTL, 64)), output(2)}, {set(whole(flow.TTL, 1)), output(2)}, {set(whole(flow.TTL, 1)), set(whole(flow.TTL, 64)), output(2)},
+	{set(whole(flow.TTL, 64)), mirror(3), output(2)}, {mirror(3), set(whole(flow.TTL, 64)), output(2)},
+	{set(tos(4, 4)), output(2)}, {set(tos(4, 12)), output(2)}, {set(tos(8, 8)), output(2)}, {set(tos(4, 4)), set(tos(0, 8)), output(2)}, {set(tos(4, 12), whole(flow.TTL, 1)), output(2)},
+	{set(low(1)), output(2)}, {set(whole(flow.DstHi, 0), whole(flow.DstLo, 1)), output(2)},
+	{set(low(1)), set(whole(flow.DstHi, 0), whole(flow.DstLo, 1)), output(2)}, {set(whole(flow.DstHi, 1), whole(flow.DstLo, 1)), output(2)},
+	{set(low(0)), set(low(1)), output(2)},
+}
+
+// low sets the destination to an IPv4 address.
+func low(v uint64) flow.Setting {
+	return flow.Setting{Field: flow.DstLo, Value: v, Mask: 1<<32 - 1}
+}
+
+// steering are actions that set what the switch looks at.
+var steering = []flow.Actions{
+	{drop}, {normal}, {output(2)}, {output(3)}, {output(1)}, {output(1, 3)},
+	{set(whole(flow.DstMAC, macA)), normal}, {set(whole(flow.DstMAC, macB)), normal}, {set(whole(flow.DstMAC, macA)), output(2)}, {set(whole(flow.DstMAC, macB)), output(3)},
+	{set(whole(flow.DstMAC, macA)), output(1)}, {set(whole(flow.DstMAC, macAll)), normal}, {set(whole(flow.DstMAC, macAll)), output(1, 3)},
+	{set(whole(flow.DstMAC, macFar)), output(1)}, {set(whole(flow.DstMAC, macFar)), normal},
+	{set(whole(flow.SrcMAC, 1)), normal}, {set(whole(flow.SrcMAC, 1)), output(2)}, {set(whole(flow.SrcMAC, 0), whole(flow.DstMAC, macA)), output(2)},
+	{setID(1), set(whole(flow.DstMAC, macA)), normal}, {set(whole(flow.DstMAC, macA)), mirror(3), normal},
+}
+
 // universes are built once; the comment of each says what it is there for.
 var universes = sync.OnceValue(func() []*universe {
 	all := []*universe{
@@ -179,6 +217,14 @@ var universes = sync.OnceValue(func() []*universe {
 		{name: "tags", actions: editing, dims: []dim{ // what edits do to each kind of frame
 			tag(flow.VLAN, 0, 1, 2), tag(flow.CVLAN, 0, 1, 2), exactly(flow.EthType, []uint64{flow.EthIPv4}, flow.EthVLAN, flow.EthQinQ),
 			stationMACs(), exactly(flow.InPort, []uint64{9}, 1, 2, 3)}},
+		{name: "settings", actions: setting, dims: []dim{ // where the field has the value already, where it has another, and where it is not
+			exactly(flow.TTL, []uint64{7}, 1, 64), bitsUnder(flow.TOS, 12), exactly(flow.DstLo, []uint64{2}, 0, 1), exactly(flow.DstHi, []uint64{2}, 0, 1),
+			{field: flow.EthType, mask: 0xffff, values: []uint64{flow.EthIPv4, flow.EthIPv6, flow.EthARP}, matches: []flow.Match{{}}},
+			{field: flow.Proto, mask: 0xff, values: []uint64{flow.ProtoTCP, flow.ProtoUDP, flow.ProtoICMPv6, 0}, matches: []flow.Match{{}}},
+			{field: flow.Flags, mask: 0xff, values: []uint64{0, flow.FlagIP, flow.FlagIP | flow.FlagL4, flow.FlagIP | flow.FlagFragLater,
+				flow.FlagIP | flow.FlagL4 | flow.FlagOdd, flow.FlagIP | flow.FlagOdd}, matches: []flow.Match{{}}}}},
+		{name: "steering", actions: steering, dims: []dim{ // what becomes of `normal` when its station was set
+			exactly(flow.InPort, []uint64{9}, 1, 2, 3), stationMACs(macAll, macFar), tag(flow.VLAN, 0, 1, 2), exactly(flow.SrcMAC, []uint64{2}, 0, 1)}},
 	}
 	for _, u := range all {
 		u.sw = testSwitch
@@ -250,6 +296,14 @@ func frames(k flow.Key) [][]byte {
 			g = slices.Clone(g)
 			g[at+2] |= 0x10
 			out = append(out, g)
+		}
+	}
+	if h := flow.Locate(&k, f); h.IP > 0 {
+		for _, at := range []int{h.IP + 10, h.Sum} { // sums that are all ones
+			if g := slices.Clone(f); at > 0 && (at == h.Sum || k.Get(flow.EthType) == flow.EthIPv4) {
+				g[at], g[at+1] = 0xff, 0xff
+				out = append(out, g)
+			}
 		}
 	}
 	third := k.Get(flow.EthType)

@@ -1,0 +1,71 @@
+package flow
+
+import (
+	"math/bits"
+	"time"
+)
+
+// Limits of a police action. With them no bucket overflows a uint64.
+const (
+	MaxRate  = 1e15 // bits a second
+	MaxBurst = 2e9  // bytes
+)
+
+// Meter is the state of one token bucket as a plain value. The zero Meter is full.
+type Meter struct {
+	// Owed is what the bucket lacks of being full, in billionths of a bit: a rate in
+	// bits a second fills as many of them as bits in a nanosecond. So nothing is rounded.
+	Owed uint64
+	At   time.Duration // when that was, from some moment that all times count from
+}
+
+const billionthsPerByte = 8e9
+
+// Pass returns the meter after a frame of length bytes has come at a time to a police
+// action, and whether the frame passes: it does iff the bucket holds its length. What
+// passes is taken out; what does not leaves the bucket as it is. A time before that
+// of the meter counts as that.
+func (m Meter) Pass(police Action, now time.Duration, length int) (Meter, bool) {
+	if elapsed := now - m.At; elapsed > 0 {
+		hi, filled := bits.Mul64(police.Rate, uint64(elapsed))
+		if hi > 0 || filled > m.Owed {
+			filled = m.Owed
+		}
+		m.Owed -= filled
+		m.At = now
+	}
+	size := uint64(police.Burst) * billionthsPerByte
+	m.Owed = min(m.Owed, size) // the burst may have been greater
+	owed := m.Owed + uint64(length)*billionthsPerByte
+	if owed < m.Owed || owed > size {
+		return m, false
+	}
+	m.Owed = owed
+	return m, true
+}
+
+// MeterID names a meter: of which rule, and at which place among its actions the
+// police action stands. A rule's meter survives tables, as its counter does.
+type MeterID struct {
+	Rule RuleID
+	At   int
+}
+
+// Meters is the state of all meters of a blade. One that is not there is full.
+type Meters map[MeterID]Meter
+
+// Judge is [Judge] with the meters as they are, for a frame that comes in at a time. It
+// is the definition of what a table with police actions means for one packet after
+// another; m, which must not be nil, is afterwards as the frame has left it.
+func (m Meters) Judge(t *Table, frame []byte, in Port, now time.Duration) []Emission {
+	k, err := Parse(frame, in)
+	if err != nil {
+		return nil
+	}
+	r := t.Rule(t.Lookup(&k))
+	return act(r.Actions, t.Switch(), r.ID, frame, in, func(at, length int) (passes bool) {
+		id := MeterID{r.ID, at}
+		m[id], passes = m[id].Pass(r.Actions[at], now, length)
+		return passes
+	})
+}
