@@ -15,8 +15,8 @@ type program struct {
 	code  []step
 	entry []int32 // by place of the rule in the table: its first step in code
 
-	settings [][]flow.Setting // of the steps that edit
-	policing []policing       // of those that police
+	edits    []edits    // of the steps that edit
+	policing []policing // of those that police
 }
 
 // policing is a police action and its meter.
@@ -29,7 +29,7 @@ type policing struct {
 type step struct {
 	op    opcode
 	port  flow.Port // valid iff op is send
-	index uint32    // valid iff op is edit or police: of its settings, or of its policing
+	index uint32    // valid iff op is edit or police: of its edits, or of its policing
 	tag   uint16    // valid iff op is push or set
 	proto uint16    // valid iff op is push
 }
@@ -86,8 +86,8 @@ func (p *program) add(r *flow.Rule, at int, ms *meters) {
 	case flow.VLANSet:
 		p.code = append(p.code, step{op: set, tag: a.Tag})
 	case flow.Set:
-		p.code = append(p.code, step{op: edit, index: uint32(len(p.settings))})
-		p.settings = append(p.settings, a.Settings)
+		p.code = append(p.code, step{op: edit, index: uint32(len(p.edits))})
+		p.edits = append(p.edits, newEdits(a.Settings))
 	case flow.Police:
 		p.code = append(p.code, step{op: police, index: uint32(len(p.policing))})
 		p.policing = append(p.policing, policing{a, ms.of(flow.MeterID{Rule: r.ID, At: at})})

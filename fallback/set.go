@@ -12,6 +12,10 @@ import (
 // each word is looked at once: its difference goes into one sum for the IPv4 header and
 // one for the transport, and at the end each moves its checksum once. Sums of one's
 // complement may be added in any order, so the bytes are the same.
+//
+// Measured beside output alone at 45 ns a frame (BenchmarkJudge: all kinds of IPv4, one
+// core of a shared 2-core virtual machine, load 2 to 4, medians of five): 65 ns with a MAC,
+// 120 with a TTL, 125 with two addresses, and 65 with a police action.
 
 // adjustment is by how much a checksum moves.
 type adjustment struct {
@@ -45,20 +49,36 @@ func (a *adjustment) apply(b []byte) {
 	binary.BigEndian.PutUint16(b, ^uint16(sum))
 }
 
+// edits are the settings of one action.
+type edits struct {
+	settings  []flow.Setting
+	ip, ports bool // some are of IP, and of these some of ports
+}
+
+func newEdits(settings []flow.Setting) edits {
+	e := edits{settings: settings}
+	for _, s := range settings {
+		e.ip = e.ip || s.Field != flow.SrcMAC && s.Field != flow.DstMAC
+		e.ports = e.ports || s.SetsPort()
+	}
+	return e
+}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// put does what [flow.Put] does to the frame, whose headers are h.
-func (e *editor) put(h flow.Headers, settings []flow.Setting) {
+// put does what [flow.Put] does to the frame, whose headers are h; of edits to MACs alone
+// they may be none.
+func (e *editor) put(h flow.Headers, by *edits) {
 	e.move()
 	f, be := e.frame, binary.BigEndian
 	var header, transport adjustment
 	var crc uint32
 	six := h.IP > 0 && f[h.IP]>>4 == 6
-	if h.CRC > 0 {
+	if h.CRC > 0 && by.ports {
 		crc = crc32.Checksum(f[h.Ports:h.End], castagnoli)
 	}
-	for i := range settings {
-		s := &settings[i]
+	for i := range by.settings {
+		s := &by.settings[i]
 		if version := s.IPVersion(); version != 0 && (h.IP == 0 || (version == flow.EthIPv6) != six) {
 			continue
 		}
@@ -121,6 +141,7 @@ func (e *editor) put(h flow.Headers, settings []flow.Setting) {
 		header.apply(f[h.IP+10:])
 	}
 	switch {
+	case h.CRC > 0 && !by.ports: // it is not over addresses
 	case h.CRC > 0:
 		sum := f[h.CRC:]
 		crc ^= crc32.Checksum(f[h.Ports:h.End], castagnoli)

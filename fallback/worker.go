@@ -118,8 +118,12 @@ func (w *worker) act(p *program, code []step, frame []byte, k *flow.Key) {
 		case set:
 			w.edit.setID(s.tag)
 		case edit: // what the packet had when it came in, wherever that is now
-			h := flow.Locate(k, frame)
-			w.edit.put(h.Moved(len(w.edit.frame)-len(frame)), p.settings[s.index])
+			var h flow.Headers
+			by := &p.edits[s.index]
+			if by.ip {
+				h = flow.Locate(k, frame).Moved(len(w.edit.frame) - len(frame))
+			}
+			w.edit.put(h, by)
 		case police:
 			if by := &p.policing[s.index]; !by.meter.pass(by.action, w.now, len(w.edit.frame)) {
 				w.stats.Dropped++
