@@ -159,7 +159,7 @@ func (p *Planner) rest(m *member) *device.Refusal {
 	case p.kinds(m).missed:
 		return &device.Refusal{Code: "E_MISSED", Reason: p.model.Name + " answers none of these packets", Fix: "none: they always reach software"}
 	case normal && retags:
-		return &device.Refusal{Code: "E_NORMAL_RETAGGED", Reason: "normal after a VLAN action looks up another VLAN than was matched",
+		return &device.Refusal{Code: "E_NORMAL_RETAGGED", Reason: "normal after an action on the VLAN or the destination MAC looks up another station than was matched",
 			Fix: "end the rule with output"}
 	case normal:
 		return &device.Refusal{Code: "E_NORMAL_UNKNOWN_STATION", Reason: "normal to unknown and group addresses needs the whole switch",

@@ -17,8 +17,11 @@ type reason struct {
 }
 
 // reasons are what the kernel and the drivers of cards say when they refuse a filter, the
-// first that fits first. The words are read in the sources of kernel 6.12; a driver that
-// says nothing is known by the error alone.
+// first that fits first. The words are taken for those of drivers in kernel 6.12: from which
+// line each is was not recorded, and no card has said any to these tests. So they are a
+// guess at a better code than offload.CodeDevice, which is the answer to words that nobody
+// foresaw; the driver's own are kept either way. A driver that says nothing is known by the
+// error alone.
 var reasons = []reason{
 	{unix.EEXIST, "", offload.CodeExists},
 	{unix.ENOENT, "", offload.CodeMissing},
