@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -195,9 +197,16 @@ func (t *tracer) whyNothing(actions flow.Actions, frame []byte, in flow.Port) st
 	if actions.Terminal().Op == flow.Drop {
 		return ""
 	}
-	before := append(slices.Clone(actions[:len(actions)-1]), flow.Action{Op: flow.Pass}) // the frame as the last action gets it
-	sent := flow.Act(before, t.Switch(), 0, frame, in)
-	if len(sent) == 0 {
+	var sent []flow.Emission
+	for i := range actions { // the frame as each action gets it
+		before := append(slices.Clone(actions[:i]), flow.Action{Op: flow.Pass})
+		last := sent
+		if sent = flow.Act(before, t.Switch(), 0, frame, in); len(sent) > 0 {
+			continue
+		}
+		if by := actions[i-1]; by.Op == flow.Police {
+			return fmt.Sprintf(": the frame has %s, more than the burst of police lets pass at any time", count(len(last[0].Bytes), "byte"))
+		}
 		return fmt.Sprintf(": a frame has at most %d VLAN tags", flow.MaxTags)
 	}
 	k, _ := flow.Parse(sent[len(sent)-1].Bytes, in) // a frame that was emitted has a key
@@ -241,7 +250,7 @@ func (t *tracer) ask(doc *traceDoc, k *flow.Key, frame []byte, in flow.Port, wan
 	}
 }
 
-// changed lists what is different in a copy. Actions change nothing but VLAN tags.
+// changed lists what is different in a copy, checksums apart.
 func changed(frame []byte, e *flow.Emission) []string {
 	out := []string{}
 	before, _ := flow.Parse(frame, 0) // a frame that was emitted has a key
@@ -252,6 +261,34 @@ func changed(frame []byte, e *flow.Emission) []string {
 	}{{"vlan", flow.VLAN}, {"cvlan", flow.CVLAN}} {
 		if was, is := before.Get(tag.field), after.Get(tag.field); was != is {
 			out = append(out, fmt.Sprintf("%s: %s -> %s", tag.name, tagText(was), tagText(is)))
+		}
+	}
+	both := before.Get(flow.Flags) & after.Get(flow.Flags)
+	address := func(k *flow.Key, hi flow.Field) string {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], k.Get(hi))
+		binary.BigEndian.PutUint64(b[8:], k.Get(hi+1))
+		if k.Get(flow.EthType) == flow.EthIPv4 {
+			return netip.AddrFrom4([4]byte(b[12:])).String()
+		}
+		return netip.AddrFrom16(b).String()
+	}
+	for _, set := range []struct {
+		name string
+		has  bool
+		text func(*flow.Key) string
+	}{
+		{"src_mac", true, func(k *flow.Key) string { return flow.FormatMAC(k.Get(flow.SrcMAC)) }},
+		{"dst_mac", true, func(k *flow.Key) string { return flow.FormatMAC(k.Get(flow.DstMAC)) }},
+		{"src_ip", both&flow.FlagIP != 0, func(k *flow.Key) string { return address(k, flow.SrcHi) }},
+		{"dst_ip", both&flow.FlagIP != 0, func(k *flow.Key) string { return address(k, flow.DstHi) }},
+		{"ip_tos", both&flow.FlagIP != 0, func(k *flow.Key) string { return fmt.Sprint(k.Get(flow.TOS)) }},
+		{"ip_ttl", both&flow.FlagIP != 0, func(k *flow.Key) string { return fmt.Sprint(k.Get(flow.TTL)) }},
+		{"src_port", both&flow.FlagL4 != 0, func(k *flow.Key) string { return fmt.Sprint(k.Get(flow.SrcPort)) }},
+		{"dst_port", both&flow.FlagL4 != 0, func(k *flow.Key) string { return fmt.Sprint(k.Get(flow.DstPort)) }},
+	} {
+		if was, is := set.text(&before), set.text(&after); set.has && was != is {
+			out = append(out, fmt.Sprintf("%s: %s -> %s", set.name, was, is))
 		}
 	}
 	return out
