@@ -88,8 +88,15 @@ func (r *ovsReader) read(line string) error {
 		return err
 	}
 	actions := ovsActions{ports: r.ports, match: &r.rule.Match}
-	r.rule.Actions, err = actions.read(tail, len(line)-len(tail))
-	return err
+	if r.rule.Actions, err = actions.read(tail, len(line)-len(tail)); err != nil {
+		return err
+	}
+	if err = r.rule.Valid(); err != nil {
+		f := *asFault(err)
+		f.Offset = len(line) - len(tail)
+		return &f
+	}
+	return nil
 }
 
 func (r *ovsReader) fault(what string, at int, why, remedy string) error {
@@ -304,7 +311,14 @@ func (a *ovsActions) one(text string, at int) error {
 		case "vlan_pcp":
 			return a.setTag(text, v, 7, 13, at)
 		}
-		return a.fault(text, at, "bladeflow sets only the id of a tag")
+		if ok, err := a.set(text, field, v, at); ok {
+			return err
+		}
+		return a.fault(text, at, "bladeflow sets no such field")
+	case strings.HasPrefix(name, "mod_"):
+		if ok, err := a.set(text, strings.TrimPrefix(name, "mod_"), value, at); ok {
+			return err
+		}
 	}
 	if name == "output" {
 		text = value

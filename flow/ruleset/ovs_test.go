@@ -43,6 +43,14 @@ func TestOVS(t *testing.T) {
 	check("in_port=2 actions=output:2,output:3", "priority=32768,in_port=#2 actions=output:#3")
 	check("in_port=2 actions=IN_PORT", "priority=32768,in_port=#2 actions=output:#2")
 
+	check("tcp,nw_dst=10.0.0.1,tp_dst=80 actions=mod_dl_dst:02:00:00:00:00:07,mod_nw_dst:10.0.0.7,mod_tp_dst:8080,NORMAL",
+		"priority=32768,ip_proto=tcp,dst_ip=10.0.0.1,dst_port=80 actions=set(dst_mac=02:00:00:00:00:07,dst_port=8080,dst_ip=10.0.0.7),normal")
+	check("udp6,udp_src=53 actions=set_field:2001:db8::7->ipv6_src,set_field:54->udp_src,output:2", "priority=32768,eth_type=ipv6,ip_proto=udp,src_port=53 actions=set(src_port=54,src_ip=2001:db8::7),output:#2")
+	check("ip actions=mod_nw_tos:184,set_field:1->nw_ecn,mod_nw_ttl:9,output:2", "priority=32768,eth_type=ipv4 actions=set(ip_tos=185,ip_ttl=9),output:#2")
+	check("ip actions=set_field:46->ip_dscp,output:3,set_field:02:00:00:00:00:07->eth_src,set_field:1->nw_ecn,output:2",
+		"priority=32768,eth_type=ipv4 actions=set(ip_tos=0xb8/0xfc),mirror:#3,set(src_mac=02:00:00:00:00:07,ip_tos=0x01/0x03),output:#2")
+	check("ip actions=mod_nw_ttl:9,mod_nw_ttl:8,output:2", "priority=32768,eth_type=ipv4 actions=set(ip_ttl=9),set(ip_ttl=8),output:#2")
+
 	refuse := func(line, word string) {
 		t.Helper()
 		if _, err := Decode(OVS, "br0", []byte(line), testPorts()); err == nil || !strings.Contains(err.Error(), word) {
@@ -51,7 +59,12 @@ func TestOVS(t *testing.T) {
 	}
 	refuse("ct_state=+est actions=NORMAL", "ct_state")
 	refuse("actions=CONTROLLER:65535", "CONTROLLER")
-	refuse("actions=mod_nw_src:1.2.3.4,output:1", "mod_nw_src")
+	refuse("actions=mod_nw_src:1.2.3,output:1", "mod_nw_src")
+	refuse("arp actions=mod_nw_src:1.2.3.4,output:1", "src_ip")
+	refuse("tcp actions=mod_tp_dst:80,output:1", "packets without ports")
+	refuse("ip actions=mod_nw_tos:185,output:1", "out of range")
+	refuse("ip actions=meter:1,output:1", "meter:1")
+	refuse("ip actions=mod_nw_foo:1,output:1", "mod_nw_foo")
 	refuse("actions=set_field:1->reg0", "reg0")
 	refuse("actions=mod_vlan_vid:5,output:1", "two rules")
 	refuse("actions=IN_PORT", "IN_PORT")
@@ -76,6 +89,8 @@ func TestOVSRoundTrip(t *testing.T) {
 		"name=r7,priority=3,in_port=#2 actions=output:#2",
 		"name=r8,priority=2,eth_type=ipv4,tcp_flags=+syn-ack actions=drop",
 		"name=r9,priority=1,src_mac=02:00:00:00:00:01/ff:ff:ff:00:00:00 actions=drop",
+		"name=r10,priority=0,ip_proto=tcp,src_ip=10.0.0.0/8,dst_port=80 actions=set(src_mac=02:00:00:00:00:01,dst_mac=02:00:00:00:00:07,src_port=9,dst_port=8080,src_ip=192.0.2.1,dst_ip=10.0.0.7,ip_tos=185,ip_ttl=9),normal",
+		"name=r11,priority=0,ip_proto=udp,src_ip=fe80::/10,dst_port=80 actions=set(dst_port=81,dst_ip=2001:db8::7,ip_tos=0x10/0xfc),mirror:#3,set(ip_tos=0x01/0x03),output:#2",
 	}
 	sets, err := Decode(Flows, "s.flows", []byte(strings.Join(lines, "\n")), nil)
 	if err != nil {
@@ -118,6 +133,10 @@ func TestOVSRoundTrip(t *testing.T) {
 		"name=a,eth_type=ipv4,ip_tos=0x01/0x01 actions=drop":       "field ip_tos",
 		"name=a actions=vlan_set:5,output:#1":                      "action vlan_set",
 		"name=a,vlan_id=any actions=vlan_pop,vlan_set:5,output:#1": "action vlan_set",
+		"name=a,dst_port=80 actions=set(dst_port=81),drop":         "field ip_proto",
+		"name=a actions=set(ip_ttl=8),drop":                        "action set: ip_ttl",
+		"name=a,eth_type=ipv4 actions=set(ip_tos=1/1),drop":        "action set: ip_tos",
+		"name=a actions=police(rate=1M,burst=64k),drop":            "action police",
 	} {
 		if _, err := one(line); err == nil || !strings.Contains(err.Error(), "rule s/a: "+word) {
 			t.Errorf("%s: %v does not name %s", line, err, word)

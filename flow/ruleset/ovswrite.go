@@ -209,6 +209,14 @@ func ovsActionText(r *flow.Rule) (string, error) {
 					Remedy: "add vlan_id=any to the match"}
 			}
 			out = append(out, fmt.Sprintf("set_field:%d->vlan_vid", flow.TagPresent|a.Tag))
+		case flow.Police:
+			return "", &flow.Fault{Code: "E_FORMAT_ACTION", What: "action police", Why: "Open vSwitch has meters in a table beside its flows", Remedy: "use the format yaml or flows"}
+		case flow.Set:
+			texts, err := ovsSetText(a, &r.Match)
+			if err != nil {
+				return "", err
+			}
+			out = append(out, texts...)
 		default:
 			return "", &flow.Fault{Code: "E_FORMAT_ACTION", What: "action " + a.Op.String(), Why: "Open vSwitch has no such action", Remedy: "use the format yaml or flows"}
 		}
