@@ -47,7 +47,7 @@ type account struct {
 // newAccount has all words that can occur, so that a series begins before its first packet.
 func newAccount() account {
 	return account{hardware: map[flow.RuleID]flow.Counter{}, software: map[flow.RuleID]flow.Counter{},
-		packets:  map[string]uint64{"drop": 0, "normal": 0, "output": 0, "pass": 0},
+		packets:  map[string]uint64{"drop": 0, "normal": 0, "output": 0, "pass": 0, "police": 0},
 		lost:     map[string]uint64{"no table yet": 0, "frame too short": 0, "no such port": 0, "refused on sending": 0, "dropped by a link": 0},
 		verdicts: map[string]uint64{"drop": 0, "normal": 0, "output": 0, "punt": 0}}
 }
@@ -73,7 +73,7 @@ func (a *Agent) count() account {
 	for _, l := range st.Links {
 		dropped += l.Dropped
 	}
-	now.packets = map[string]uint64{"drop": st.Dropped, "normal": st.Normal, "output": st.Output, "pass": st.Passed}
+	now.packets = map[string]uint64{"drop": st.Dropped - st.Policed, "normal": st.Normal, "output": st.Output, "pass": st.Passed, "police": st.Policed}
 	now.lost = map[string]uint64{"no table yet": st.Early, "frame too short": st.Short, "no such port": st.NoPort, "refused on sending": st.Failed, "dropped by a link": dropped}
 	for word, n := range a.past.packets {
 		now.packets[word] += n
