@@ -294,3 +294,21 @@ func TestPoliceRate(t *testing.T) {
 		}
 	}
 }
+
+// TestSetIsNotCached: the flow cache can neither set nor police, so no worker may have it
+// answer for such a rule.
+func TestSetIsNotCached(t *testing.T) {
+	d, _, _ := taped(t)
+	k := flowtest.TCP()
+	for _, list := range []string{"set(ip_ttl=1),output:#2", "set(dst_mac=02:00:00:00:00:03),normal", "set(ip_ttl=1),pass", "set(src_port=1),drop", "vlan_push:5,set(ip_ttl=1),output:#2",
+		"police(rate=1,burst=1),output:#2", "police(rate=1,burst=1),drop", "output:#2"} {
+		a, err := flow.ParseActions(list, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tab := swapTo(t, d, a)
+		if v, ok := d.workers[0].verdict(d.program.Load().program, int32(tab.Lookup(&k)), &k); ok != (list == "output:#2") {
+			t.Errorf("%s: cached %v as %+v", list, ok, v)
+		}
+	}
+}

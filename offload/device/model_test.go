@@ -146,6 +146,11 @@ func TestAdmit(t *testing.T) {
 	check(soft, "", out(1, 1), flow.RuleEntry, "E_COPIES", "more than one copy to port #1")
 	check(hash, "", out(1, 2), flow.RuleEntry, "E_OUTPUTS", "2 copies")
 	check(hash, "", flow.Actions{{Op: flow.VLANPop}, {Op: flow.Drop}}, flow.RuleEntry, "E_ACTION_UNSUPPORTED", "vlan_pop")
+	set := flow.Actions{{Op: flow.Set, Settings: []flow.Setting{{Field: flow.TTL, Value: 9, Mask: 255}}}, {Op: flow.Drop}}
+	police := flow.Actions{{Op: flow.Police, Rate: 1, Burst: 1}, {Op: flow.Drop}}
+	check(hash, "", set, flow.RuleEntry, "E_ACTION_UNSUPPORTED", "cannot set")
+	check(hash, "", police, flow.RuleEntry, "E_ACTION_UNSUPPORTED", "cannot police")
+	check(hash, "", police, flow.PieceEntry, "E_POLICE_PART", "one meter")
 	check(soft, "", flow.Actions{{Op: flow.VLANPop}, {Op: flow.VLANPop}, {Op: flow.VLANPop}, {Op: flow.Drop}}, flow.RuleEntry, "E_VLAN_OPS", "3")
 	soft.MissFalls = false
 	check(soft, "", drop, flow.RuleEntry, "E_MISS_LOST", "softnic")

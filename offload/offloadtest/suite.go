@@ -205,6 +205,8 @@ func (c *conform) refusals() {
 	e := c.some(1)[0]
 	for _, a := range []flow.Actions{
 		{{Op: flow.Pass}}, {{Op: flow.Normal}},
+		{{Op: flow.Set, Settings: []flow.Setting{{Field: flow.SrcMAC, Value: 2, Mask: flow.SrcMAC.Max()}}}, {Op: flow.Drop}},
+		{{Op: flow.Police, Rate: 1e6, Burst: 1500}, {Op: flow.Drop}},
 		{{Op: flow.VLANPush, Proto: flow.EthVLAN}, {Op: flow.VLANPush, Proto: flow.EthVLAN}, {Op: flow.VLANPush, Proto: flow.EthVLAN}, {Op: flow.Drop}},
 		{{Op: flow.Mirror, Ports: []flow.Port{c.o.Ports[0], c.o.Ports[0]}}, {Op: flow.Output, Ports: []flow.Port{c.o.Ports[0]}}},
 	} {

@@ -165,6 +165,10 @@ func TestRefusals(t *testing.T) {
 		change     func(e *flow.Entry)
 	}{
 		{"normal", "E_ACTION_UNSUPPORTED", func(e *flow.Entry) { e.Actions = flow.Actions{{Op: flow.Normal}} }},
+		{"set", "E_ACTION_UNSUPPORTED", func(e *flow.Entry) {
+			e.Actions = flow.Actions{{Op: flow.Set, Settings: []flow.Setting{{Field: flow.SrcMAC, Mask: flow.SrcMAC.Max()}}}, {Op: flow.Drop}}
+		}},
+		{"police", "E_ACTION_UNSUPPORTED", func(e *flow.Entry) { e.Actions = flow.Actions{{Op: flow.Police, Rate: 1, Burst: 1}, {Op: flow.Drop}} }},
 		{"pass", "E_ACTION_UNSUPPORTED", func(e *flow.Entry) { e.Actions = flow.Actions{{Op: flow.Pass}} }},
 		{"no actions", "E_ACTION", func(e *flow.Entry) { e.Actions = nil }},
 		{"guard with actions", "E_ACTION", func(e *flow.Entry) { e.Kind = flow.GuardEntry }},
