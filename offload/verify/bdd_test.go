@@ -1,197 +1,170 @@
 package verify
 
 import (
-	"cmp"
-	"fmt"
-	"math/bits"
-	"slices"
+	"math/rand/v2"
+	"testing"
 
-	"github.com/dalzilio/rudd"
-
-	"github.com/bladeflow/bladeflow/flow"
-	"github.com/bladeflow/bladeflow/offload/device"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
 
-// The third exact method, for tables of IPv4 rules. It knows nothing of boxes and
-// regions: a set of packets is a binary decision diagram over the bits of the key, a
-// rule wins its set minus those of the rules before it, an entry answers its set minus
-// those of the entries before it, and what is wrong is what an entry answers minus
-// what its rule wins. Which keys packets have it has from a formula of its own.
-
-// diagrams are the sets of one table.
-type diagrams struct {
-	*rudd.BDD
-	table *flow.Table
-	real  rudd.Node                 // the keys that IPv4 packets can have
-	wins  map[flow.RuleID]rudd.Node // what a rule wins
-	does  map[string]rudd.Node      // what is won by rules with these actions
+// A bdd holds sets of bit strings as reduced ordered binary decision diagrams (Bryant,
+// "Graph-Based Algorithms for Boolean Function Manipulation", 1986). Every set has one
+// diagram, so two sets are equal if their numbers are. Nothing is ever freed: a bdd lives
+// as long as the questions about one table.
+type bdd struct {
+	vertices []vertex
+	unique   map[vertex]diagram
+	cache    []result
 }
 
-// level is the variable of the highest bit of each field that rules may look at.
-var level = map[flow.Field]int{flow.Flags: 0, flow.Proto: 8, flow.DstLo: 16, flow.SrcLo: 48, flow.DstPort: 80, flow.SrcPort: 96}
+// A diagram is a set: the number of its vertex.
+type diagram int32
 
-const levels = 112
+const nothing, everything diagram = 0, 1
 
-// width is how many bits of a field have variables; those above are zero.
-func width(f flow.Field) int {
-	if f == flow.SrcLo || f == flow.DstLo {
-		return 32
+// A vertex says: where bit level is 0 the rest is in low, where it is 1 in high.
+type vertex struct {
+	level     int32
+	low, high diagram
+}
+
+// A result is what and or or made of two sets; the newest one of each place is kept.
+type result struct {
+	a, b, is diagram
+	or       bool
+}
+
+// newBDD returns the sets of strings of so many bits.
+func newBDD(levels int) *bdd {
+	end := vertex{level: int32(levels)}
+	return &bdd{vertices: []vertex{end, end}, unique: map[vertex]diagram{}, cache: make([]result, 1<<18)}
+}
+
+// make returns the diagram that begins with a vertex.
+func (b *bdd) make(n vertex) diagram {
+	if n.low == n.high {
+		return n.low
 	}
-	return bits.Len64(f.Max())
-}
-
-// bit returns the keys that have bit n of field f, or have it not.
-func (d *diagrams) bit(f flow.Field, n int, set bool) rudd.Node {
-	v := level[f] + width(f) - 1 - n
-	if set {
-		return d.Ithvar(v)
+	s, some := b.unique[n]
+	if !some {
+		s = diagram(len(b.vertices))
+		b.vertices = append(b.vertices, n)
+		b.unique[n] = s
 	}
-	return d.NIthvar(v)
+	return s
 }
 
-// pin returns the keys whose field f is v under mask.
-func (d *diagrams) pin(f flow.Field, v, mask uint64) rudd.Node {
-	out := d.True()
-	for n := range bits.Len64(f.Max()) {
-		switch set := v>>n&1 == 1; {
-		case mask>>n&1 == 0:
-		case n < width(f):
-			out = d.And(d.bit(f, n, set), out)
-		case set:
-			return d.False()
-		}
+// variable returns the strings whose bit is 1.
+func (b *bdd) variable(bit int) diagram {
+	return b.make(vertex{int32(bit), nothing, everything})
+}
+
+// and returns what is in all sets.
+func (b *bdd) and(all ...diagram) diagram {
+	out := everything
+	for _, s := range all {
+		out = b.apply(false, out, s)
 	}
 	return out
 }
 
-// between returns the keys whose field f is in lo … hi.
-func (d *diagrams) between(f flow.Field, lo, hi uint16) rudd.Node {
-	above, below := d.True(), d.True()
-	for n := range width(f) {
-		one, zero := d.bit(f, n, true), d.bit(f, n, false)
-		if lo>>n&1 == 1 {
-			above = d.And(one, above)
-		} else {
-			above = d.Or(one, above)
-		}
-		if hi>>n&1 == 1 {
-			below = d.Or(zero, below)
-		} else {
-			below = d.And(zero, below)
-		}
-	}
-	return d.And(above, below)
-}
-
-// set returns the keys of m, which looks at IPv4 packets or at fields that have variables.
-func (d *diagrams) set(m *flow.Match) rudd.Node {
-	var seen flow.Match
-	out := d.True()
-	for f := range level {
-		v, mask := m.Value.Get(f), m.Mask.Get(f)
-		seen.Pin(f, 0, mask)
-		out = d.And(out, d.pin(f, v, mask))
-	}
-	if m.Mask.Get(flow.EthType) != 0 {
-		if m.Value.Get(flow.EthType) != flow.EthIPv4 {
-			panic("not of IPv4")
-		}
-		seen.Pin(flow.EthType, 0, flow.EthType.Max())
-	}
-	if seen.Mask != m.Mask {
-		panic(fmt.Sprintf("%+v looks at something else", m))
-	}
-	for _, f := range []flow.Field{flow.SrcPort, flow.DstPort} {
-		r := m.SrcPort
-		if f == flow.DstPort {
-			r = m.DstPort
-		}
-		if !r.Any() {
-			out = d.And(out, d.between(f, r.Lo, r.Hi))
-		}
+// or returns what is in one of the sets.
+func (b *bdd) or(all ...diagram) diagram {
+	out := nothing
+	for _, s := range all {
+		out = b.apply(true, out, s)
 	}
 	return out
 }
 
-// newDiagrams makes the sets of a table.
-func newDiagrams(t *flow.Table) *diagrams {
-	b := must(rudd.New(levels, rudd.Nodesize(1<<18), rudd.Cachesize(1<<16)))
-	d := &diagrams{BDD: b, table: t, wins: map[flow.RuleID]rudd.Node{}, does: map[string]rudd.Node{}}
-	d.real = d.packets()
-	left := d.real
-	for i := range t.Len() + 1 {
-		r := t.Rule(i)
-		m := d.set(&r.Match)
-		d.wins[r.ID] = d.And(left, m)
-		left = d.And(left, d.Not(m))
-		key := fmt.Sprint(r.Actions)
-		if have, some := d.does[key]; some {
-			d.does[key] = d.Or(have, d.wins[r.ID])
-		} else {
-			d.does[key] = d.wins[r.ID]
-		}
+// apply intersects or unites two sets.
+func (b *bdd) apply(or bool, x, y diagram) diagram {
+	neutral, absorbing := everything, nothing
+	if or {
+		neutral, absorbing = absorbing, neutral
 	}
-	return d
+	switch {
+	case x == absorbing || y == absorbing:
+		return absorbing
+	case x == neutral || x == y:
+		return y
+	case y == neutral:
+		return x
+	case x > y:
+		x, y = y, x
+	}
+	place := (uint32(x)*0x9e3779b1 ^ uint32(y)*0x85ebca6b) >> 14
+	if r := b.cache[place]; r.a == x && r.b == y && r.or == or {
+		return r.is
+	}
+	p, q := b.vertices[x], b.vertices[y]
+	top := min(p.level, q.level)
+	if p.level > top {
+		p.low, p.high = x, x
+	}
+	if q.level > top {
+		q.low, q.high = y, y
+	}
+	out := b.make(vertex{top, b.apply(or, p.low, q.low), b.apply(or, p.high, q.high)})
+	b.cache[place] = result{x, y, out, or}
+	return out
 }
 
-// packets says which keys IPv4 packets have: what RFCs say of headers, and what
-// flow.Parse says of flags.
-func (d *diagrams) packets() rudd.Node {
-	flag := func(f uint64) rudd.Node { return d.pin(flow.Flags, f, f) }
-	proto := func(all ...uint64) rudd.Node {
-		out := d.False()
-		for _, p := range all {
-			out = d.Or(out, d.pin(flow.Proto, p, 0xff))
+// not returns what is not in s.
+func (b *bdd) not(s diagram) diagram {
+	done := map[diagram]diagram{nothing: everything, everything: nothing}
+	var walk func(diagram) diagram
+	walk = func(s diagram) diagram {
+		out, some := done[s]
+		if !some {
+			n := b.vertices[s]
+			out = b.make(vertex{n.level, walk(n.low), walk(n.high)})
+			done[s] = out
 		}
 		return out
 	}
-	none := d.And(d.pin(flow.SrcPort, 0, 0xffff), d.pin(flow.DstPort, 0, 0xffff))
-	bytes := d.And(d.pin(flow.SrcPort, 0, 0xff00), d.pin(flow.DstPort, 0, 0xff00))
-	ported, icmp := proto(flow.ProtoTCP, flow.ProtoUDP, flow.ProtoSCTP), proto(flow.ProtoICMP)
-	l4, later, odd := flag(flow.FlagL4), flag(flow.FlagFragLater), flag(flow.FlagOdd)
-	whole := d.Not(later)
-	return d.And(d.pin(flow.Flags, flow.FlagIP, 0xe1), // ip, and no bit that has no meaning
-		d.Or(
-			d.And(later, d.Not(flag(flow.FlagFragFirst)), d.Not(l4), none),
-			d.And(whole, l4, ported),
-			d.And(whole, d.Not(l4), icmp, bytes),
-			d.And(whole, d.Not(l4), d.Not(icmp), none, d.Or(odd, d.Not(ported))), // what is cut short is odd
-		))
+	return walk(s)
 }
 
-// verdict reports whether the device answers a packet with other actions than the
-// table, and whether for another rule only.
-func (d *diagrams) verdict(entries []flow.Entry, m device.Model) (different, misbooked bool) {
-	sorted := slices.Clone(entries)
-	slices.SortFunc(sorted, func(a, b flow.Entry) int { return cmp.Compare(b.Priority, a.Priority) })
-	left := d.real
-	for i := range m.Missed {
-		left = d.And(left, d.Not(d.set(&m.Missed[i])))
-	}
-	for len(sorted) > 0 {
-		next := left
-		n := 0
-		for ; n < len(sorted) && (m.Order != device.Honoured || sorted[n].Priority == sorted[0].Priority); n++ {
-			e := &sorted[n]
-			set := d.set(&e.Match)
-			next = d.And(next, d.Not(set))
-			if e.Punt() {
-				continue
+// TestBDD compares random formulas with their tables of truth.
+func TestBDD(t *testing.T) {
+	const levels = 6
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 0))
+	for range 20 {
+		b := newBDD(levels)
+		known := map[diagram]uint64{nothing: 0, everything: ^uint64(0)} // bit n: string n is in the set
+		all := []diagram{nothing, everything}
+		add := func(s diagram, truth uint64) {
+			if have, some := known[s]; some && have != truth {
+				t.Fatalf("diagram %d is %x, not %x", s, have, truth)
 			}
-			answers := d.And(left, set)
-			does, some := d.does[fmt.Sprint(e.Actions)]
-			if !some {
-				does = d.False()
-			}
-			wins, some := d.wins[e.Rule]
-			if !some {
-				wins = d.False()
-			}
-			wrong := d.And(answers, d.Not(does))
-			different = different || !d.Equal(wrong, d.False())
-			misbooked = misbooked || !d.Equal(d.And(answers, does, d.Not(wins)), d.False())
+			known[s] = truth
+			all = append(all, s)
 		}
-		left, sorted = next, sorted[n:]
+		for bit := range levels {
+			var truth uint64
+			for n := range 1 << levels {
+				truth |= uint64(n>>bit&1) << n
+			}
+			add(b.variable(bit), truth)
+		}
+		for range 300 {
+			x, y := all[rng.IntN(len(all))], all[rng.IntN(len(all))]
+			switch rng.IntN(3) {
+			case 0:
+				add(b.and(x, y), known[x]&known[y])
+			case 1:
+				add(b.or(x, y), known[x]|known[y])
+			default:
+				add(b.not(x), ^known[x])
+			}
+		}
+		one := map[uint64]diagram{}
+		for s, truth := range known {
+			if other, some := one[truth]; some {
+				t.Fatalf("diagrams %d and %d are both %x", s, other, truth)
+			}
+			one[truth] = s
+		}
 	}
-	return different, misbooked
 }
