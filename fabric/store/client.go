@@ -341,6 +341,12 @@ func (c *Client) call(ctx context.Context, what string, request func(context.Con
 	return c.fault(ctx, what, err)
 }
 
+// ending reports whether a member says, with no code of its own, that it is ending: its
+// raft has stopped already, or its HTTP server closed the call before gRPC wrote a header.
+func ending(err error) bool {
+	return strings.HasSuffix(err.Error(), "raft: stopped") || strings.Contains(err.Error(), "unexpected HTTP status code received from server")
+}
+
 // fault turns what etcd's client says into the errors of this package. What it does
 // not know it returns as it is, with what was asked.
 func (c *Client) fault(ctx context.Context, what string, err error) error {
@@ -367,7 +373,7 @@ func (c *Client) fault(ctx context.Context, what string, err error) error {
 		errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrAuthFailed):
 		return denied(what, "the store's rights do not allow it")
 	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Unavailable,
-		code == codes.Unknown && strings.HasSuffix(err.Error(), "raft: stopped"): // a member that is ending says so
+		code == codes.Unknown && ending(err):
 		if refusal := c.refusal(); refusal != nil {
 			return refusal
 		}

@@ -324,7 +324,11 @@ func cluster(t *testing.T) (*secured, []*Server) {
 // change was made is not known, so it may be asked again.
 func TestEndingMember(t *testing.T) {
 	c := dialled(t, DialConfig{Endpoints: []string{started(t, ServerConfig{}).Endpoint()}})
-	for _, err := range []error{rpctypes.ErrGRPCStopped, status.Error(codes.Unknown, "raft: stopped")} {
+	for _, err := range []error{
+		rpctypes.ErrGRPCStopped,
+		status.Error(codes.Unknown, "raft: stopped"),
+		status.Error(codes.Unknown, "unexpected HTTP status code received from server: 200 (OK); malformed header: missing HTTP content-type"),
+	} {
 		if got := c.fault(t.Context(), "key", err); !errors.Is(got, ErrUnreachable) {
 			t.Errorf("%v became %v", err, got)
 		}
