@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -193,6 +194,30 @@ func (d *Delivery) Once(blade int) bool {
 	return len(d.At) == 1 && len(d.Ports()) == 1 && d.Lost+d.Twice+d.Changed == 0
 }
 
+// abreast is where senders wait for each other, so that a packet enters all wires at
+// about the same time, as from a switch: if one ran ahead, a number could be seen at the
+// old place in one wire and, later, at the new place in the other.
+type abreast struct {
+	sync.Mutex
+	of, here int
+	all      chan struct{} // closed when all are here
+}
+
+// wait returns when all senders wait, or when no more is to be sent.
+func (a *abreast) wait(ctx context.Context) {
+	a.Lock()
+	all := a.all
+	if a.here++; a.here == a.of {
+		close(all)
+		a.here, a.all = 0, make(chan struct{})
+	}
+	a.Unlock()
+	select {
+	case <-all:
+	case <-ctx.Done():
+	}
+}
+
 // flood sends into all wires and returns how many packets went into every one.
 func (f *Fabric) flood(ctx context.Context, frames [][]byte, rate int, do func() error) (int, error) {
 	sending, stop := context.WithCancel(ctx)
@@ -202,15 +227,22 @@ func (f *Fabric) flood(ctx context.Context, frames [][]byte, rate int, do func()
 		err   error
 	}
 	reports := make(chan sent, len(f.Blades))
+	next := traffic.Cycle(frames...)
+	together := &abreast{of: len(f.Blades), all: make(chan struct{})}
+	step := func(sequence uint64) []byte {
+		together.wait(sending)
+		return next(sequence)
+	}
 	for _, b := range f.Blades {
 		go func() {
 			s, err := b.At(lab.Uplink).Sender()
 			if err != nil {
+				stop()
 				reports <- sent{0, err}
 				return
 			}
 			defer s.Close()
-			r, err := s.Send(sending, traffic.Load{Frames: traffic.Cycle(frames...), Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
+			r, err := s.Send(sending, traffic.Load{Frames: step, Burst: 1, Count: b.At(lab.Uplink).Leaves.Sequences(), Rate: rate})
 			if sending.Err() != nil && ctx.Err() == nil {
 				err = nil // it was told to stop
 			}
