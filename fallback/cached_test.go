@@ -23,15 +23,10 @@ type blade struct {
 	cables map[flow.Port]*cable
 }
 
-// newBlade lays cables for ports 1 … n in a namespace and runs a datapath with a cache
-// between them.
-func newBlade(t testing.TB, n int, c flowcache.Config, p flowcache.PortConfig) *blade {
+// newBlade runs a datapath with a cache between cables.
+func newBlade(t testing.TB, cables map[flow.Port]*cable, c flowcache.Config, p map[flow.Port]flowcache.PortConfig) *blade {
 	t.Helper()
-	inNamespace(t)
-	b := &blade{cables: map[flow.Port]*cable{}}
-	for port := flow.Port(1); int(port) <= n; port++ {
-		b.cables[port] = newCable(t, string(rune('a'+port-1)))
-	}
+	b := &blade{cables: cables}
 	var err error
 	b.cache, err = flowcache.Open(c)
 	must.Have(t, "xdp", err)
@@ -43,7 +38,7 @@ func newBlade(t testing.TB, n int, c flowcache.Config, p flowcache.PortConfig) *
 	config := fallback.Config{Links: map[flow.Port]fallback.Link{}, Cache: b.cache}
 	reps := map[flow.Port]int{}
 	for port, c := range b.cables {
-		must.Have(t, "xdp", b.cache.Attach(port, c.rep, p))
+		must.Have(t, "xdp", b.cache.Attach(port, c.rep, p[port]))
 		l, err := afxdp.OpenIn(c.rep, b.cache.Sockets(), uint32(port))
 		must.Have(t, "afxdp", err)
 		t.Cleanup(func() { l.Close() })
@@ -80,13 +75,12 @@ func waitFor(t testing.TB, what string, done func() bool) {
 // the later ones through the cache, against flow.Judge byte for byte; and counters of
 // both tiers together against what was sent.
 func TestCachedJudge(t *testing.T) {
-	b := newBlade(t, 2, flowcache.Config{}, flowcache.PortConfig{})
+	inNamespace(t)
+	b := newBlade(t, map[flow.Port]*cable{1: newCable(t, "a"), 2: newCable(t, "b")}, flowcache.Config{}, nil)
 	for _, c := range b.cables {
 		c.watchKernel(t)
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	want := map[flow.RuleID]flow.Counter{}
 	sent, again := uint64(0), uint64(0) // again: of flows that the cache must know by then
 	for round := range 40 {
@@ -162,7 +156,8 @@ func TestCachedJudge(t *testing.T) {
 // TestCachedFlow pins the tiers of one flow: the first frame goes up, the others do not,
 // and a new table takes it back.
 func TestCachedFlow(t *testing.T) {
-	b := newBlade(t, 2, flowcache.Config{}, flowcache.PortConfig{})
+	inNamespace(t)
+	b := newBlade(t, map[flow.Port]*cable{1: newCable(t, "a"), 2: newCable(t, "b")}, flowcache.Config{}, nil)
 	to := func(port flow.Port) *flow.Table {
 		return flowtest.NewTable(nil, flow.Actions{{Op: flow.Output, Ports: []flow.Port{port}}})
 	}
