@@ -136,6 +136,11 @@ long-policy: ## change a table 2,000 times under 240,000 packets per second; wri
 	@mkdir -p docs/results
 	BLADEFLOW_POLICY=2000 $(GO) test -count=1 -timeout 60m -v -run '^TestChanges$$' ./hwtests
 
+.PHONY: long-generations
+long-generations: ## 100 million frames through the flow cache across 10,000 tables; writes docs/results/generations.json (root, 30 min)
+	@mkdir -p docs/results
+	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean
