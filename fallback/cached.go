@@ -20,6 +20,12 @@ import (
 // answered. When Swap returns, a grace period has passed as well, and no frame that was
 // answered before is still on its way.
 //
+// The first table is the other way round. Until it is there the cache answers by the table
+// of the owner before, if it was adopted, and sends nobody up; so the program is stored
+// first, and then the cache begins with it. If the table is the one that the owner before
+// had, the cache goes on with all that it knows, as it does when a table comes again
+// under another number.
+//
 // What is cached is what the cache can do: dropped frames, frames that leave by one port
 // with at most one change to their tag, frames for the kernel. Copies, other changes and
 // meters stay here, and so does every odd frame.
@@ -28,6 +34,26 @@ import (
 type generation struct {
 	*program
 	epoch uint64 // valid iff the datapath has a cache
+}
+
+// replace makes g the current generation, in one instant, and returns the one before.
+func (d *Datapath) replace(g *generation) (before *generation, err error) {
+	before = d.program.Load()
+	if d.cache == nil {
+		d.program.Store(g)
+		return before, nil
+	}
+	if g.epoch, err = d.cache.Prepare(view(g.table), d.digest(g.table)); err != nil {
+		return before, err
+	}
+	if before == nil {
+		d.program.Store(g)
+		d.cache.Begin(g.epoch)
+	} else {
+		d.cache.Begin(g.epoch)
+		d.program.Store(g)
+	}
+	return before, nil
 }
 
 // tidyEvery is how often the cache's evicted places are freed.

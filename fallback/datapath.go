@@ -95,7 +95,8 @@ func New(c Config) (*Datapath, error) {
 // Swap makes t the current table. When it returns no frame is judged by an earlier
 // one any more, and everything sent because of an earlier one has left. It compiles
 // t first, which is what takes the time; then it waits for at most one batch per
-// busy link, and with a cache for one RCU grace period, 8 to 30 ms. Without a table it is
+// busy link, and with a cache for one RCU grace period, 8 to 30 ms, unless the cache knows
+// this table already. Without a table it is
 // an error and nothing changes. If the wait for the grace period fails, which the kernel
 // has no reason for, t is current and frames of the table before may be on their way.
 func (d *Datapath) Swap(t *flow.Table) error {
@@ -105,19 +106,16 @@ func (d *Datapath) Swap(t *flow.Table) error {
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
 	g := &generation{program: compile(t, &d.meters)}
-	if d.cache != nil {
-		var err error
-		if g.epoch, err = d.cache.Advance(view(t)); err != nil {
-			return err
-		}
+	before, err := d.replace(g)
+	if err != nil {
+		return err
 	}
-	d.program.Store(g)
 	for _, w := range d.workers {
 		w.mu.Lock()
 		w.tally.adopt(t)
 		w.mu.Unlock()
 	}
-	if d.cache != nil {
+	if d.cache != nil && (before == nil || before.epoch != g.epoch) {
 		return d.cache.Settle()
 	}
 	return nil
@@ -165,12 +163,23 @@ func (d *Datapath) Run(ctx context.Context) error {
 // is in it; the counts of a pinned cache outlive the process.
 func (d *Datapath) Counters() map[flow.RuleID]flow.Counter {
 	sum := d.Cached()
+	d.addJudged(sum)
+	return sum
+}
+
+// Judged returns the part of Counters that was not answered by the cache but here.
+func (d *Datapath) Judged() map[flow.RuleID]flow.Counter {
+	sum := map[flow.RuleID]flow.Counter{}
+	d.addJudged(sum)
+	return sum
+}
+
+func (d *Datapath) addJudged(sum map[flow.RuleID]flow.Counter) {
 	for _, w := range d.workers {
 		w.mu.Lock()
 		w.tally.addTo(sum, true)
 		w.mu.Unlock()
 	}
-	return sum
 }
 
 // Cached returns the part of Counters that the cache has answered.

@@ -59,13 +59,15 @@ type Cache struct {
 	table    *table
 	programs map[bool]*ebpf.Program // by whether several CPUs share a device
 	ports    map[flow.Port]*port
-	strays   map[flow.Port]link.Link // of the owner before: taken over by Attach
-	reach    map[flow.Port]bool      // that have a way out
+	strays   map[int]link.Link  // of the owner before, by ifindex: taken over by Attach
+	reach    map[flow.Port]bool // that have a way out
+	begun    bool               // by Begin: what the owner before left is no more
 	stats    Stats
 }
 
 // Stats is what a [Cache] was asked to hold, since it was opened.
 type Stats struct {
+	Identity  uint64 // of the memory that counts: what another one has counted is not in it
 	Flows     int    // that are answered now
 	Installed uint64 // verdicts put in
 	Late      uint64 // verdicts of an epoch that was over
@@ -74,16 +76,21 @@ type Stats struct {
 }
 
 // version is that of the memory's layout: what another one made is not adopted.
-const version = 1
+const version = 2
+
+// Digest tells tables apart: two that give any packet different verdicts, or count it for
+// different rules, have different ones.
+type Digest [32]byte
 
 // Open makes a cache, or adopts that which is pinned in PinDir, whose verdicts and
-// programs answer all the time. The caller goes on with [Cache.Attach] for each port and
-// [Cache.Advance]. It takes about 0.1 s, most of it in the kernel's verifier.
+// programs answer all the time. Unknown frames get what PortConfig.Fail says until the
+// caller, who goes on with [Cache.Attach] for each port, comes to [Cache.Begin]. It takes
+// about 0.1 s, most of it in the kernel's verifier.
 func Open(c Config) (*Cache, error) {
 	if c.Flows == 0 {
 		c.Flows = DefaultFlows
 	}
-	k := &Cache{dir: c.PinDir, programs: map[bool]*ebpf.Program{}, ports: map[flow.Port]*port{}, strays: map[flow.Port]link.Link{}, reach: map[flow.Port]bool{}}
+	k := &Cache{dir: c.PinDir, programs: map[bool]*ebpf.Program{}, ports: map[flow.Port]*port{}, strays: map[int]link.Link{}, reach: map[flow.Port]bool{}}
 	if err := k.open(c); err != nil {
 		return nil, errors.Join(&flow.Fault{Code: "E_FLOWCACHE", What: "open the flow cache", Why: err.Error(),
 			Remedy: "run as root on a kernel of at least 5.9, with PinDir on a bpffs (mount -t bpf bpf DIR) and no other agent running, or do without the cache", Err: err}, k.Close())
@@ -132,6 +139,7 @@ func (k *Cache) open(c Config) error {
 		return err
 	}
 	k.table = newTable(mem)
+	k.table.hush()
 	if k.dir == "" || adopted {
 		return k.findStrays()
 	}
@@ -208,6 +216,8 @@ func format(m *xdp.Memory, sets int) {
 		m.State.Mix[i] = binary.NativeEndian.Uint64(seed[8*i:]) | 1
 	}
 	m.State.Last = uint64(sets - 1)
+	rand.Read(seed[:8])
+	m.State.Identity = binary.NativeEndian.Uint64(seed[:])
 	m.State.Epoch, m.State.Version = 1, version
 }
 
@@ -222,8 +232,9 @@ func (k *Cache) pin() error {
 	})
 }
 
-// linkPrefix begins the name of a link's pin, which ends with the number of its port.
-const linkPrefix = "port-"
+// linkPrefix begins the name of a link's pin, which ends with the number of its device:
+// ports may have other numbers tomorrow.
+const linkPrefix = "device-"
 
 // findStrays opens the links that the owner before has pinned.
 func (k *Cache) findStrays() error {
@@ -235,15 +246,15 @@ func (k *Cache) findStrays() error {
 		return err
 	}
 	for _, f := range files {
-		var n flow.Port
-		if _, err := fmt.Sscanf(f.Name(), linkPrefix+"%d", &n); err != nil || !strings.HasPrefix(f.Name(), linkPrefix) {
+		var ifindex int
+		if _, err := fmt.Sscanf(f.Name(), linkPrefix+"%d", &ifindex); err != nil || !strings.HasPrefix(f.Name(), linkPrefix) {
 			continue
 		}
 		l, err := link.LoadPinnedLink(filepath.Join(k.dir, f.Name()), nil)
 		if err != nil {
 			return err
 		}
-		k.strays[n] = l
+		k.strays[ifindex] = l
 	}
 	return nil
 }
@@ -277,13 +288,10 @@ func (k *Cache) program(shared bool) (*ebpf.Program, error) {
 	return o.Program, nil
 }
 
-// Advance makes all that was installed void, and begins an epoch in which verdicts depend
-// on no bits of a key but those of view. It returns the epoch, for [Cache.Install]. Ports
-// that the owner before had and this one has not attached are let go of first.
-//
-// When it returns, packets may still be on their way that began before it: see
-// [Cache.Settle].
-func (k *Cache) Advance(view flow.Key) (epoch uint64, err error) {
+// Prepare returns the epoch of a table, for [Cache.Begin] and [Cache.Install]: the one
+// that is, if it began with the same table, maybe under the owner before; else the next,
+// in which verdicts depend on no bits of a key but those of view. Nothing changes yet.
+func (k *Cache) Prepare(view flow.Key, table Digest) (epoch uint64, err error) {
 	k.mu.Lock()
 	settled := k.table.settled == k.table.epoch()
 	k.mu.Unlock()
@@ -294,14 +302,35 @@ func (k *Cache) Advance(view flow.Key) (epoch uint64, err error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, n := range slices.Collect(maps.Keys(k.strays)) {
-		k.letGo(n)
+	return k.table.prepare(&view, table), nil
+}
+
+// Begin makes an epoch that was just prepared the current one. If it is the next, all that
+// was installed is void. From now on unknown frames go up. With the first epoch, ports
+// that the owner before had and this one has not attached are let go of.
+//
+// When it returns, packets may still be on their way that came before: see
+// [Cache.Settle].
+func (k *Cache) Begin(epoch uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.table.begin(epoch)
+	if k.begun {
+		return
 	}
-	return k.table.advance(&view), nil
+	k.begun = true
+	for _, ifindex := range slices.Collect(maps.Keys(k.strays)) {
+		k.letGo(ifindex)
+	}
+	for n := flow.Port(1); n <= MaxPort; n++ {
+		if !k.reach[n] {
+			k.retire(n)
+		}
+	}
 }
 
 // Settle returns when no packet is answered by what was installed before the last
-// Advance, after one RCU grace period: 8 to 30 ms.
+// epoch began, after one RCU grace period: 8 to 30 ms.
 func (k *Cache) Settle() error {
 	k.mu.Lock()
 	epoch, resting := k.table.epoch(), slices.Collect(maps.Keys(k.table.resting))
@@ -379,7 +408,7 @@ func (k *Cache) Stats() Stats {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.stats
-	s.Flows = k.table.flows()
+	s.Identity, s.Flows = k.table.mem.State.Identity, k.table.flows()
 	return s
 }
 
@@ -423,8 +452,8 @@ func (k *Cache) Destroy() error {
 	for _, n := range slices.Collect(maps.Keys(k.ports)) {
 		errs = append(errs, k.Detach(n))
 	}
-	for _, n := range slices.Collect(maps.Keys(k.strays)) {
-		errs = append(errs, k.letGo(n))
+	for _, ifindex := range slices.Collect(maps.Keys(k.strays)) {
+		errs = append(errs, k.letGo(ifindex))
 	}
 	if k.dir != "" {
 		errs = append(errs, k.eachMap(func(name string, _ **ebpf.Map) error { return os.Remove(filepath.Join(k.dir, name)) }), os.Remove(k.dir))

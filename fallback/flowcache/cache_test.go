@@ -106,7 +106,14 @@ var everything = func() (k flow.Key) {
 // begin starts an epoch and returns it settled.
 func begin(t *testing.T, k *Cache) uint64 {
 	t.Helper()
-	epoch, err := k.Advance(everything)
+	return beginWith(t, k, Digest{})
+}
+
+// beginWith is begin with a table.
+func beginWith(t *testing.T, k *Cache, of Digest) uint64 {
+	t.Helper()
+	epoch, err := k.Prepare(everything, of)
+	k.Begin(epoch)
 	if err := errors.Join(err, k.Settle()); err != nil {
 		t.Fatal(err)
 	}
@@ -163,10 +170,40 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// listen makes somebody listen to the port: a socket, which for a frame by itself need
+// not be bound.
+func listen(t *testing.T, k *Cache) (hangUp func()) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	must.Have(t, "afxdp", err)
+	must.Have(t, "afxdp", k.Sockets().Put(uint32(here), uint32(fd)))
+	return func() { unix.Close(fd) }
+}
+
+// TestListening sends unknown frames up only while there is a table and a socket.
+func TestListening(t *testing.T) {
+	inNamespace(t)
+	k := open(t, Config{}, PortConfig{Fail: ToKernel, Upcalls: 1, Burst: 2})
+	hangUp := listen(t, k)
+	for range 10 {
+		check(t, k, frame(1), xdpPass) // no table yet: the socket is asked nothing
+	}
+	begin(t, k)
+	check(t, k, frame(1), xdpRedirect)
+	hangUp()
+	for range 10 { // and nothing of the bucket is used
+		check(t, k, frame(1), xdpPass)
+	}
+	if _, s, _ := k.Port(here); s != (PortStats{Upcalls: 1, Unheard: 20}) {
+		t.Errorf("port: %+v", s)
+	}
+}
+
 // TestBucket lets through what a port may send up, and drops the rest.
 func TestBucket(t *testing.T) {
 	inNamespace(t)
 	k := open(t, Config{}, PortConfig{Fail: ToKernel, Upcalls: 1, Burst: 10})
+	defer listen(t, k)()
 	begin(t, k)
 	p, err := k.program(true)
 	if err != nil {
@@ -178,12 +215,12 @@ func TestBucket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if action == xdpPass {
+		if action == xdpRedirect {
 			passed++
 		}
 	}
 	_, s, _ := k.Port(here)
-	if passed < 10 || passed > 60 || s.Unheard != passed || s.Limited != 100-passed { // a second more, a frame more
+	if passed < 10 || passed > 60 || s.Upcalls != passed || s.Limited != 100-passed { // a second more, a frame more
 		t.Errorf("%d frames let through, %+v", passed, s)
 	}
 }
@@ -254,6 +291,114 @@ func TestAdopt(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left: %v", err)
+	}
+}
+
+// TestResume restarts owners with the same table and with another one: the first loses no
+// flow, and nobody is asked between Open and Begin.
+func TestResume(t *testing.T) {
+	inNamespace(t)
+	dir := pinDir(t)
+	k := open(t, Config{PinDir: dir}, PortConfig{})
+	first := Digest{1}
+	epoch := beginWith(t, k, first)
+	put(t, k, epoch, frame(1), Verdict{Op: Pass}, true)
+	for range 3 {
+		identity := k.Stats().Identity
+		k.Close()
+		k = open(t, Config{PinDir: dir}, PortConfig{})
+		hangUp := listen(t, k)
+		check(t, k, frame(1), xdpPass)
+		check(t, k, frame(2), xdpDrop)
+		if again := beginWith(t, k, first); again != epoch || k.Stats().Identity != identity {
+			t.Fatalf("epoch %d after %d, of another cache: %t", again, epoch, k.Stats().Identity != identity)
+		}
+		check(t, k, frame(1), xdpPass)
+		check(t, k, frame(2), xdpRedirect)
+		hangUp()
+	}
+	put(t, k, epoch, frame(3), Verdict{Op: Drop}, true)
+	k.Close()
+	k = open(t, Config{PinDir: dir}, PortConfig{Fail: ToKernel})
+	check(t, k, frame(3), xdpDrop)
+	if next := beginWith(t, k, Digest{2}); next != epoch+1 {
+		t.Errorf("epoch %d after %d", next, epoch)
+	}
+	check(t, k, frame(3), xdpPass) // forgotten, and nobody listens
+	identity := k.Stats().Identity
+	k.Close()
+	other, err := Open(Config{PinDir: dir, Flows: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other.Stats().Identity == identity {
+		t.Error("another memory has the same identity")
+	}
+	other.Destroy()
+}
+
+// TestPortsChange restarts an owner whose ports have other devices. By what the one before
+// has put in, frames would leave elsewhere, so it is forgotten; and the ways out of ports
+// that are no more are closed.
+func TestPortsChange(t *testing.T) {
+	inNamespace(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "a"
+	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
+	index := func(name string) int {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Attrs().Index
+	}
+	out := func(k *Cache, n flow.Port) (ifindex uint32) {
+		k.maps.Out.Lookup(uint32(n), &ifindex) // 0 if nothing is there
+		return ifindex
+	}
+	dir := pinDir(t)
+	for _, c := range []struct {
+		name  string
+		ports map[flow.Port]int
+		known bool
+	}{
+		{"the same", map[flow.Port]int{here: loopback, 7: index("a")}, true},
+		{"one less", map[flow.Port]int{here: loopback}, true},
+		{"another device", map[flow.Port]int{here: loopback, 7: index("b")}, false},
+		{"another number", map[flow.Port]int{here: loopback, 8: index("a")}, false},
+		{"swapped", map[flow.Port]int{7: loopback, here: index("a")}, false},
+	} {
+		k := open(t, Config{PinDir: dir}, PortConfig{})
+		if err := errors.Join(k.Attach(7, index("a"), PortConfig{}), k.Output(9, loopback)); err != nil {
+			t.Fatal(err)
+		}
+		epoch := beginWith(t, k, Digest{1})
+		put(t, k, epoch, frame(1), Verdict{Op: Pass}, true)
+		k.Close()
+
+		k, err := Open(Config{PinDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, ifindex := range c.ports {
+			if err := k.Attach(n, ifindex, PortConfig{}); err != nil {
+				t.Fatal(c.name, err)
+			}
+		}
+		if known := k.Stats().Flows == 1; known != c.known {
+			t.Errorf("%s: known %t, want %t", c.name, known, c.known)
+		}
+		if again := beginWith(t, k, Digest{1}); again == epoch != c.known {
+			t.Errorf("%s: epoch %d after %d", c.name, again, epoch)
+		}
+		for n := flow.Port(1); n < 12; n++ {
+			if got := out(k, n); int(got) != c.ports[n] || int(k.table.mem.Ports[n].Ifindex) != c.ports[n] {
+				t.Errorf("%s: port %d leaves by %d, and its device is %d, want %d", c.name, n, got, k.table.mem.Ports[n].Ifindex, c.ports[n])
+			}
+		}
+		if err := k.Destroy(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ type PortStats struct {
 }
 
 // Attach puts the program on a port's device, natively where its driver can, and makes
-// the device the port's way out. If the owner before has attached this port to this
+// the device the port's way out. If the owner before had the program on this
 // device, program and settings are replaced without a gap. The calling thread must be in
 // the device's network namespace. A device that frames are forwarded to must take XDP
 // frames: veth does if its peer has an XDP program or GRO.
@@ -86,6 +86,7 @@ func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
 			return fmt.Errorf("port %d has this interface", m)
 		}
 	}
+	k.recognize(n, ifindex)
 	dev, err := k.output(n, ifindex)
 	if err != nil {
 		return err
@@ -96,14 +97,28 @@ func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
 		old.link.Detach() // its device may be gone
 		old.link.Close()
 		delete(k.ports, n)
-		k.unpin(n)
+		k.unpin(old.ifindex)
 	}
-	if err := k.put(p, n, dev); err != nil {
+	if err := k.put(p, dev); err != nil {
 		return err
 	}
 	k.ports[n] = p
 	k.limit()
 	return nil
+}
+
+// recognize makes the cache forget what it knows if the owner before had another device
+// for a port, or another port for its device: by the verdicts that are in it frames would
+// leave where they do not belong.
+func (k *Cache) recognize(n flow.Port, ifindex int) {
+	if k.begun || n > MaxPort || ifindex <= 0 || ifindex >= xdp.Devices {
+		return
+	}
+	had, was := k.table.mem.Ports[n].Ifindex, k.table.mem.Devices[ifindex]
+	known := k.table.mem.State.View[k.table.epoch()&1].Table != Digest{}
+	if known && (had != 0 && had != uint32(ifindex) || was != 0 && was != uint64(n)) {
+		k.table.forget()
+	}
 }
 
 // configure writes what the program must know of a port.
@@ -134,11 +149,11 @@ func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) {
 }
 
 // put gets the program onto the device: into the link that is there, or by a new one.
-func (k *Cache) put(p *port, n flow.Port, dev netlink.Link) error {
+func (k *Cache) put(p *port, dev netlink.Link) error {
 	program := func(mode Mode) (*ebpf.Program, error) {
 		return k.program(mode == Generic || dev.Attrs().NumRxQueues != 1)
 	}
-	if stray := k.strays[n]; stray != nil {
+	if stray := k.strays[p.ifindex]; stray != nil {
 		if mode, here := sits(stray, dev); here {
 			prog, err := program(mode)
 			if err != nil {
@@ -147,11 +162,11 @@ func (k *Cache) put(p *port, n flow.Port, dev netlink.Link) error {
 			if err := stray.Update(prog); err != nil {
 				return fmt.Errorf("replace the program: %w", err)
 			}
-			delete(k.strays, n)
+			delete(k.strays, p.ifindex)
 			p.link, p.mode = stray, mode
 			return nil
 		}
-		k.letGo(n)
+		k.letGo(p.ifindex)
 	}
 	var errs []error
 	for _, try := range []struct {
@@ -171,7 +186,7 @@ func (k *Cache) put(p *port, n flow.Port, dev netlink.Link) error {
 		if k.dir == "" {
 			return nil
 		}
-		if err := l.Pin(k.pinOf(n)); err != nil {
+		if err := l.Pin(k.pinOf(p.ifindex)); err != nil {
 			return errors.Join(err, l.Detach(), l.Close())
 		}
 		return nil
@@ -230,20 +245,32 @@ func (k *Cache) limit() {
 	atomic.StoreUint64(&k.table.mem.State.Longest, uint64(longest))
 }
 
-func (k *Cache) pinOf(n flow.Port) string { return filepath.Join(k.dir, fmt.Sprint(linkPrefix, n)) }
+func (k *Cache) pinOf(ifindex int) string {
+	return filepath.Join(k.dir, fmt.Sprint(linkPrefix, ifindex))
+}
 
-func (k *Cache) unpin(n flow.Port) error {
+func (k *Cache) unpin(ifindex int) error {
 	if k.dir == "" {
 		return nil
 	}
-	return os.Remove(k.pinOf(n))
+	return os.Remove(k.pinOf(ifindex))
+}
+
+// retire takes a port's way out, and its device's port.
+func (k *Cache) retire(n flow.Port) {
+	k.maps.Out.Delete(uint32(n)) // may not be there
+	m := &k.table.mem.Ports[n]
+	if m.Ifindex != 0 && k.table.mem.Devices[m.Ifindex] == uint64(n) {
+		atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
+	}
+	atomic.StoreUint32(&m.Ifindex, 0)
 }
 
 // letGo takes a stray off its device.
-func (k *Cache) letGo(n flow.Port) error {
-	l := k.strays[n]
-	delete(k.strays, n)
-	return errors.Join(l.Detach(), l.Close(), os.Remove(k.pinOf(n)))
+func (k *Cache) letGo(ifindex int) error {
+	l := k.strays[ifindex]
+	delete(k.strays, ifindex)
+	return errors.Join(l.Detach(), l.Close(), os.Remove(k.pinOf(ifindex)))
 }
 
 // Detach takes the program off a port, which has no way out any more.
@@ -257,8 +284,9 @@ func (k *Cache) Detach(n flow.Port) error {
 	delete(k.ports, n)
 	delete(k.reach, n)
 	k.limit()
-	k.maps.Out.Delete(uint32(n))
-	return errors.Join(p.link.Detach(), p.link.Close(), k.unpin(n))
+	err := errors.Join(p.link.Detach(), p.link.Close(), k.unpin(p.ifindex))
+	k.retire(n)
+	return err
 }
 
 // Port returns how a port is attached, and what it has counted; ok is false if it is not.

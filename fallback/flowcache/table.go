@@ -32,7 +32,9 @@ import (
 // on. The program looks packets up under this mask, so a table that never looks at the
 // TTL does not make each TTL a flow. There are two masks, by the last bit of the epoch:
 // the next one is written while packets may still look at the current one, and the one
-// before is out of use because every epoch begins after a grace period.
+// before is out of use because every epoch begins after a grace period. Beside it
+// stands which table it is of: an owner that comes with the table that the epoch began
+// with, because it was restarted, goes on with the epoch.
 //
 // Places. A flow may be in the four entries of one set, which a hash with secret factors
 // finds: nobody can make flows that share a set. Where all four are in use, that which
@@ -70,13 +72,37 @@ func newTable(m *xdp.Memory) *table {
 // epoch returns the current one.
 func (t *table) epoch() uint64 { return atomic.LoadUint64(&t.mem.State.Epoch) }
 
-// advance begins the next epoch, with its view. Every entry is void. The one before must
-// have settled.
-func (t *table) advance(view *flow.Key) uint64 {
+// prepare returns the epoch of a table: the current one if it began with this table, else
+// the next, whose view is written here. The current one must have settled.
+func (t *table) prepare(view *flow.Key, of Digest) uint64 {
+	epoch := t.epoch()
+	if v := &t.mem.State.View[epoch&1]; of != (Digest{}) && v.Table == of && v.Mask == *view {
+		return epoch
+	}
+	v := &t.mem.State.View[(epoch+1)&1]
+	v.Mask, v.Table = *view, of
+	return epoch + 1
+}
+
+// begin makes a prepared epoch the current one, in which somebody listens. If it is the
+// next, every entry is void.
+func (t *table) begin(epoch uint64) {
+	if epoch != t.epoch() {
+		atomic.StoreUint64(&t.mem.State.Epoch, epoch)
+	}
+	atomic.StoreUint64(&t.mem.State.Silent, 0)
+}
+
+// hush has nobody listen until an epoch begins.
+func (t *table) hush() { atomic.StoreUint64(&t.mem.State.Silent, t.epoch()) }
+
+// forget makes all entries void, and has nobody listen. The current epoch must have
+// settled.
+func (t *table) forget() {
 	next := t.epoch() + 1
-	t.mem.State.View[next&1].Mask = *view
+	t.mem.State.View[next&1].Table = Digest{}
+	atomic.StoreUint64(&t.mem.State.Silent, next)
 	atomic.StoreUint64(&t.mem.State.Epoch, next)
-	return next
 }
 
 // place returns the set of a key under the current view, and the way to begin with.

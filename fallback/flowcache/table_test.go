@@ -19,6 +19,13 @@ func newMemory(sets, lines int) *xdp.Memory {
 	return m
 }
 
+// advance begins an epoch that is of no table.
+func advance(t *table, view *flow.Key) uint64 {
+	epoch := t.prepare(view, Digest{})
+	t.begin(epoch)
+	return epoch
+}
+
 // packet does what the program does with a packet: it finds the entry that answers it.
 func packet(m *xdp.Memory, key *flow.Key) *xdp.CacheEntry {
 	k := *key
@@ -80,7 +87,7 @@ func TestTable(t *testing.T) {
 		tab.rested(resting)
 		tab.settled = tab.epoch()
 	}
-	epoch := tab.advance(&view)
+	epoch := advance(tab, &view)
 	grace()
 	for range 200_000 {
 		key := flow.Key{rng.Uint64N(40), rng.Uint64N(2)}
@@ -113,7 +120,7 @@ func TestTable(t *testing.T) {
 		case n < 994:
 			view = flow.Key{0xff, rng.Uint64N(2)}
 			clear(facts)
-			epoch = tab.advance(&view)
+			epoch = advance(tab, &view)
 			for range 10 { // installs before the grace period ends
 				k := flow.Key{rng.Uint64N(40)}
 				if tab.install(epoch, &k, Verdict{}, 5) == installed {
@@ -177,7 +184,7 @@ func TestFlood(t *testing.T) {
 	m := newMemory(1, 64)
 	tab := newTable(m)
 	view := flow.Key{^uint64(0)}
-	epoch := tab.advance(&view)
+	epoch := advance(tab, &view)
 	tab.settled = epoch
 	for i := range uint64(ways) {
 		if o := tab.install(epoch, &flow.Key{i + 1}, Verdict{}, 1); o != installed {
@@ -217,7 +224,7 @@ func TestFlood(t *testing.T) {
 func TestFullBook(t *testing.T) {
 	tab := newTable(newMemory(64, 4))
 	view := flow.Key{^uint64(0)}
-	epoch := tab.advance(&view)
+	epoch := advance(tab, &view)
 	for i := range uint64(6) {
 		want := installed
 		if i >= 4 {
@@ -233,7 +240,7 @@ func TestFullBook(t *testing.T) {
 func TestInstallAllocations(t *testing.T) {
 	tab := newTable(newMemory(1024, 64))
 	view := flow.Key{^uint64(0)}
-	epoch := tab.advance(&view)
+	epoch := advance(tab, &view)
 	tab.line(1)
 	i := uint64(0)
 	if n := testing.AllocsPerRun(1000, func() { tab.install(epoch, &flow.Key{i}, Verdict{}, 1); i++ }); n != 0 {
@@ -245,11 +252,11 @@ func TestInstallAllocations(t *testing.T) {
 func BenchmarkInstall(b *testing.B) {
 	tab := newTable(newMemory(DefaultFlows/ways, xdp.Lines))
 	view := flow.Key{^uint64(0)}
-	epoch := tab.advance(&view)
+	epoch := advance(tab, &view)
 	i := uint64(0)
 	for b.Loop() {
 		if i++; i%8192 == 0 {
-			epoch = tab.advance(&view)
+			epoch = advance(tab, &view)
 			tab.settled = epoch
 		}
 		tab.install(epoch, &flow.Key{i}, Verdict{Op: Forward, Port: 2}, 1)

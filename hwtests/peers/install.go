@@ -69,10 +69,11 @@ func fillCache(cache *flowcache.Cache, keys []flow.Key) (time.Duration, error) {
 	for i := range all {
 		all[i] = ^uint64(0)
 	}
-	epoch, err := cache.Advance(all)
+	epoch, err := cache.Prepare(all, flowcache.Digest{})
 	if err != nil {
 		return 0, err
 	}
+	cache.Begin(epoch)
 	before, err := threadTime()
 	if err != nil {
 		return 0, err

@@ -57,6 +57,8 @@ type CacheState struct {
 	Version  uint64
 	Last     uint64
 	Longest  uint64
+	Silent   uint64
+	Identity uint64
 	Mix      [8]uint64
 	View     [2]CacheView
 	Transfer CacheTransfer
@@ -80,8 +82,9 @@ type CacheVerdict struct {
 }
 
 type CacheView struct {
-	_    structs.HostLayout
-	Mask [8]uint64
+	_     structs.HostLayout
+	Mask  [8]uint64
+	Table [32]uint8
 }
 
 // Names of all BPF objects in the ELF.

@@ -87,11 +87,19 @@ struct {
 
 #define add(p, n) do { if (shared) __sync_fetch_and_add(p, n); else *(p) += (n); } while (0)
 
-// up gives a frame to Go, if its port still has something in its bucket. The bucket is
-// kept as the time at which it will be full: a frame moves that on by its price, and
-// not further than depth ahead of now.
-static __always_inline int up(struct port *p, u32 number)
+// up gives a frame to Go, if Go is there and has a table, and the frame's port still has
+// something in its bucket. The bucket is kept as the time at which it will be full: a
+// frame moves that on by its price, and not further than depth ahead of now.
+static __always_inline int up(struct port *p, u32 number, int heard)
 {
+	int action = p->fail & 3;
+
+	if (heard)
+		action = bpf_redirect_map(&sockets, number, p->fail & 3);
+	if (action != XDP_REDIRECT) {
+		add(&p->unheard, 1);
+		return action;
+	}
 	if (p->price) {
 		u64 now = bpf_ktime_get_ns(), filled = p->filled;
 		if (filled < now)
@@ -102,11 +110,7 @@ static __always_inline int up(struct port *p, u32 number)
 		}
 		p->filled = filled + p->price;
 	}
-	int action = bpf_redirect_map(&sockets, number, p->fail & 3);
-	if (action == XDP_REDIRECT)
-		add(&p->upcalls, 1);
-	else
-		add(&p->unheard, 1);
+	add(&p->upcalls, 1);
 	return action;
 }
 
@@ -203,11 +207,11 @@ int cache_port(struct xdp_md *ctx)
 	struct state *c = bpf_map_lookup_elem(&control, &zero);
 	if (!p || !c)
 		return XDP_ABORTED;
-	if (len > c->longest || parse(b, end, in, &k))
-		return up(p, in);
-
 	// Read once: a packet is judged in one epoch.
 	u64 epoch = weak ? __sync_fetch_and_add(&c->epoch, 0) : *(volatile u64 *)&c->epoch;
+	if (len > c->longest || parse(b, end, in, &k))
+		return up(p, in, epoch > c->silent);
+
 	struct view *view = &c->view[epoch & 1];
 	u64 h = 0;
 #pragma unroll
@@ -226,7 +230,7 @@ int cache_port(struct xdp_md *ctx)
 		if (action >= 0)
 			return action;
 	}
-	return up(p, in);
+	return up(p, in, epoch > c->silent);
 }
 
 SEC("xdp")

@@ -69,9 +69,11 @@ struct transfer {
 	u64 packets, bytes; // what the line has afterwards
 };
 
-// What one epoch looks at: the bits of the key that a verdict may depend on.
+// What one epoch looks at: the bits of the key that a verdict may depend on; and, for
+// the owner, which table its verdicts are of.
 struct view {
 	u64 mask[WORDS];
+	u8 table[32]; // flowcache.Digest; 0 for none
 };
 
 struct state {
@@ -79,6 +81,8 @@ struct state {
 	u64 version; // of this layout
 	u64 last; // the number of the last set
 	u64 longest; // longer frames go to Go: some port could not send them
+	u64 silent; // Go has no table yet in epochs up to this one, and gets no frames
+	u64 identity; // for the owner: tells this memory from what was there before
 	u64 mix[WORDS]; // odd numbers nobody can guess: the hash
 	struct view view[2]; // by the last bit of the epoch
 	struct transfer transfer;
