@@ -72,6 +72,9 @@ func (m *Model) admitMatch(match *flow.Match) error {
 	if match.Mask.Get(flow.Flags)&^knownFlags != 0 || match.Mask.Get(flow.Reserved) != 0 {
 		return &Refusal{"E_FIELD_UNSUPPORTED", "reserved bits cannot be matched", "leave them out"}
 	}
+	if why := m.unseen(match); why != nil {
+		return why
+	}
 	return nil
 }
 

@@ -77,6 +77,9 @@ type form struct {
 	Needs      []yaml.Node          `yaml:"needs"`
 	MasksPer   []yaml.Node          `yaml:"masks_per"`
 	Protocols  []yaml.Node          `yaml:"port_protocols"`
+	Tags       Tags                 `yaml:"tags"`
+	NonZero    []yaml.Node          `yaml:"nonzero"`
+	ByPort     bool                 `yaml:"proto_by_port"`
 	InsertCost time.Duration        `yaml:"insert_cost"`
 	Actions    []yaml.Node          `yaml:"actions"`
 	Counters   counters             `yaml:"counters"`
@@ -127,7 +130,7 @@ func Parse(where string, b []byte) (Model, error) {
 	m := Model{Name: f.Name, Version: f.Version, About: f.About, Order: f.Order, MissFalls: f.MissFalls,
 		Entries: f.Limits.Entries, Masks: f.Limits.Masks, Priorities: f.Limits.Priorities, Counted: f.Limits.Counted,
 		Outputs: f.Limits.Outputs, Copies: f.Limits.Copies, VLANOps: f.Limits.VLANOps,
-		Ranges: f.Ranges, Counters: f.Counters.PerEntry, CounterLag: f.Counters.Lag,
+		Ranges: f.Ranges, Tags: f.Tags, ProtoByPort: f.ByPort, Counters: f.Counters.PerEntry, CounterLag: f.Counters.Lag,
 		PacketBits: f.Counters.PacketBits, ByteBits: f.Counters.ByteBits, InsertCost: f.InsertCost, Evidence: f.Evidence}
 	for _, step := range []func(*form, *Model) error{r.head, r.fields, r.needs, r.actions, r.missed, r.evidence} {
 		if err := step(f, &m); err != nil {
@@ -191,6 +194,8 @@ func (r *reader) head(f *form, _ *Model) error {
 		return r.fail(0, "version", "missing", "give a version of at least 1")
 	case f.Order != Honoured && f.Order != Constant && f.Order != Undefined:
 		return r.fail(0, fmt.Sprintf("order %q", f.Order), "unknown", "use honoured, constant or undefined")
+	case f.Tags != TagsFree && f.Tags != TagsThere && f.Tags != TagsSaid:
+		return r.fail(0, fmt.Sprintf("tags %q", f.Tags), "unknown", "use there or said, or leave it out")
 	case min(l.Entries, l.Masks, l.Priorities, l.Counted, l.Outputs, l.Copies, l.VLANOps, f.Counters.PacketBits, f.Counters.ByteBits) < 0 ||
 		min(f.Counters.Lag, f.InsertCost) < 0:
 		return r.fail(0, "limits", "one is below zero", "use 0 for no known limit")
@@ -219,7 +224,7 @@ func (r *reader) needs(f *form, m *Model) error {
 		name string
 		from []yaml.Node
 		to   *[]Part
-	}{{"needs", f.Needs, &m.Needs}, {"masks_per", f.MasksPer, &m.MasksPer}} {
+	}{{"needs", f.Needs, &m.Needs}, {"masks_per", f.MasksPer, &m.MasksPer}, {"nonzero", f.NonZero, &m.NonZero}} {
 		for _, n := range list.from {
 			p := slices.IndexFunc(parts[:], func(p part) bool { return p.name == n.Value })
 			if p < 0 {
@@ -282,8 +287,10 @@ func (r *reader) evidence(f *form, _ *Model) error {
 			needed = append(needed, more.name)
 		}
 	}
-	if f.InsertCost != 0 {
-		needed = append(needed, "insert_cost")
+	for name, claimed := range map[string]bool{"insert_cost": f.InsertCost != 0, "tags": f.Tags != TagsFree, "nonzero": len(f.NonZero) > 0, "proto_by_port": f.ByPort} {
+		if claimed {
+			needed = append(needed, name)
+		}
 	}
 	for _, name := range needed {
 		switch e, ok := f.Evidence[name]; {

@@ -49,6 +49,11 @@ type Model struct {
 	Protocols []uint8
 	Ranges    bool // port ranges are native; otherwise they take prefixes
 
+	// What the device does not look at though an entry says it; see unseen.go.
+	Tags        Tags   // what becomes of frames with tags
+	NonZero     []Part // looked at only where something else than zeros is wanted
+	ProtoByPort bool   // the protocol is looked at only by entries that match a port
+
 	// Actions are the ones an entry may have. Normal is never among them: it
 	// reaches a device only as the output it resolves to. Nor is Pass.
 	Actions []flow.Op

@@ -39,6 +39,7 @@ func (m *Model) Narrow(match *flow.Match, k *flow.Key) (n flow.Match, ok bool) {
 			n.SetPorts(f, lo, hi)
 		}
 	}
+	m.say(&n, k)
 	if !m.speaks(&n) {
 		n.Pin(flow.Proto, k.Get(flow.Proto), flow.Proto.Max())
 	}
@@ -166,7 +167,7 @@ var partAt = func() (at [8][64]Part) {
 // speaks reports whether the device can match the ports that match looks at: some
 // know the ports of some protocols only.
 func (m *Model) speaks(match *flow.Match) bool {
-	if len(m.Protocols) == 0 || match.SrcPort.Any() && match.DstPort.Any() && match.Mask.Get(flow.SrcPort)|match.Mask.Get(flow.DstPort) == 0 {
+	if len(m.Protocols) == 0 || !ported(match) {
 		return true
 	}
 	return match.Mask.Get(flow.Proto) == flow.Proto.Max() && slices.Contains(m.Protocols, uint8(match.Value.Get(flow.Proto)))
@@ -201,6 +202,9 @@ func (m *Model) Whole(match *flow.Match) *flow.Match {
 		if p.wide {
 			w.Pin(p.lower, match.Value.Get(p.lower), p.lower.Max())
 		}
+	}
+	if m.Tags == TagsSaid {
+		w.Pin(flow.VLAN, match.Value.Get(flow.VLAN), flow.TagPresent)
 	}
 	return &w
 }

@@ -27,11 +27,11 @@ func (m *Model) takesRange(p Part, r flow.PortRange) bool {
 }
 
 // Split returns matches that the device takes and whose union is exactly match, as
-// far as port ranges are what stands in the way: each becomes the fewest prefixes,
-// at most 30 of 16 bits. Of two ranges it returns every pair. What the device cannot
-// match otherwise stays as it is, for [Model.Admit] to refuse.
+// far as port ranges are what stands in the way, or that nothing is said of tags: each
+// range becomes the fewest prefixes, at most 30 of 16 bits. Of two ranges it returns every
+// pair. What the device cannot match otherwise stays as it is, for [Model.Admit] to refuse.
 func (m *Model) Split(match *flow.Match) []flow.Match {
-	out := []flow.Match{*match}
+	out := m.tagged(match)
 	for _, f := range []flow.Field{flow.SrcPort, flow.DstPort} {
 		p, r := portPart(f, match)
 		if m.takesRange(p, r) || m.Fields[p] < Prefix {
