@@ -23,6 +23,7 @@ type bid struct {
 	pieces  []*piece // placed ones
 	offered float64  // the ratio of the last offer of all of it
 	wants   bool     // it is in wanted of the rules whose guards it lacks
+	told    int      // the last of placer.news that it heard
 }
 
 // piece is a box in a unit.
@@ -378,6 +379,7 @@ func (p *placer) tryWhole(b *bid, offered float64) {
 // their places, and who lacked these guards needs fewer entries.
 func (p *placer) settle(b *bid) {
 	p.changed = true
+	p.news++
 	asks, _ := p.asksOf(b.m, b.u)
 	for _, q := range asks {
 		if q.whole {
@@ -391,12 +393,14 @@ func (p *placer) settle(b *bid) {
 	p.tell(b.m)
 }
 
-// tell offers again what lacked q's guard, if it has become a good deal cheaper.
+// tell offers again what lacked q's guard, if it has become a good deal cheaper. Who
+// lacked several that came at once is told once.
 func (p *placer) tell(q *member) {
 	for _, w := range q.wanted {
-		if w.placed {
+		if w.placed || w.told == p.news {
 			continue
 		}
+		w.told = p.news
 		if cost, why := p.cost(w); why == nil {
 			if now := ratio(p.gain(w), cost); now > 1.2*w.offered {
 				w.offered = now

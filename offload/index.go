@@ -14,8 +14,8 @@ import (
 // Idea: cut the key into dimensions (an IPv4 address, the upper half of an IPv6
 // one, a MAC, a port, …) and look in each at the leading bits that a match pins.
 // Two prefixes overlap iff one begins with the other, so the rules that overlap a
-// prefix in one dimension are its ancestors, found by one hash lookup per prefix
-// length in use, and its descendants, which are neighbours in sorted order. Both
+// prefix in one dimension are its ancestors, which each prefix knows, and its
+// descendants, which are neighbours in sorted order. Both
 // are counted before they are walked: a query takes the dimension with the fewest
 // and asks Match.Overlaps about each. What is no prefix (a range, a mask with
 // holes) is indexed by the prefix around it, which is wider and so never wrong.
@@ -94,15 +94,23 @@ const (
 // enough is how few rules to walk are not worth looking for fewer.
 const enough = 8
 
-// axis is one dimension of an index.
+// axis is one dimension of an index. The nodes are sorted by prefix, a prefix before
+// those that begin with it, so what is under a prefix is a run of neighbours, and what is
+// above it is found from its neighbour by following up: no hashing, and of most nodes only
+// what is needed to pass them by is read.
 type axis struct {
 	dimension
-	root  node             // of the rules that pin nothing here
-	keys  []prefix         // of the other nodes, sorted by value, then length
-	nodes []*node          // nodes[i] is of keys[i]
-	count []int            // count[i] is the number of rules in nodes[:i]
-	at    map[prefix]*node // the same nodes
-	lens  uint64           // bit l-1 is set if some key has length l
+	root   node     // of the rules that pin nothing here
+	values []uint64 // of the prefixes of the other nodes
+	lens   []uint8  // and their lengths
+	up     []int32  // the longest other prefix that nodes[i]'s begins with; -1 if there is none
+	nodes  []*node
+	count  []int32 // count[i] is the number of rules in nodes[:i]
+
+	// first[j] is the first node whose value, after lead bits, begins with the number j or
+	// a greater one.
+	first []int32
+	lead  int
 }
 
 // index answers which rules overlap a match.
@@ -117,7 +125,7 @@ type index struct {
 func newIndex(ms []*member, depth int) *index {
 	x := &index{depth: depth}
 	for _, d := range dimensions {
-		x.axes = append(x.axes, axis{dimension: d, count: []int{0}})
+		x.axes = append(x.axes, axis{dimension: d, count: []int32{0}})
 	}
 	x.add(ms)
 	return x
@@ -131,47 +139,107 @@ func (x *index) add(ms []*member) {
 	}
 }
 
+// arrival is a rule that comes to a node.
+type arrival struct {
+	prefix
+	m *member
+}
+
+// few new prefixes are put in one by one.
+const fewPrefixes = 64
+
 func (a *axis) add(ms []*member) {
-	var fresh []prefix
+	var come []arrival
 	for _, m := range ms {
-		p := a.of(&m.rule.Match)
-		if p.len == 0 {
+		if p := a.of(&m.rule.Match); p.len > 0 {
+			come = append(come, arrival{p, m})
+		} else {
 			a.root.add(m)
-			continue
 		}
-		n := a.at[p]
-		if n == nil {
-			if a.at == nil {
-				a.at = map[prefix]*node{}
-			}
-			n = new(node)
-			a.at[p] = n
-			a.lens |= 1 << (p.len - 1)
-			fresh = append(fresh, p)
-		}
-		n.add(m)
 	}
-	if len(a.at) == 0 {
+	if len(come) == 0 {
 		return
 	}
-	if len(fresh) > 64 {
-		a.keys = append(a.keys, fresh...)
-		slices.SortFunc(a.keys, comparePrefix)
-		a.nodes = make([]*node, len(a.keys))
-		for i, p := range a.keys {
-			a.nodes[i] = a.at[p]
-		}
+	slices.SortFunc(come, func(x, y arrival) int { return comparePrefix(x.prefix, y.prefix) })
+	if len(come) > fewPrefixes {
+		a.merge(come)
 	} else {
-		for _, p := range fresh {
-			i, _ := slices.BinarySearchFunc(a.keys, p, comparePrefix)
-			a.keys, a.nodes = slices.Insert(a.keys, i, p), slices.Insert(a.nodes, i, a.at[p])
+		for i := range come {
+			at := a.from(come[i].prefix)
+			if at == len(a.nodes) || a.key(at) != come[i].prefix {
+				a.values, a.lens = slices.Insert(a.values, at, come[i].value), slices.Insert(a.lens, at, uint8(come[i].len))
+				a.nodes, a.first = slices.Insert(a.nodes, at, new(node)), nil
+			}
+			a.nodes[at].add(come[i].m)
 		}
 	}
-	a.count = slices.Grow(a.count[:0], len(a.nodes)+1)[:1]
-	for i, n := range a.nodes {
-		a.count = append(a.count, a.count[i]+len(n.members))
+	a.link()
+}
+
+// merge adds what comes, in the order of prefixes, to the nodes.
+func (a *axis) merge(come []arrival) {
+	old := *a
+	n := len(old.nodes)
+	for i := range come {
+		if i == 0 || come[i].prefix != come[i-1].prefix {
+			n++
+		}
+	}
+	a.values, a.lens, a.nodes = make([]uint64, 0, n), make([]uint8, 0, n), make([]*node, 0, n)
+	keep := func(p prefix, n *node) {
+		a.values, a.lens, a.nodes = append(a.values, p.value), append(a.lens, uint8(p.len)), append(a.nodes, n)
+	}
+	made := make([]node, n-len(old.nodes))
+	at := 0
+	for i := 0; i < len(come); {
+		p := come[i].prefix
+		for at < len(old.nodes) && comparePrefix(old.key(at), p) < 0 {
+			keep(old.key(at), old.nodes[at])
+			at++
+		}
+		to := &made[0]
+		if at < len(old.nodes) && old.key(at) == p {
+			to = old.nodes[at]
+			at++
+		} else {
+			made = made[1:]
+		}
+		keep(p, to)
+		for ; i < len(come) && come[i].prefix == p; i++ {
+			to.add(come[i].m)
+		}
+	}
+	for ; at < len(old.nodes); at++ {
+		keep(old.key(at), old.nodes[at])
 	}
 }
+
+// link makes what follows from the prefixes and the rules of the nodes.
+func (a *axis) link() {
+	n := len(a.nodes)
+	a.count, a.up = slices.Grow(a.count[:0], n+1)[:1], slices.Grow(a.up[:0], n)
+	for i, nd := range a.nodes {
+		a.count = append(a.count, a.count[i]+int32(len(nd.members)))
+		a.up = append(a.up, a.above(int32(i-1), a.key(i)))
+	}
+	const many = 64
+	if n < many {
+		a.first = nil
+		return
+	}
+	a.lead = bits.LeadingZeros64(a.values[0] ^ a.values[n-1])
+	wide := min(bits.Len(uint(n))-2, 16, 64-a.lead)
+	a.first = slices.Grow(a.first[:0], 1<<wide+1)[:1<<wide+1]
+	at := 0
+	for j := range a.first {
+		for at < n && int(a.values[at]<<a.lead>>(64-wide)) < j {
+			at++
+		}
+		a.first[j] = int32(at)
+	}
+}
+
+func (a *axis) key(i int) prefix { return prefix{a.values[i], int(a.lens[i])} }
 
 func (n *node) add(m *member) {
 	n.members = append(n.members, m)
@@ -181,48 +249,70 @@ func (n *node) add(m *member) {
 }
 
 func comparePrefix(p, q prefix) int {
-	return cmp.Or(cmp.Compare(p.value, q.value), cmp.Compare(p.len, q.len))
+	if p.value != q.value {
+		return cmp.Compare(p.value, q.value)
+	}
+	return p.len - q.len
+}
+
+// from returns the first node whose prefix is p or comes after it.
+func (a *axis) from(p prefix) int {
+	lo, hi := 0, len(a.values)
+	if len(a.first) > 1 {
+		switch {
+		case p.value < a.values[0]:
+			return 0
+		case p.value > a.values[hi-1]:
+			return hi
+		}
+		j := p.value << a.lead >> (64 - bits.Len(uint(len(a.first)-1)) + 1)
+		lo, hi = int(a.first[j]), int(a.first[j+1])
+	}
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if v := a.values[mid]; v < p.value || v == p.value && int(a.lens[mid]) < p.len {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
 }
 
 // under returns the nodes whose prefix begins with p: nodes[lo:hi].
 func (a *axis) under(p prefix) (lo, hi int) {
-	lo, _ = slices.BinarySearchFunc(a.keys, p, comparePrefix)
-	last := prefix{p.value | ^uint64(0)>>p.len, 65} // after everything under p
-	hi, _ = slices.BinarySearchFunc(a.keys, last, comparePrefix)
-	return lo, hi
-}
-
-// above appends the nodes with which p begins, p's own left out.
-func (a *axis) above(out []*node, p prefix) []*node {
-	out = append(out, &a.root)
-	for lens := a.shorter(p); lens != 0; lens &= lens - 1 {
-		if n := a.at[p.cut(bits.TrailingZeros64(lens)+1)]; n != nil {
-			out = append(out, n)
-		}
+	lo = a.from(p)
+	last := p.value | ^uint64(0)>>p.len
+	if lo == len(a.values) || a.values[lo] > last {
+		return lo, lo
 	}
-	return out
+	return lo, a.from(prefix{last, 65}) // after everything under p
 }
 
-// shorter returns the lengths in use that are shorter than p, as in lens.
-func (a *axis) shorter(p prefix) uint64 { return a.lens & (1<<(p.len-1) - 1) }
-
-// cut returns the first l bits of p.
-func (p prefix) cut(l int) prefix { return prefix{p.value &^ (^uint64(0) >> l), l} }
+// above returns the longest prefix that p begins with, among i and what is above it, where
+// i is before p and nothing else between the two; -1 if there is none.
+func (a *axis) above(i int32, p prefix) int32 {
+	for i >= 0 && (int(a.lens[i]) > p.len || (a.values[i]^p.value)>>(64-a.lens[i]) != 0) {
+		i = a.up[i]
+	}
+	return i
+}
 
 // each calls yield for the rules on a side, before place limit, that overlap m, in no
 // order, until it returns false; it returns false if yield did.
 func (x *index) each(m *flow.Match, s side, limit int32, yield func(*member) bool) bool {
-	best, at := x.cheapest(m)
+	best, lo, hi, up := x.cheapest(m)
 	if best == nil {
 		return overlapping(x.members, m, s, limit, yield)
 	}
-	var buf [65]*node
-	for _, n := range best.above(buf[:0], at) {
-		if !x.within(n, m, s, limit, yield) {
+	if !x.within(&best.root, m, s, limit, yield) {
+		return false
+	}
+	for ; up >= 0; up = best.up[up] {
+		if !x.within(best.nodes[up], m, s, limit, yield) {
 			return false
 		}
 	}
-	lo, hi := best.under(at)
 	for _, n := range best.nodes[lo:hi] {
 		if !x.within(n, m, s, limit, yield) {
 			return false
@@ -253,34 +343,34 @@ func overlapping(ms []*member, m *flow.Match, s side, limit int32, yield func(*m
 	return true
 }
 
-// cheapest returns the axis in which the fewest rules can overlap m, m's prefix
-// there; nil if to walk all is as cheap.
-func (x *index) cheapest(m *flow.Match) (best *axis, at prefix) {
+// cheapest returns the axis in which the fewest rules can overlap m, with the nodes under
+// m's prefix there, nodes[lo:hi], and the first of those above; nil if to walk all is as
+// cheap.
+func (x *index) cheapest(m *flow.Match) (best *axis, lo, hi int, up int32) {
 	fewest := len(x.members)
 	for i := range x.axes {
 		a := &x.axes[i]
-		if len(a.keys) == 0 || a.root.size() >= fewest {
+		if len(a.nodes) == 0 || a.root.size() >= fewest {
 			continue
 		}
 		p := a.of(m)
 		if p.len == 0 {
 			continue
 		}
-		lo, hi := a.under(p)
-		n := a.count[hi] - a.count[lo] + a.root.size()
-		for lens := a.shorter(p); lens != 0 && n < fewest; lens &= lens - 1 {
-			if up := a.at[p.cut(bits.TrailingZeros64(lens)+1)]; up != nil {
-				n += up.size()
-			}
+		from, to := a.under(p)
+		n := int(a.count[to]-a.count[from]) + a.root.size()
+		first := a.above(int32(from-1), p)
+		for j := first; j >= 0 && n < fewest; j = a.up[j] {
+			n += a.nodes[j].size()
 		}
 		if n < fewest {
-			best, at, fewest = a, p, n
+			best, lo, hi, up, fewest = a, from, to, first, n
 		}
 		if fewest <= enough {
 			break
 		}
 	}
-	return best, at
+	return best, lo, hi, up
 }
 
 // size returns about how many rules of n a query walks. Asking the inner index would
@@ -310,39 +400,38 @@ func (x *index) covering(m *flow.Match, s side, limit int32) *member {
 // ancestors calls take with lists of rules that together have every one whose
 // prefix is m's or a beginning of it, in each dimension.
 func (x *index) ancestors(m *flow.Match, take func([]*member)) {
-	best, fewest := -1, len(x.members)
-	var buf, nodes [65]*node
-	var up []*node
+	var best *axis
+	var up int32
+	fewest := len(x.members)
 	for i := range x.axes {
 		a := &x.axes[i]
-		if len(a.keys) == 0 {
+		if len(a.nodes) == 0 {
 			continue
 		}
-		p, n := a.of(m), 0
-		found := append(buf[:0], &a.root)
-		if p.len > 0 {
-			found = a.above(buf[:0], p)
-			if own := a.at[p]; own != nil {
-				found = append(found, own)
-			}
+		n, from := len(a.root.members), int32(-1)
+		if p := a.of(m); p.len > 0 {
+			from = a.above(int32(a.from(prefix{p.value, p.len + 1})-1), p)
 		}
-		for _, f := range found {
-			n += len(f.members)
+		for j := from; j >= 0 && n < fewest; j = a.up[j] {
+			n += len(a.nodes[j].members)
 		}
 		if n < fewest {
-			best, fewest = i, n
-			up = append(nodes[:0], found...)
+			best, up, fewest = a, from, n
 		}
 	}
-	if best < 0 {
+	if best == nil {
 		take(x.members)
 		return
 	}
-	for _, n := range up {
+	each := func(n *node) {
 		if n.inner != nil {
 			n.inner.ancestors(m, take)
 		} else {
 			take(n.members)
 		}
+	}
+	each(&best.root)
+	for ; up >= 0; up = best.up[up] {
+		each(best.nodes[up])
 	}
 }

@@ -79,6 +79,7 @@ type placer struct {
 	ranked   bool
 	evicted  int // entries that made room for hotter ones
 	changed  bool
+	news     int               // counts what was placed whole
 	refusals []*device.Refusal // by place: what stands in a rule's way
 	fulls    map[[3]int]*device.Refusal
 	hopeless *device.Refusal // of a unit that asks too many rules
