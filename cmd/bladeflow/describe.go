@@ -169,9 +169,9 @@ func (d *describing) blade(raw json.RawMessage) error {
 			strange = append(strange, []string{v.Name, e.ID, e.Class, e.Kind, e.Match, e.Actions})
 		}
 	}
-	links := [][]string{{"PORT", "NETDEV", "MODE", "OPEN", "SINCE", "WHY NOT"}}
+	links := [][]string{{"PORT", "NETDEV", "MODE", "XDP", "FAIL", "OPEN", "SINCE", "WHY NOT"}}
 	for _, l := range b.Status.Links {
-		links = append(links, []string{l.Port, l.Netdev, l.Mode, fmt.Sprint(l.Open), l.Since.Format(time.RFC3339), l.Reason})
+		links = append(links, []string{l.Port, l.Netdev, l.Mode, dash(l.XDP), dash(l.Fail), fmt.Sprint(l.Open), l.Since.Format(time.RFC3339), l.Reason})
 	}
 	events := [][]string{{"AT", "CODE", "OBJECT", "WHAT HAPPENED"}}
 	for _, e := range b.Status.Events {

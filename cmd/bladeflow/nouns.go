@@ -48,7 +48,7 @@ var nouns = []noun{
 	newNoun("chassis", "", api.KindChassis, client.Chassis, true, "NAME SLOTS BLADES | REVISION", func(c *api.Chassis) []string {
 		return []string{c.Metadata.Name, strconv.Itoa(c.Spec.Slots), strings.Join(c.Status.Blades, ","), revision(c.Head)}
 	}),
-	newNoun("blade", "", api.KindBlade, client.Blades, true, "NAME CHASSIS SLOT STATE GENERATION PROVED VFS USED | WANTED DIGEST HARDWARE MIXED SOFTWARE ENTRIES LIMIT REASON", bladeRow),
+	newNoun("blade", "", api.KindBlade, client.Blades, true, "NAME CHASSIS SLOT STATE GENERATION PROVED VFS USED | WANTED DIGEST HARDWARE MIXED SOFTWARE ENTRIES LIMIT DATAPATH REASON", bladeRow),
 	newNoun("nic", "", api.KindNIC, client.NICs, false, "NAME VENDOR DEVICE PFS | SLOT SERIAL PART", func(n *api.NICView) []string {
 		return []string{n.Metadata.Name, n.Status.Vendor, n.Status.Device, strconv.Itoa(len(n.Status.PFs)), n.Status.Slot, dash(n.Status.Serial), dash(n.Status.Part)}
 	}),
@@ -62,7 +62,7 @@ var nouns = []noun{
 	newNoun("ruleset", "set", api.KindRuleSet, client.RuleSets, true, "NAME TIER RULES DEFAULT | TENANT UID REVISION", func(r *api.RuleSet) []string {
 		return []string{r.Metadata.Name, r.Spec.Tier, strconv.Itoa(len(r.Spec.Rules)), dash(r.Spec.Default), dash(r.Metadata.Tenant), cmp.Or(r.Metadata.UID, r.Metadata.Name), revision(r.Head)}
 	}),
-	newNoun("rule", "", api.KindRule, client.Rules, false, "NAME PLACE ENTRIES PACKETS BYTES CODE | HARDWARE SOFTWARE ID REASON FIX", ruleRow),
+	newNoun("rule", "", api.KindRule, client.Rules, false, "NAME PLACE ENTRIES PACKETS BYTES CODE | HARDWARE CACHE SOFTWARE ID REASON FIX", ruleRow),
 	newNoun("generation", "gen", api.KindGeneration, client.Generations, false, "NAME NUMBER RUNNING PROVED RULES VNICS | REVISION MADE DIGEST DEFAULT UPLINK", generationRow),
 	newNoun("snapshot", "", api.KindSnapshot, client.Snapshots, true, "NAME REVISION MADE NOTE", func(s *api.Snapshot) []string {
 		return []string{s.Metadata.Name, strconv.FormatInt(s.Spec.Revision, 10), at(s.Spec.Made), dash(s.Spec.Note)}
@@ -79,7 +79,19 @@ func bladeRow(b *api.Blade) []string {
 	rules := cmp.Or(s.Rules, &api.RuleTile{})
 	return []string{b.Metadata.Name, dash(b.Spec.Chassis), number(b.Spec.Slot), s.State, number(s.Running), strconv.FormatBool(s.Proved), strconv.Itoa(s.VFs), strconv.Itoa(s.Used),
 		number(s.Wanted), short(s.Digest), strconv.Itoa(rules.Hardware), strconv.Itoa(rules.Mixed), strconv.Itoa(rules.Software),
-		strconv.Itoa(entries), room(limit, learned), reason(cmp.Or(s.Reason, s.Error))}
+		strconv.Itoa(entries), room(limit, learned), datapath(s.Links), reason(cmp.Or(s.Reason, s.Error))}
+}
+
+// datapath says how software gets frames: where its XDP programs are, or afpacket. A blade
+// whose ports differ has more than one word.
+func datapath(links []api.Link) string {
+	var words []string
+	for _, l := range links {
+		if w := cmp.Or(l.XDP, l.Mode); !slices.Contains(words, w) {
+			words = append(words, w)
+		}
+	}
+	return dash(strings.Join(words, ","))
 }
 
 func pfRow(p *api.PFView) []string {
@@ -115,8 +127,8 @@ func profileRow(p *api.Profile) []string {
 
 func ruleRow(r *api.RuleView) []string {
 	s := r.Status
-	return []string{r.Metadata.Name, s.Place, strconv.Itoa(s.Entries), strconv.FormatUint(s.Hardware.Packets+s.Software.Packets, 10), strconv.FormatUint(s.Hardware.Bytes+s.Software.Bytes, 10), dash(s.Code),
-		strconv.FormatUint(s.Hardware.Packets, 10), strconv.FormatUint(s.Software.Packets, 10), s.ID, dash(s.Reason), dash(s.Fix)}
+	return []string{r.Metadata.Name, s.Place, strconv.Itoa(s.Entries), strconv.FormatUint(s.Hardware.Packets+s.Cache.Packets+s.Software.Packets, 10), strconv.FormatUint(s.Hardware.Bytes+s.Cache.Bytes+s.Software.Bytes, 10), dash(s.Code),
+		strconv.FormatUint(s.Hardware.Packets, 10), strconv.FormatUint(s.Cache.Packets, 10), strconv.FormatUint(s.Software.Packets, 10), s.ID, dash(s.Reason), dash(s.Fix)}
 }
 
 func generationRow(g *api.GenerationView) []string {

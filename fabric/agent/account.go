@@ -23,7 +23,8 @@ import (
 // goes on from at least there. A file a second is the most that is written, and of large ones
 // [accountRate]; meanwhile the status repeats what it said last. The file has the last reading of each entry beside
 // the sums, so that of what devices counted nothing is lost while nobody looks: they go on
-// counting. Of what software counted, what came after the last file is lost.
+// counting, and so does a pinned flow cache. Of what Go counted, what came after the last
+// file is lost.
 //
 // Two readings of one entry are taken for one that went on counting if the second is not
 // lower. An entry that was removed and put in again between the two, while nobody looked,
@@ -38,8 +39,10 @@ const accountRate = 256 << 10
 // account is what a blade has counted, ever: the counters of a status.
 type account struct {
 	hardware map[flow.RuleID]flow.Counter
-	software map[flow.RuleID]flow.Counter
+	software map[flow.RuleID]flow.Counter // without what the flow cache answered
+	cache    map[flow.RuleID]flow.Counter
 	packets  map[string]uint64 // of software, by what became of them
+	cached   map[string]uint64 // of the cache
 	lost     map[string]uint64 // in software, by why
 	verdicts map[string]uint64 // of hardware
 }
@@ -63,7 +66,8 @@ func (a *Agent) count() account {
 			now.verdicts[word] += n
 		}
 	}
-	for _, part := range []map[flow.RuleID]flow.Counter{a.past.software, a.Datapath.Counters()} {
+	now.cache, now.cached = maps.Clone(a.cached.rules), maps.Clone(a.cached.verdicts)
+	for _, part := range []map[flow.RuleID]flow.Counter{a.past.software, a.Datapath.Judged()} {
 		for id, n := range part {
 			now.software[id] = plus(now.software[id], n)
 		}
@@ -81,18 +85,20 @@ func (a *Agent) count() account {
 	for why, n := range a.past.lost {
 		now.lost[why] += n
 	}
+	maps.Copy(now.lost, a.cached.lost)
 	return now
 }
 
 // same reports whether nothing was counted since.
 func (x *account) same(y *account) bool {
 	return maps.Equal(x.verdicts, y.verdicts) && maps.Equal(x.packets, y.packets) && maps.Equal(x.lost, y.lost) &&
-		maps.Equal(x.hardware, y.hardware) && maps.Equal(x.software, y.software)
+		maps.Equal(x.hardware, y.hardware) && maps.Equal(x.software, y.software) && maps.Equal(x.cache, y.cache)
 }
 
 // show decides what the status says was counted: what is, if it is kept or need not be,
 // else what was kept last.
 func (a *Agent) show(now time.Time) {
+	a.readCache()
 	next := a.count()
 	switch {
 	case a.State == "" || next.same(&a.shown):
@@ -115,6 +121,7 @@ type keptCounters struct {
 	Packets  map[string]uint64     `json:"packets"`
 	Lost     map[string]uint64     `json:"lost"`
 	Devices  map[string]keptLedger `json:"devices"`
+	Cache    keptCached            `json:"cache"`
 }
 
 // keptLedger is a [ledger] in the file.
@@ -149,7 +156,10 @@ func (c counters) read(into func(id uint64, n flow.Counter)) error {
 }
 
 func (a *Agent) keptAccount(now *account) []byte {
-	k := keptCounters{Software: keptMap(now.software), Packets: now.packets, Lost: now.lost, Devices: map[string]keptLedger{}}
+	k := keptCounters{Software: keptMap(now.software), Packets: now.packets, Lost: maps.Clone(now.lost), Devices: map[string]keptLedger{}, Cache: a.cached.kept()}
+	for why := range a.cached.lost {
+		delete(k.Lost, why) // has a place of its own
+	}
 	for _, c := range a.devices {
 		k.Devices[c.Name] = keptLedger{Live: keptMap(c.ledger.live), Rules: keptMap(c.ledger.rules), Verdicts: c.ledger.verdicts}
 	}
@@ -162,7 +172,7 @@ func (a *Agent) keptAccount(now *account) []byte {
 
 // recount takes what the file has as counted before this process.
 func (a *Agent) recount() error {
-	a.past, a.shown = newAccount(), newAccount()
+	a.past, a.shown, a.cached = newAccount(), newAccount(), newCached()
 	if a.State == "" {
 		return nil
 	}
@@ -190,7 +200,11 @@ func (a *Agent) recount() error {
 	if err != nil {
 		return err
 	}
-	a.past.software, a.past.packets, a.past.lost = software, k.Packets, k.Lost
+	inCache, e := k.Cache.cached()
+	if e != nil {
+		return e
+	}
+	a.past.software, a.past.packets, a.past.lost, a.cached = software, k.Packets, k.Lost, inCache
 	for _, c := range a.devices {
 		c.ledger = ledgers[c.Name]
 	}

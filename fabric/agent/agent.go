@@ -24,7 +24,8 @@ import (
 // table. *fallback.Datapath is one.
 type Datapath interface {
 	Swap(*flow.Table) error
-	Counters() map[flow.RuleID]flow.Counter
+	Judged() map[flow.RuleID]flow.Counter // since it was made
+	Cached() map[flow.RuleID]flow.Counter // by the cache in front of it, as long as there was one; see Stats.Cache
 	Stats() fallback.Stats
 }
 
@@ -60,6 +61,7 @@ type Config struct {
 	Blade  fabric.BladeID      // whose VFs they are; valid iff VFs is not nil
 	VFs    provision.VFs       // set up as Wanted.VNICs says; nil leaves all VFs alone
 	Wake   <-chan struct{}     // Run asks Source at once when something comes; may be nil
+	Cache  *CacheStatus        // how the datapath's cache was opened; nil if it has none
 	Links  func() []LinkStatus // of the datapath, for the status; nil if it has none to speak of
 	Report func(*Status)       // told the status at the end of each round, if not nil; must not block
 }
@@ -88,7 +90,8 @@ type Agent struct {
 	books      books
 	journal    journal
 	lessons    lessons
-	past       account   // counted by earlier processes
+	past       account // counted by earlier processes, in devices, software and totals
+	cached     cached
 	shown      account   // what the status says
 	keepNext   time.Time // when it may be written again
 	unkept     string    // why it cannot be; empty if it can
@@ -235,6 +238,12 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	return err
 }
 
+// readCache books what the flow cache has counted.
+func (a *Agent) readCache() {
+	rules := a.Datapath.Cached() // before the cache's name: one that has another by then has counted nothing
+	a.cached.read(rules, a.Datapath.Stats().Cache, a.running)
+}
+
 // read reads model, entries and counters of every device, the VFs, and software's
 // counters.
 func (a *Agent) read(ctx context.Context) error {
@@ -257,7 +266,8 @@ func (a *Agent) read(ctx context.Context) error {
 			packets[id] += n.Packets
 		}
 	}
-	for _, part := range []map[flow.RuleID]flow.Counter{a.past.software, a.Datapath.Counters()} {
+	a.readCache()
+	for _, part := range []map[flow.RuleID]flow.Counter{a.past.software, a.Datapath.Judged(), a.cached.rules} {
 		for id, n := range part {
 			packets[id] += n.Packets
 		}

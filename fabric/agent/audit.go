@@ -148,7 +148,8 @@ type idle struct {
 // A rule that is wholly in devices and whose packets software sees all the same is what a
 // device that lies about holding it looks like: its own traffic is the probe.
 func (a *Agent) balance() {
-	before, rules, after := a.Datapath.Stats(), a.Datapath.Counters(), a.Datapath.Stats()
+	before, rules, after := a.Datapath.Stats(), a.Datapath.Judged(), a.Datapath.Stats()
+	inCache := a.Datapath.Cached()
 	var sum uint64
 	for _, n := range rules {
 		sum += n.Packets
@@ -159,7 +160,7 @@ func (a *Agent) balance() {
 	if again(&b.odd, !exact || sum < judged(&before) || sum > judged(&after)) {
 		a.event(eventCounters, "software", fmt.Sprintf("%d frames came, %d were judged, rules counted %d", after.Frames, judged(&after), sum))
 	}
-	punted, came := uint64(0), after.Frames
+	punted, came := uint64(0), after.Frames+cameToCache(inCache, after.Cache)
 	for _, c := range a.devices {
 		punted += c.ledger.verdicts["punt"]
 	}
@@ -174,6 +175,9 @@ func (a *Agent) balance() {
 		a.event(eventCounters, "devices", fmt.Sprintf("%d more packets were punted than came to software: they are lost in between", excess))
 	}
 	b.most = max(b.most, excess)
+	for id, n := range inCache {
+		rules[id] = plus(rules[id], n)
+	}
 	a.lookForIdle(rules)
 }
 

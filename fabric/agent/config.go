@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 )
 
@@ -25,6 +26,8 @@ type File struct {
 	Store    *StoreSpec // what is wanted comes from there, and what is seen goes there
 	Root     string     // where the inventory is read; "/"
 	Ports    []PortMap  // in the order of their numbers; empty takes them from the inventory
+	Fail     Fail       // of ports that say nothing else
+	Cache    CacheSpec  // valid iff Datapath is afxdp
 	Uplink   string     // name of a port; empty if the blade has none
 	Stations []StationSpec
 	Softnic  string        // pin directory of the emulated card; empty runs everything in software
@@ -45,7 +48,25 @@ type StoreSpec struct {
 }
 
 // PortMap says which netdev is a port's representor.
-type PortMap struct{ Name, Netdev string }
+type PortMap struct {
+	Name, Netdev string
+	Fail         Fail // empty is that of the [File]
+}
+
+// Fail says what a port's unknown flows get while no agent listens: closed, which drops
+// them, or kernel, which gives them to the blade's kernel.
+type Fail string
+
+// CacheSpec says how software caches flows.
+type CacheSpec struct {
+	Pins    string // directory on a bpffs, where programs, maps and links outlive the agent; empty pins nothing
+	Flows   int    // that fit, a power of two
+	Upcalls int    // frames of unknown flows that a port may send to software in a second; 0 is any number
+}
+
+// upcalls is CacheSpec.Upcalls if the file does not say otherwise: half of what one of this
+// program's workers forwards in a second on an old CPU.
+const upcalls = 250_000
 
 // VFParts says what an emulated VF is made of: the ends of the cable between a workload
 // and the card.
@@ -80,7 +101,7 @@ spec:
   root: /                          # where the inventory is read; a recorded tree works too
   ports:                           # in the order of their numbers; left out, they come from the inventory
     - {name: nic0/pf0, netdev: uprep}
-    - {name: nic0/pf0/vf0, netdev: rep0}
+    - {name: nic0/pf0/vf0, netdev: rep0, fail: kernel}   # fail is spec.fail's, if nothing is said
   uplink: nic0/pf0
   stations:                        # what normal delivers by
     - {port: vf0, mac: "02:00:00:00:00:01"}
@@ -89,6 +110,12 @@ spec:
                                    # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
                                    # for a fabric to set up; a real card's VFs need no words
   datapath: afxdp                  # or afpacket
+  cache:                           # of flows, in the kernel; afxdp has one in any case, afpacket none
+    pins: /run/bladeflow/bpf/blade1-flows  # on a bpffs (mount -t bpf bpf /run/bladeflow/bpf): it answers while no agent runs;
+                                   # left out, the cache ends with the agent and the blade's kernel gets all frames
+    flows: 32768                   # that fit: a power of two up to 262144, 128 bytes each
+    upcalls: 250000                # frames of unknown flows a second that a port may send up to software; 0 is any number
+  fail: closed                     # what unknown flows get while no agent listens; or kernel: the blade's kernel gets them
   interval: 2s                     # devices are read and proved every 10s at least
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
   rule_metrics: false              # two more series for each rule
@@ -107,7 +134,7 @@ func ReadFile(path string) (File, error) {
 // ParseFile reads a configuration strictly: the first thing that is not right is a
 // *[flow.Fault] with line and column.
 func ParseFile(path string, data []byte) (File, error) {
-	f := File{Root: "/", Datapath: "afxdp", Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
+	f := File{Root: "/", Datapath: "afxdp", Fail: "closed", Cache: CacheSpec{Flows: flowcache.DefaultFlows, Upcalls: upcalls}, Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
 	r := reader{file: path}
 	top := r.document(data)
 	r.fields(top, fields{
@@ -139,6 +166,7 @@ func (f *File) spec(r *reader, v value, dir string) {
 				r.fields(v, fields{
 					"name":   {required, func(v value) { p.Name = v.text() }},
 					"netdev": {required, func(v value) { p.Netdev = v.text() }},
+					"fail":   {optional, func(v value) { p.Fail = failOf(v) }},
 				})
 				if slices.ContainsFunc(f.Ports, func(o PortMap) bool { return o.Name == p.Name || o.Netdev == p.Netdev }) {
 					v.fault("E_PORT_TWICE", "a port before it has the same name or netdev", "name each port and netdev once")
@@ -177,6 +205,14 @@ func (f *File) spec(r *reader, v value, dir string) {
 			})
 		}},
 		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},
+		"fail":     {optional, func(v value) { f.Fail = failOf(v) }},
+		"cache": {optional, func(v value) {
+			r.fields(v, fields{
+				"pins":    {optional, func(v value) { f.Cache.Pins = inDir(v.text()) }},
+				"flows":   {optional, func(v value) { f.Cache.Flows = v.number(flowcache.MaxFlows) }},
+				"upcalls": {optional, func(v value) { f.Cache.Upcalls = v.number(1e9) }},
+			})
+		}},
 		"interval": {optional, func(v value) {
 			d, err := time.ParseDuration(v.text())
 			if err != nil || d < 100*time.Millisecond || d > time.Hour {
@@ -192,6 +228,8 @@ func (f *File) spec(r *reader, v value, dir string) {
 		return
 	}
 	switch {
+	case f.Cache.Flows < 4 || f.Cache.Flows&(f.Cache.Flows-1) != 0:
+		v.fault("E_VALUE", fmt.Sprintf("cache: %d flows are not a power of two from 4 on", f.Cache.Flows), "write flows: 32768")
 	case f.Store == nil && len(f.Rules) == 0:
 		v.fault("E_FIELD_MISSING", "neither rules nor a store say what is wanted", "add rules or store")
 	case f.Store != nil && (len(f.Rules) > 0 || f.Uplink != "" || len(f.Stations) > 0):
@@ -218,6 +256,8 @@ func (f *File) store(r *reader, v value, inDir func(string) string) {
 		"keep":         {required, func(v value) { f.Store.Keep = inDir(v.text()) }},
 	})
 }
+
+func failOf(v value) Fail { return Fail(v.oneOf("closed", "kernel")) }
 
 // parts reads what an emulated VF is made of.
 func parts(r *reader, v value) (p VFParts) {

@@ -22,7 +22,8 @@ func TestExample(t *testing.T) {
 	}
 	want := File{
 		Blade: "blade1", Rules: []string{"/etc/bladeflow/rules.yaml"}, Root: "/",
-		Ports:  []PortMap{{"nic0/pf0", "uprep"}, {"nic0/pf0/vf0", "rep0"}},
+		Ports: []PortMap{{"nic0/pf0", "uprep", ""}, {"nic0/pf0/vf0", "rep0", "kernel"}},
+		Fail:  "closed", Cache: CacheSpec{"/run/bladeflow/bpf/blade1-flows", 32768, 250_000},
 		Uplink: "nic0/pf0",
 		Stations: []StationSpec{
 			{MAC: 0x020000000001, Port: "vf0"},

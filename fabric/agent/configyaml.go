@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -139,4 +140,13 @@ func (v value) oneOf(words ...string) string {
 		v.fault("E_VALUE", fmt.Sprintf("%q is not known here", s), "use "+strings.Join(words, " or "))
 	}
 	return s
+}
+
+// number returns a whole number from 0 to most.
+func (v value) number(most int) int {
+	n, err := strconv.Atoi(v.text())
+	if v.r.err == nil && (err != nil || n < 0 || n > most) {
+		v.fault("E_VALUE", "not a number that fits here", fmt.Sprintf("use 0 to %d", most))
+	}
+	return n
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/bladeflow/bladeflow/fallback"
 	"github.com/bladeflow/bladeflow/fallback/afpacket"
 	"github.com/bladeflow/bladeflow/fallback/afxdp"
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload/device"
 	"github.com/bladeflow/bladeflow/offload/softnic"
@@ -42,7 +43,8 @@ type Daemon struct {
 	fabric   *Fabric // nil if rules come from files
 	datapath *fallback.Datapath
 	links    *links
-	listener net.Listener // nil if nothing is served
+	cache    *flowcache.Cache // nil without one
+	listener net.Listener     // nil if nothing is served
 	closers  []func() error
 }
 
@@ -104,10 +106,13 @@ func (d *Daemon) open() error {
 	if err := d.openLinks(maps); err != nil {
 		return err
 	}
-	if d.datapath, err = fallback.New(fallback.Config{Links: d.links.links(), Kernel: &d.links.kernel}); err != nil {
+	if d.datapath, err = fallback.New(fallback.Config{Links: d.links.links(), Kernel: &d.links.kernel, Cache: d.cache}); err != nil {
 		return err
 	}
 	config.Datapath, config.Links = d.datapath, d.links.status
+	if d.cache != nil {
+		config.Cache = &CacheStatus{Pins: d.file.Cache.Pins, Limit: d.file.Cache.Flows}
+	}
 	d.agent = New(config)
 	return nil
 }
@@ -238,7 +243,8 @@ func portMaps(inv fabric.Inventory) ([]PortMap, error) {
 // openLinks opens the representors for the software datapath. Where their names come from
 // the inventory, it is asked again for those that were removed.
 func (d *Daemon) openLinks(ports []PortMap) error {
-	d.links = &links{ports: ports, mode: d.file.Datapath, log: d.log, home: netns.None(), names: func() ([]PortMap, error) { return ports, nil }}
+	d.links = &links{ports: ports, mode: d.file.Datapath, log: d.log, home: netns.None(), names: func() ([]PortMap, error) { return ports, nil },
+		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}}
 	if len(d.file.Ports) == 0 {
 		d.links.names = func() ([]PortMap, error) {
 			inv, _, err := d.discover()
@@ -249,14 +255,55 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 		}
 	}
 	if d.file.Datapath == "afpacket" {
-		d.links.open = func(ifindex int) (socket, error) { return afpacket.Open(ifindex) }
+		d.links.open = func(_ flow.Port, ifindex int) (socket, error) { return afpacket.Open(ifindex) }
 		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afpacket.OpenKernel(indexes) }
 	} else {
-		d.links.open = func(ifindex int) (socket, error) { return afxdp.Open(ifindex) }
+		if err := d.openCache(); err != nil {
+			return err
+		}
 		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afxdp.OpenKernel(indexes) }
 	}
 	d.closers = append(d.closers, d.links.Close)
 	return d.links.take()
+}
+
+// openCache opens the flow cache, or adopts what the agent before has pinned, and makes the
+// links' sockets those of the cache. A kernel that has no such cache has links all the
+// same, if the cache was not to outlive the agent.
+func (d *Daemon) openCache() (err error) {
+	c := d.file.Cache
+	d.cache, err = flowcache.Open(flowcache.Config{PinDir: c.Pins, Flows: c.Flows})
+	if err != nil && c.Pins != "" {
+		return err
+	}
+	if err != nil {
+		d.log.Warn("every frame goes up to software", "error", err)
+		d.links.open = func(_ flow.Port, ifindex int) (socket, error) { return afxdp.Open(ifindex) }
+		d.links.xdp = func(flow.Port) string { return string(flowcache.Native) }
+		return nil
+	}
+	d.closers = append(d.closers, d.cache.Close)
+	d.links.xdp = func(port flow.Port) string {
+		mode, _, _ := d.cache.Port(port)
+		return string(mode)
+	}
+	d.links.review = func() {
+		if err := d.cache.Review(); err != nil {
+			d.log.Warn("flows leave from Go, not from the flow cache", "error", err)
+		}
+	}
+	d.links.fail = func(port flow.Port) string { return string(cmp.Or(d.links.ports[port-1].Fail, d.file.Fail)) }
+	d.links.open = func(port flow.Port, ifindex int) (socket, error) {
+		p := flowcache.PortConfig{Upcalls: c.Upcalls}
+		if d.links.fail(port) == "kernel" {
+			p.Fail = flowcache.ToKernel
+		}
+		if err := d.cache.Attach(port, ifindex, p); err != nil {
+			return nil, err
+		}
+		return afxdp.OpenIn(ifindex, d.cache.Sockets(), uint32(port))
+	}
+	return nil
 }
 
 // Agent returns the agent that the daemon runs.

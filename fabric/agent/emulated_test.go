@@ -15,7 +15,7 @@ import (
 // TestEmulatedRefuses has VFs made of what is not there, and ports that are no VFs.
 func TestEmulatedRefuses(t *testing.T) {
 	inv := fabric.Inventory{NICs: []fabric.NIC{{Name: "nic0", PFs: []fabric.PF{{Name: "nic0/pf0", VFs: []fabric.VF{{Name: "nic0/pf0/vf0"}}}}}}}
-	maps := []PortMap{{"nic0/pf0", "uprep"}, {"nic0/pf0/vf0", "rep0"}}
+	maps := []PortMap{{Name: "nic0/pf0", Netdev: "uprep"}, {Name: "nic0/pf0/vf0", Netdev: "rep0"}}
 	open := func(vfs ...VFParts) error {
 		d := &Daemon{file: File{Blade: "b", VFs: vfs}}
 		defer d.Close()

@@ -203,7 +203,10 @@ type links struct {
 	ports   []PortMap // netdevs by port, the first port first
 	names   func() ([]PortMap, error)
 	mode    string
-	open    func(ifindex int) (socket, error)
+	open    func(port flow.Port, ifindex int) (socket, error)
+	xdp     func(port flow.Port) string // LinkStatus.XDP of an open link
+	fail    func(port flow.Port) string // LinkStatus.Fail
+	review  func()                      // looks at what netdevs can do, in their namespace
 	openAll func(indexes map[flow.Port]int) (kernel, error)
 	seats   []*seat
 	kernel  passer
@@ -238,7 +241,7 @@ func (k *links) take() (err error) {
 			return &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: bare(err),
 				Remedy: "name the representor as `ip link` shows it", Err: err}
 		}
-		l, err := k.open(dev.Index)
+		l, err := k.open(flow.Port(i+1), dev.Index)
 		if err != nil {
 			return fmt.Errorf("port %s: %w", m.Name, err)
 		}
@@ -317,6 +320,7 @@ func (k *links) watch(ctx context.Context) error {
 
 // look compares seats with the netdevs that are there.
 func (k *links) look() {
+	defer k.review()
 	devs, err := net.Interfaces()
 	if err != nil {
 		k.log.Warn("cannot list netdevs", "error", err)
@@ -380,7 +384,7 @@ func (k *links) settle(i int, s *seat, name string, ifindex int) bool {
 	if ifindex == 0 {
 		return false
 	}
-	l, err := k.open(ifindex)
+	l, err := k.open(flow.Port(i+1), ifindex)
 	if err != nil {
 		if words(k.fault(i)) != err.Error() {
 			k.log.Error("a link cannot be opened", "port", k.ports[i].Name, "netdev", name, "error", err)
@@ -412,7 +416,7 @@ func (k *links) status() []LinkStatus {
 	defer k.mu.Unlock()
 	out := []LinkStatus{}
 	for i, s := range k.seats {
-		l := LinkStatus{Port: k.ports[i].Name, Netdev: k.netdev[i], Mode: k.mode, Open: true}
+		l := LinkStatus{Port: k.ports[i].Name, Netdev: k.netdev[i], Mode: k.mode, XDP: k.xdp(flow.Port(i + 1)), Fail: k.fail(flow.Port(i + 1)), Open: true}
 		s.mu.RLock()
 		l.Since = s.since
 		s.mu.RUnlock()

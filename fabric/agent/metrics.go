@@ -16,7 +16,7 @@ type Collector struct {
 }
 
 // NewCollector makes a collector of the status that a function returns. perRule adds
-// two series for each rule.
+// three series for each rule.
 func NewCollector(status func() *Status, perRule bool) *Collector { return &Collector{status, perRule} }
 
 // metric is one name with what is read of a status.
@@ -87,6 +87,12 @@ func metrics(perRule bool) []metric {
 					emit(float64(s.EventTotals[code]), code)
 				}
 			}, "code"),
+		newMetric(gauge, "bladeflow_cache_flows", "Flows that the flow cache answers; absent without one.",
+			func(s *Status, emit func(float64, ...string)) {
+				if s.Cache != nil {
+					emit(float64(s.Cache.Flows))
+				}
+			}),
 		newMetric(gauge, "bladeflow_link_open", "1 if a port's frames come to software and go from it; 0 while its netdev is away.",
 			func(s *Status, emit func(float64, ...string)) {
 				for _, l := range s.Links {
@@ -114,6 +120,7 @@ func metrics(perRule bool) []metric {
 			func(s *Status, emit func(float64, ...string)) {
 				for _, r := range s.Rules {
 					emit(float64(r.Hardware.Packets), r.Name, "hardware")
+					emit(float64(r.Cache.Packets), r.Name, "cache")
 					emit(float64(r.Software.Packets), r.Name, "software")
 				}
 			}, "rule", "tier"))

@@ -23,6 +23,9 @@ func (a *Agent) report(err error) {
 		s.Links = a.Links()
 		a.noteLinks(a.status.Load().Links, s.Links)
 	}
+	if c := a.Datapath.Stats().Cache; c != nil && a.Cache != nil {
+		s.Cache = &CacheStatus{Pins: a.Cache.Pins, Limit: a.Cache.Limit, Flows: c.Flows, Adopted: c.Adopted, Installed: c.Installed, Evicted: c.Evicted}
+	}
 	if a.running != nil {
 		s.Generation, s.Digest = uint64(a.running.Generation()), a.digest
 		s.Rules = a.rules()
@@ -148,7 +151,7 @@ func (a *Agent) rules() []RuleStatus {
 	out := make([]RuleStatus, t.Len()+1)
 	for i := range out {
 		r, s := t.Rule(i), &out[i]
-		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.shown.hardware[r.ID]), Software: Count(a.shown.software[r.ID])}
+		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.shown.hardware[r.ID]), Cache: Count(a.shown.cache[r.ID]), Software: Count(a.shown.software[r.ID])}
 		if s.Entries > 0 {
 			s.Place = "hardware"
 		}
@@ -187,6 +190,9 @@ func (a *Agent) why(id flow.RuleID, entries int) (whole bool, code, reason, fix 
 func (a *Agent) packets() (out []TierPackets) {
 	for _, word := range slices.Sorted(maps.Keys(a.shown.verdicts)) {
 		out = append(out, TierPackets{"hardware", word, a.shown.verdicts[word]})
+	}
+	for _, word := range slices.Sorted(maps.Keys(a.shown.cached)) {
+		out = append(out, TierPackets{"cache", word, a.shown.cached[word]})
 	}
 	for _, word := range slices.Sorted(maps.Keys(a.shown.packets)) {
 		out = append(out, TierPackets{"software", word, a.shown.packets[word]})

@@ -43,7 +43,9 @@ func (s *software) current() *flow.Table {
 	return s.table
 }
 
-func (s *software) Counters() map[flow.RuleID]flow.Counter {
+func (s *software) Cached() map[flow.RuleID]flow.Counter { return nil }
+
+func (s *software) Judged() map[flow.RuleID]flow.Counter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.count)

@@ -47,7 +47,8 @@ type Status struct {
 	VFs     []VFStatus     `json:"vfs"`   // that are not clean; none if VFs are left alone
 	Rules   []RuleStatus   `json:"rules"` // in the order they are asked, the default last
 	Packets []TierPackets  `json:"packets"`
-	Lost    []Lost         `json:"lost"` // in software, without a verdict or on the way out
+	Lost    []Lost         `json:"lost"`            // in software, without a verdict or on the way out
+	Cache   *CacheStatus   `json:"cache,omitempty"` // nil without one
 	Drift   DriftStatus    `json:"drift"`
 	Events  []Event        `json:"events"` // the last, the oldest first
 
@@ -94,8 +95,10 @@ type EntryStatus struct {
 // LinkStatus is one port's link of the software datapath.
 type LinkStatus struct {
 	Port   string `json:"port"`
-	Netdev string `json:"netdev"` // its representor
-	Mode   string `json:"mode"`   // how frames come and go: afxdp (native XDP and a socket of it) or afpacket
+	Netdev string `json:"netdev"`         // its representor
+	Mode   string `json:"mode"`           // how frames come and go: afxdp (an XDP program and a socket of it) or afpacket
+	XDP    string `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it; empty without one
+	Fail   string `json:"fail,omitempty"` // what unknown flows get while no agent listens: closed or kernel; empty without a flow cache
 
 	// Open says that frames do come and go. A link whose netdev was removed is not open
 	// until it is back; Reason then says so.
@@ -106,6 +109,16 @@ type LinkStatus struct {
 	Received uint64 `json:"received"` // frames
 	Sent     uint64 `json:"sent"`
 	Dropped  uint64 `json:"dropped"` // by the link, before anybody saw them
+}
+
+// CacheStatus is how the flow cache in front of software is filled.
+type CacheStatus struct {
+	Pins      string `json:"pins,omitempty"` // where it outlives the agent; empty if it does not
+	Flows     int    `json:"flows"`          // that it answers
+	Limit     int    `json:"limit"`
+	Adopted   int    `json:"adopted"`   // flows that it knew already when this agent's first table came into force
+	Installed uint64 `json:"installed"` // flows, since the agent started
+	Evicted   uint64 `json:"evicted"`   // of them, for others
 }
 
 // VFStatus is one VF that is not clean, as read back. PCI is its PF's; rates are in
@@ -138,7 +151,8 @@ type RuleStatus struct {
 	Fix    string `json:"fix,omitempty"`
 
 	Hardware Count `json:"hardware"`
-	Software Count `json:"software"`
+	Cache    Count `json:"cache"`    // the flow cache, in the kernel
+	Software Count `json:"software"` // Go: what neither of them answered
 }
 
 // Count is the JSON form of [flow.Counter].
@@ -147,8 +161,8 @@ type Count struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// TierPackets counts packets by where they were answered and how; `punt` is what a
-// guard in hardware handed to software, where it is counted again.
+// TierPackets counts packets by where they were answered (hardware, cache or software)
+// and how; `punt` is what a guard in hardware handed to software, where it is counted again.
 type TierPackets struct {
 	Tier    string `json:"tier"`
 	Verdict string `json:"verdict"`

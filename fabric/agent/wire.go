@@ -231,7 +231,7 @@ func generationReport(blade string, s *Status) any {
 		out.Devices = append(out.Devices, w)
 	}
 	for _, l := range s.Links {
-		out.Links = append(out.Links, api.Link{Port: l.Port, Netdev: l.Netdev, Mode: l.Mode, Open: l.Open, Since: l.Since, Reason: l.Reason})
+		out.Links = append(out.Links, api.Link{Port: l.Port, Netdev: l.Netdev, Mode: l.Mode, XDP: l.XDP, Fail: l.Fail, Open: l.Open, Since: l.Since, Reason: l.Reason})
 	}
 	for _, e := range s.Events {
 		out.Events = append(out.Events, api.BladeEvent(e))
@@ -273,11 +273,11 @@ func rulesReport(blade string, s *Status) api.Rules {
 			out.Software++
 		}
 		out.Rules = append(out.Rules, api.RuleState{Name: r.Name, ID: r.ID, Place: place, Entries: r.Entries, Code: r.Code, Reason: r.Reason, Fix: r.Fix,
-			Hardware: api.Count(r.Hardware), Software: api.Count(r.Software)})
+			Hardware: api.Count(r.Hardware), Cache: api.Count(r.Cache), Software: api.Count(r.Software)})
 	}
 	if extra := len(out.Rules) - mostRules; extra > 0 {
 		least := slices.SortedFunc(slices.Values(out.Rules), func(a, b api.RuleState) int {
-			return cmp.Compare(b.Hardware.Packets+b.Software.Packets, a.Hardware.Packets+a.Software.Packets)
+			return cmp.Compare(b.Hardware.Packets+b.Cache.Packets+b.Software.Packets, a.Hardware.Packets+a.Cache.Packets+a.Software.Packets)
 		})[mostRules:]
 		gone := map[string]bool{}
 		for _, r := range least {

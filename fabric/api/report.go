@@ -89,9 +89,11 @@ type Entry struct {
 // Link is one port's link of the software datapath.
 type Link struct {
 	Port   string    `json:"port"`
-	Netdev string    `json:"netdev"` // its representor
-	Mode   string    `json:"mode"`   // afxdp (native XDP and a socket of it) or afpacket
-	Open   bool      `json:"open"`   // frames come and go
+	Netdev string    `json:"netdev"`         // its representor
+	Mode   string    `json:"mode"`           // afxdp (an XDP program and a socket of it) or afpacket
+	XDP    string    `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it
+	Fail   string    `json:"fail,omitempty"` // what unknown flows get while no agent listens: closed or kernel
+	Open   bool      `json:"open"`           // frames come and go
 	Since  time.Time `json:"since"`
 	Reason string    `json:"reason,omitempty"` // why it is not open
 }
@@ -133,6 +135,7 @@ type RuleState struct {
 	Reason   string `json:"reason,omitempty"` // why software answers it, or the rest of it
 	Fix      string `json:"fix,omitempty"`
 	Hardware Count  `json:"hardware"`
+	Cache    Count  `json:"cache"` // software's flow cache
 	Software Count  `json:"software"`
 }
 

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -138,6 +139,12 @@ func TestVerdicts(t *testing.T) {
 	k := open(t, Config{}, PortConfig{Fail: ToKernel})
 	if mode, _, ok := k.Port(here); !ok || mode != Generic { // a loopback device has no XDP of its own
 		t.Errorf("attached: %v, mode %q", ok, mode)
+	}
+	if k.reach[here] != 0 {
+		t.Error("a loopback device takes XDP frames")
+	}
+	if err := k.openWay(here, loopback, true); err != nil {
+		t.Fatal(err)
 	}
 	epoch := begin(t, k)
 	put(t, k, epoch, frame(1), Verdict{Op: Drop}, true)
@@ -369,7 +376,7 @@ func TestPortsChange(t *testing.T) {
 		{"swapped", map[flow.Port]int{7: loopback, here: index("a")}, false},
 	} {
 		k := open(t, Config{PinDir: dir}, PortConfig{})
-		if err := errors.Join(k.Attach(7, index("a"), PortConfig{}), k.Output(9, loopback)); err != nil {
+		if err := errors.Join(k.Attach(7, index("a"), PortConfig{}), k.openWay(7, index("a"), true), k.openWay(9, loopback, true)); err != nil {
 			t.Fatal(err)
 		}
 		epoch := beginWith(t, k, Digest{1})
@@ -381,7 +388,7 @@ func TestPortsChange(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n, ifindex := range c.ports {
-			if err := k.Attach(n, ifindex, PortConfig{}); err != nil {
+			if err := errors.Join(k.Attach(n, ifindex, PortConfig{}), k.openWay(n, ifindex, true)); err != nil {
 				t.Fatal(c.name, err)
 			}
 		}
@@ -399,6 +406,56 @@ func TestPortsChange(t *testing.T) {
 		if err := k.Destroy(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestReview turns a veth's peer into one that takes XDP frames and back: flows leave by
+// it from the cache only meanwhile.
+func TestReview(t *testing.T) {
+	inNamespace(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "a"
+	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
+	index := map[string]int{}
+	for _, name := range []string{"a", "b"} {
+		l, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(l)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		index[name] = l.Attrs().Index
+	}
+	_, err := takes(loopback)
+	must.Have(t, "xdp", err)
+	k := open(t, Config{}, PortConfig{Fail: ToKernel})
+	if err := k.Attach(7, index["a"], PortConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	epoch := begin(t, k)
+	to := Verdict{Op: Forward, Port: 7}
+	put(t, k, epoch, frame(1), to, false)
+	for range 3 {
+		p, err := k.program(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: index["b"], Flags: link.XDPDriverMode})
+		must.Have(t, "xdp", err)
+		if err := k.Review(); err != nil {
+			t.Fatal(err)
+		}
+		put(t, k, epoch, frame(1), to, true)
+		check(t, k, frame(1), xdpRedirect)
+		if err := errors.Join(peer.Close(), k.Review()); err != nil {
+			t.Fatal(err)
+		}
+		put(t, k, epoch, frame(1), to, false)
+		check(t, k, frame(1), xdpPass) // unknown again
+	}
+	if n := k.Counters()[42].Packets; n != 3 {
+		t.Errorf("%d packets were answered by the cache, want 3", n)
 	}
 }
 

@@ -68,8 +68,8 @@ type PortStats struct {
 // Attach puts the program on a port's device, natively where its driver can, and makes
 // the device the port's way out. If the owner before had the program on this
 // device, program and settings are replaced without a gap. The calling thread must be in
-// the device's network namespace. A device that frames are forwarded to must take XDP
-// frames: veth does if its peer has an XDP program or GRO.
+// the device's network namespace. Flows leave by the device from the cache if it takes XDP
+// frames (see [Cache.Review]), else from Go.
 func (k *Cache) Attach(n flow.Port, ifindex int, c PortConfig) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -209,8 +209,8 @@ func sits(l link.Link, dev netlink.Link) (Mode, bool) {
 	return "", false
 }
 
-// Output makes a device the way out of a port that no frames come in by. The calling
-// thread must be in its network namespace.
+// Output makes a device, if it takes XDP frames, the way out of a port that no frames come
+// in by. The calling thread must be in its network namespace.
 func (k *Cache) Output(n flow.Port, ifindex int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -226,11 +226,8 @@ func (k *Cache) output(n flow.Port, ifindex int) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := k.maps.Out.Put(uint32(n), uint32(ifindex)); err != nil {
-		return nil, fmt.Errorf("make it a way out: %w", err)
-	}
-	k.reach[n] = true
-	return dev, nil
+	open, _ := takes(ifindex) // false if nobody can tell: flows leave from Go
+	return dev, k.openWay(n, ifindex, open)
 }
 
 // limit sets how long a frame may be that the cache answers: as long as every port can

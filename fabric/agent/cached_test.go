@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"encoding/json"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+)
+
+// TestCachedCounters reads a cache that counts, outlives its agents, and is another one
+// now and then, by agents that die with nothing but the file of their last reading: each
+// packet is counted once.
+func TestCachedCounters(t *testing.T) {
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
+	tab := web(t, 1)
+	cache := map[flow.RuleID]flow.Counter{}
+	stats := &fallback.CacheStats{Ports: map[flow.Port]fallback.CachePort{}}
+	stats.Identity = 1
+	want := map[flow.RuleID]flow.Counter{}
+	limited, past := uint64(0), uint64(0) // by this cache, and by those before
+	c := newCached()
+	var file []byte
+	keep := func() {
+		var err error
+		if file, err = json.Marshal(c.kept()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2000 {
+		switch n := rng.IntN(20); {
+		case n < 14:
+			id := tab.Rule(rng.IntN(tab.Len())).ID
+			cache[id] = plus(cache[id], flow.Counter{Packets: 1, Bytes: 60})
+			want[id] = plus(want[id], flow.Counter{Packets: 1, Bytes: 60})
+			limited++
+			stats.Ports[1] = fallback.CachePort{PortStats: flowcache.PortStats{Limited: limited}}
+		case n < 17:
+			c.read(maps.Clone(cache), stats, tab)
+			keep()
+		case n < 19: // another agent, which knows what was kept
+			var k keptCached
+			var err error
+			if file == nil {
+				break
+			}
+			if err := json.Unmarshal(file, &k); err != nil {
+				t.Fatal(err)
+			}
+			if c, err = k.cached(); err != nil {
+				t.Fatal(err)
+			}
+		default: // another cache, when all of this one was read
+			c.read(maps.Clone(cache), stats, tab)
+			keep()
+			past += limited
+			limited = 0
+			clear(cache)
+			stats.Ports[1] = fallback.CachePort{}
+			stats.Identity++
+		}
+	}
+	c.read(cache, stats, tab)
+	if !maps.Equal(c.rules, want) {
+		t.Errorf("counted %v, want %v", c.rules, want)
+	}
+	sum := uint64(0)
+	for _, n := range c.verdicts {
+		sum += n
+	}
+	if all := past + limited; sum != all || c.lost["too many new flows"] != all || c.verdicts["rule gone"] != 0 {
+		t.Errorf("of %d packets: %v, lost %v", all, c.verdicts, c.lost)
+	}
+	c.read(map[flow.RuleID]flow.Counter{99: {Packets: 1}}, stats, tab)
+	if c.verdicts["rule gone"] != 1 {
+		t.Errorf("a rule that no table has: %v", c.verdicts)
+	}
+}

@@ -1,0 +1,90 @@
+package flowcache
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// A device takes XDP frames or drops them without a word: a veth takes them while its peer
+// has NAPI, that is an XDP program or GRO, which may change at any time. So a flow may
+// leave from the cache only by a device that says it takes them, and by others from Go. A
+// kernel that cannot tell (before 6.3) has none.
+
+// The kernel's netdev family: include/uapi/linux/netdev.h.
+const (
+	netdevGetDevice   = 1 // NETDEV_CMD_DEV_GET
+	netdevIfindex     = 1 // NETDEV_A_DEV_IFINDEX
+	netdevXDPFeatures = 3 // NETDEV_A_DEV_XDP_FEATURES
+	featureTransmit   = 4 // NETDEV_XDP_ACT_NDO_XMIT
+)
+
+// takes reports whether a device of the calling thread's network namespace takes XDP
+// frames. It asks for one device at a time: the kernel's list of all is not marked as one,
+// which ends it for the library after the first.
+func takes(ifindex int) (bool, error) {
+	fail := func(err error) (bool, error) {
+		return false, fmt.Errorf("ask whether interface %d takes XDP frames: %w", ifindex, err)
+	}
+	family, err := netlink.GenlFamilyGet("netdev")
+	if err != nil {
+		return fail(err)
+	}
+	ask := nl.NewNetlinkRequest(int(family.ID), 0)
+	ask.AddData(&nl.Genlmsg{Command: netdevGetDevice, Version: 1})
+	ask.AddData(nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))))
+	answers, err := ask.Execute(unix.NETLINK_GENERIC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	for _, a := range answers {
+		attrs, err := nl.ParseRouteAttr(a[nl.SizeofGenlmsg:])
+		if err != nil {
+			return fail(err)
+		}
+		for _, x := range attrs {
+			if x.Attr.Type == netdevXDPFeatures && len(x.Value) == 8 {
+				return binary.NativeEndian.Uint64(x.Value)&featureTransmit != 0, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// Review looks again which devices of ports take XDP frames. Flows that leave by one that
+// does not any more go to Go from now on. The calling thread must be in the devices'
+// network namespace. To be called often: what is sent meanwhile is lost.
+func (k *Cache) Review() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for n, p := range k.ports {
+		open, err := takes(p.ifindex)
+		errs = append(errs, err, k.openWay(n, p.ifindex, open))
+	}
+	return errors.Join(errs...)
+}
+
+// openWay makes a device a port's way out, or takes it away with the flows that use it.
+func (k *Cache) openWay(n flow.Port, ifindex int, open bool) error {
+	if !open {
+		delete(k.reach, n)
+		k.maps.Out.Delete(uint32(n)) // may not be there
+		k.table.expel(n)
+		return nil
+	}
+	if k.reach[n] == ifindex {
+		return nil
+	}
+	if err := k.maps.Out.Put(uint32(n), uint32(ifindex)); err != nil {
+		return fmt.Errorf("make it a way out: %w", err)
+	}
+	k.reach[n] = ifindex
+	return nil
+}
