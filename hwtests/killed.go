@@ -34,8 +34,9 @@ type mortal struct {
 // settleLimit is how long an agent may take to bring a blade to its rules.
 const settleLimit = 60 * time.Second
 
-// newMortal writes an agent's configuration. There are no rules yet.
-func newMortal(b *lab.Blade, dir string, command func(config string) *exec.Cmd) (*mortal, error) {
+// newMortal writes an agent's configuration, with more lines of its spec and of some
+// ports. There are no rules yet.
+func newMortal(b *lab.Blade, dir string, command func(config string) *exec.Cmd, spec string, port map[flow.Port]string) (*mortal, error) {
 	sw, err := b.Switch()
 	if err != nil {
 		return nil, err
@@ -43,9 +44,9 @@ func newMortal(b *lab.Blade, dir string, command func(config string) *exec.Cmd) 
 	m := &mortal{blade: b, dir: dir, sw: sw, agent: command}
 	var c strings.Builder
 	fmt.Fprintf(&c, "apiVersion: bladeflow/v1\nkind: Agent\nmetadata: {name: %s}\nspec:\n  rules: [rules.yaml]\n  root: %s\n", b.Name, b.SysRoot)
-	fmt.Fprintf(&c, "  uplink: %s\n  device: {softnic: %s}\n  interval: 100ms\n  metrics: \"\"\n  status: status.json\n  ports:\n", b.Ports.Name(lab.Uplink), b.PinDir)
+	fmt.Fprintf(&c, "  uplink: %s\n  %s\n  interval: 100ms\n  metrics: \"\"\n  status: status.json\n  ports:\n", b.Ports.Name(lab.Uplink), spec)
 	for _, at := range b.Attached {
-		fmt.Fprintf(&c, "    - {name: %s, netdev: %s}\n", at.Name, at.Representor.Name)
+		fmt.Fprintf(&c, "    - {name: %s, netdev: %s%s}\n", at.Name, at.Representor.Name, port[at.Port])
 	}
 	c.WriteString("  stations:\n")
 	for _, at := range b.Attached {

@@ -124,7 +124,7 @@ func (k *killing) run(ctx context.Context, b *lab.Blade) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if k.mortal, err = newMortal(b, dir, k.Agent); err != nil {
+	if k.mortal, err = newMortal(b, dir, k.Agent, fmt.Sprintf("device: {softnic: %s}", b.PinDir), nil); err != nil {
 		return err
 	}
 	defer k.output.Close()
