@@ -164,6 +164,11 @@ func (b *bucket) replace(head uint32) {
 
 // roomy returns t, or what it was exchanged for, with room for another part of arena.
 func (e *engine) roomy(t *subtable) *subtable {
+	if t.arena.untidy() {
+		d := e.tidied(t)
+		e.exchange(t, d)
+		return d
+	}
 	if t.arena.parts < len(t.Arena) {
 		return t
 	}
@@ -172,6 +177,26 @@ func (e *engine) roomy(t *subtable) *subtable {
 	r.Arena = slices.Grow(slices.Clone(t.Arena), len(t.Arena)/2+spareParts)[:len(t.Arena)+len(t.Arena)/2+spareParts]
 	e.exchange(t, &r)
 	return &r
+}
+
+// tidied returns t with an arena that has nothing spare.
+func (e *engine) tidied(t *subtable) *subtable {
+	d := *t
+	d.arena = newArena(&e.epochs)
+	d.Heads = make([]uint32, len(t.Heads))
+	words := make([]uint32, kernel.Unit, (t.arena.units-t.arena.spare+1)*kernel.Unit+kernel.Pad)
+	for slot, head := range t.Heads {
+		if head == 0 {
+			continue
+		}
+		d.Heads[slot] = kernel.Head(uint32(len(words)/kernel.Unit), head>>24)
+		bucket := t.Bucket(head)
+		n := 1 + int(bucket[0])*t.RuleWords()
+		words = append(words, bucket[:n]...)
+		words = append(words, make([]uint32, unitsFor(n)*kernel.Unit-n)...)
+	}
+	d.setArena(append(words, make([]uint32, kernel.Pad)...))
+	return &d
 }
 
 // doubled returns t with twice as many heads.
@@ -198,6 +223,9 @@ func (e *engine) doubled(t *subtable) *subtable {
 		for half := range rows {
 			if len(rows[half]) == 0 {
 				continue
+			}
+			if d.arena.parts == len(d.Arena) { // nobody looks there yet
+				d.Arena = append(d.Arena, make([][]uint32, spareParts)...)
 			}
 			offset, words := d.newBucket(len(rows[half]))
 			for j, i := range rows[half] {

@@ -81,7 +81,7 @@ func newEngine(t *flow.Table, lane Lane) *engine {
 func newEngineWith(limit int, t *flow.Table, lane Lane) *engine {
 	e := &engine{lane: lane, base: t, limit: limit, steps: new(atomic.Uint64)}
 	e.pages.Store(new([]*page))
-	e.changes = changes{order: newOrder(t), next: int32(t.Len() + 1), numbers: map[flow.RuleID]int32{}}
+	e.changes = changes{order: newOrder(t, e.rule), next: int32(t.Len() + 1), names: newNames(t.Len(), e.rule)}
 	e.set.Store(e.tables())
 	return e
 }

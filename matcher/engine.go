@@ -45,10 +45,10 @@ type subtable struct {
 func (e *engine) bytes() int {
 	n := epoch.Bytes
 	for _, t := range e.set.Load().tables {
-		n += 4*len(t.Heads) + 4*kernel.Unit*t.arena.units + 24*len(t.Arena)
+		n += 4*len(t.Heads) + t.arena.bytes() + 24*len(t.Arena)
 	}
 	c := &e.changes
-	return n + c.order.bytes() + 8*pageRules*len(*e.pages.Load()) + 16*pieceChanges*len(c.log.pieces) + 30*len(c.numbers)
+	return n + c.order.bytes() + 8*pageRules*len(*e.pages.Load()) + 4*pieceChanges*len(c.log.pieces) + c.names.bytes() + 8*len(c.gone)
 }
 
 // fewColumns is as many as IPv4 rules need. Go clears arrays before use, so it pays

@@ -11,8 +11,9 @@ import (
 
 // Explain returns the rule that wins for k, as [Classifier.LookupOne] does, and
 // the bits of k that decided it: every key that equals k under mask has the same
-// winner. (OVS calls the pair a megaflow.) Masks are rounded, see rounded; not every
-// bit need be necessary.
+// winner. (OVS calls the pair a megaflow.) Masks are rounded to whole
+// fields and, in addresses, to whole bytes of a prefix, so that they are few; not every bit need be
+// necessary.
 //
 // Idea: collect whatever the search looked at. A table that was asked contributes
 // its mask, whether or not it had a bucket. A better rule in a bucket that does not

@@ -10,6 +10,21 @@ type set []uint64
 
 func (s set) flip(i int) { s[i/64] ^= 1 << (i % 64) }
 
+func (s set) add(i int) { s[i/64] |= 1 << (i % 64) }
+
+// has reports whether i is in s; what s has no room for is not.
+func (s set) has(i int) bool { return i/64 < len(s) && s[i/64]>>(i%64)&1 != 0 }
+
+// next returns the least element from i on, or 0.
+func (s set) next(i int) int {
+	for ; i < 64*len(s); i = (i/64 + 1) * 64 {
+		if word := s[i/64] >> (i % 64); word != 0 {
+			return i + bits.TrailingZeros64(word)
+		}
+	}
+	return 0
+}
+
 // sets numbers different sets.
 type sets struct {
 	words int      // of a set

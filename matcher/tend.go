@@ -120,7 +120,7 @@ func (c *Classifier) renew(e *engine) {
 	c.mu.Lock()
 	log := e.changes.log
 	c.mu.Unlock()
-	t := edited(e.base, log)
+	t := e.edited(log)
 	var next *engine
 	if n := e.base.Len(); t.Len() > n/2 && t.Len() < 2*n { // the limit will still be good
 		next = newEngineWith(e.limit, t, c.lane)
@@ -134,7 +134,7 @@ func (c *Classifier) renew(e *engine) {
 		// A writer as fast as this would never be caught up with, so after some rounds it
 		// has to wait.
 		if log.n-done <= fewChanges || round == 10 {
-			log.from(done, next.make)
+			e.since(log, done, next.make)
 			next.steps = &c.version
 			c.version.Add(1)
 			c.engine.Store(next)
@@ -143,7 +143,7 @@ func (c *Classifier) renew(e *engine) {
 			return
 		}
 		c.mu.Unlock()
-		log.from(done, next.make)
+		e.since(log, done, next.make)
 	}
 }
 
@@ -156,17 +156,12 @@ func (e *engine) make(ch change) {
 	}
 }
 
-// edited returns a table after changes.
-func edited(t *flow.Table, log history) *flow.Table {
+// edited returns the table after changes.
+func (e *engine) edited(log history) *flow.Table {
 	if log.n == 0 {
-		return t
+		return e.base
 	}
 	last := make(map[flow.RuleID]*flow.Rule, log.n)
-	log.from(0, func(ch change) {
-		last[ch.rule.ID] = ch.rule
-		if ch.gone {
-			last[ch.rule.ID] = nil
-		}
-	})
-	return t.Edited(last)
+	e.since(log, 0, func(ch change) { last[ch.rule.ID] = ch.now() })
+	return e.base.Edited(last)
 }

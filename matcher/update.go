@@ -111,9 +111,7 @@ func (c *Classifier) ruleOf(id flow.RuleID) *flow.Rule {
 func (c *Classifier) change(ch change) {
 	e := c.engine.Load()
 	if e == nil {
-		var h history
-		h.add(ch)
-		c.table.Store(&dated{edited(c.table.Load().table, h), c.version.Add(2)})
+		c.table.Store(&dated{c.table.Load().table.Edited(map[flow.RuleID]*flow.Rule{ch.rule.ID: ch.now()}), c.version.Add(2)})
 		return
 	}
 	e.make(ch)
@@ -140,17 +138,18 @@ func (c *Classifier) dated() *dated {
 	if d.version == version {
 		return d
 	}
-	d = &dated{edited(e.base, log), version}
+	d = &dated{e.edited(log), version}
 	c.table.Store(d)
 	return d
 }
 
 // changes is what an engine knows of the updates since it was built.
 type changes struct {
-	order   *order
-	numbers map[flow.RuleID]int32 // where base is not right: of what was inserted, or gone
-	next    int32                 // number
-	log     history
+	order *order
+	names names // of what was inserted
+	gone  set   // numbers of rules of base that were deleted; none as long as none was
+	next  int32 // number
+	log   history
 }
 
 // change is one update: the rule is now there, or no longer.
@@ -159,27 +158,39 @@ type change struct {
 	gone bool
 }
 
-// history is changes in their order, in pieces that never move. A copy of it stays as
-// it is.
+// now returns the rule if it is there after the change, else nil.
+func (ch change) now() *flow.Rule {
+	if ch.gone {
+		return nil
+	}
+	return ch.rule
+}
+
+// history is changes in their order, in pieces that never move: the number of a rule that
+// came, or the complement of that of one that went. A copy of it stays as it is.
 type history struct {
-	pieces []*[pieceChanges]change
+	pieces []*[pieceChanges]int32
 	n      int
 }
 
-const pieceChanges = 512
+const pieceChanges = 256
 
-func (h *history) add(ch change) {
+func (h *history) add(n int32) {
 	if h.n%pieceChanges == 0 {
-		h.pieces = append(h.pieces, new([pieceChanges]change))
+		h.pieces = append(h.pieces, new([pieceChanges]int32))
 	}
-	h.pieces[h.n/pieceChanges][h.n%pieceChanges] = ch
+	h.pieces[h.n/pieceChanges][h.n%pieceChanges] = n
 	h.n++
 }
 
-// from calls f for the changes of h from the i-th on.
-func (h history) from(i int, f func(change)) {
+// since calls f for the changes of a history of e from the i-th on.
+func (e *engine) since(h history, i int, f func(change)) {
 	for ; i < h.n; i++ {
-		f(h.pieces[i/pieceChanges][i%pieceChanges])
+		if n := h.pieces[i/pieceChanges][i%pieceChanges]; n < 0 {
+			f(change{rule: e.rule(^n), gone: true})
+		} else {
+			f(change{rule: e.rule(n)})
+		}
 	}
 }
 
@@ -211,16 +222,12 @@ func (e *engine) name(r *flow.Rule) int32 {
 	return n
 }
 
-// gone is the number of a rule that was deleted.
-const gone = -1
-
 // find returns the number of the rule with this ID.
 func (e *engine) find(id flow.RuleID) (n int32, ok bool) {
-	if n, ok := e.changes.numbers[id]; ok {
-		return n, n != gone
+	if i, ok := e.base.Index(id); ok && i < e.base.Len() && !e.changes.gone.has(i) {
+		return int32(i), true
 	}
-	i, ok := e.base.Index(id)
-	return int32(i), ok && i < e.base.Len()
+	return e.changes.names.find(id)
 }
 
 // insert puts in a rule whose ID is not there.
@@ -238,9 +245,9 @@ func (e *engine) insert(r *flow.Rule) {
 	n := e.name(r)
 	place := c.order.choose(low, high)
 	e.put(&r.Match, place, n)
-	c.order.put(at, ordered{k, n, place})
-	c.numbers[r.ID] = n
-	c.log.add(change{rule: r})
+	c.order.put(at, k.upper, n, place)
+	c.names.add(r.ID, n)
+	c.log.add(n)
 }
 
 // remove takes out the rule with this number.
@@ -252,12 +259,15 @@ func (e *engine) remove(n int32) {
 	b.without(i)
 	e.steps.Add(1)
 	c.order.remove(c.order.find(rankOf(r)))
-	if _, was := e.base.Index(r.ID); was {
-		c.numbers[r.ID] = gone
+	if int(n) >= e.base.Len() {
+		c.names.remove(r.ID)
 	} else {
-		delete(c.numbers, r.ID)
+		if c.gone == nil {
+			c.gone = make(set, e.base.Len()/64+1)
+		}
+		c.gone.add(int(n))
 	}
-	c.log.add(change{rule: r, gone: true})
+	c.log.add(^n)
 }
 
 // move gives a rule another place between its neighbours.
@@ -338,16 +348,15 @@ func (e *engine) exchange(old, t *subtable) {
 }
 
 // locate returns where the rule with this match and number is, in a table with room.
-func (e *engine) locate(m *flow.Match, n int32) (bucket, int) {
+func (e *engine) locate(match *flow.Match, n int32) (bucket, int) {
 	for _, t := range e.set.Load().tables {
-		if !t.takes(m) {
+		if !t.takes(match) {
 			continue
 		}
-		b := t.bucketOf(m)
+		b := t.bucketOf(match)
 		for i := range b.size() {
 			if row, m := b.table.row(b.words, i); int32(row[m]) == n {
-				b.table = e.roomy(t)
-				return b, i
+				return e.roomy(t).bucketOf(match), i
 			}
 		}
 	}
