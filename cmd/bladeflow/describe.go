@@ -102,6 +102,9 @@ func (d *describing) belongings(n noun, raw json.RawMessage) error {
 	case "blade":
 		return d.blade(raw)
 	case "nic":
+		if err := d.tables(blade, below); err != nil {
+			return err
+		}
 		return related(d, "functions", "pf", client.Query{Blade: blade}, func(p *api.PFView) bool { return below(p.Metadata.Name) })
 	case "pf":
 		return related(d, "functions", "vf", client.Query{Blade: blade}, func(v *api.VFView) bool { return below(v.Metadata.Name) })
@@ -155,16 +158,45 @@ func (d *describing) section(title string, rows [][]string) error {
 	return printTable(d.out, rows)
 }
 
+// tables prints the match tables of a blade that PFs share whose names belong.
+func (d *describing) tables(blade string, belongs func(name string) bool) error {
+	n, err := findNoun("blade", anyNoun)
+	if err != nil {
+		return err
+	}
+	raw, err := n.all.Get(d.Context(), d.client, blade)
+	if err != nil {
+		return err
+	}
+	var b api.Blade
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return err
+	}
+	return d.section("match tables", deviceRows(b.Status.Devices, func(v *api.Device) bool {
+		return slices.ContainsFunc(v.PFs, func(pf string) bool { return belongs(blade + "/" + pf) })
+	}))
+}
+
+// deviceRows says of devices how full they are, and which limits they showed themselves.
+func deviceRows(devices []api.Device, of func(*api.Device) bool) [][]string {
+	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "GUARDS", "MASKS", "LIMIT", "FOREIGN"}}
+	for i := range devices {
+		if v := &devices[i]; of(v) {
+			rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), room(v.Limit, v.Learned), strconv.Itoa(v.Guards),
+				strconv.Itoa(v.Masks), room(v.MaskLimit, v.MasksLearned), strconv.Itoa(v.Foreign)})
+		}
+	}
+	return rows
+}
+
 func (d *describing) blade(raw json.RawMessage) error {
 	var b api.Blade
 	if err := json.Unmarshal(raw, &b); err != nil {
 		return err
 	}
-	rows := [][]string{{"DEVICE", "MODEL", "PFS", "ENTRIES", "LIMIT", "GUARDS", "MASKS", "LIMIT", "FOREIGN"}}
+	rows := deviceRows(b.Status.Devices, func(*api.Device) bool { return true })
 	strange := [][]string{{"DEVICE", "ENTRY", "CLASS", "KIND", "MATCH", "ACTIONS"}}
 	for _, v := range b.Status.Devices {
-		rows = append(rows, []string{v.Name, v.Model, strings.Join(v.PFs, ","), strconv.Itoa(v.Entries), room(v.Limit, v.Learned), strconv.Itoa(v.Guards),
-			strconv.Itoa(v.Masks), number(v.MaskLimit), strconv.Itoa(v.Foreign)})
 		for _, e := range v.Strange {
 			strange = append(strange, []string{v.Name, e.ID, e.Class, e.Kind, e.Match, e.Actions})
 		}

@@ -49,6 +49,7 @@ type Config struct {
 	Source   Source
 	Devices  []Device // none runs everything in software
 	Datapath Datapath
+	Samples  Sampler       // of Datapath, of all frames; nil has none judged again
 	Check    offload.Check // of a verify.Prover, except in tests of what happens without it
 	Interval time.Duration // between rounds of [Agent.Run]; 2 s if zero
 	Log      *slog.Logger  // nothing is logged if nil
@@ -88,6 +89,7 @@ type Agent struct {
 	drift      DriftStatus
 	events     events
 	books      books
+	sampled    sampled
 	journal    journal
 	lessons    lessons
 	past       account // counted by earlier processes, in devices, software and totals
@@ -248,7 +250,7 @@ func (a *Agent) readCache() {
 // counters.
 func (a *Agent) read(ctx context.Context) error {
 	for _, c := range a.devices {
-		if err := c.read(ctx, a.running); err != nil {
+		if err := c.read(ctx, a.running, a.Now()); err != nil {
 			c.proof = proof{}
 			return mute(c.Name, err)
 		}

@@ -24,6 +24,7 @@ func (a *Agent) observe(ctx context.Context) error {
 	}
 	for _, c := range a.devices {
 		before := c.found
+		a.review(c)
 		c.found = findDrift(c.left, c.installed)
 		if a.running != nil {
 			if err := a.prove(c); err != nil {
@@ -34,6 +35,7 @@ func (a *Agent) observe(ctx context.Context) error {
 		a.noteDrift(c, before.foreign)
 	}
 	a.balance()
+	a.resample(ctx)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
@@ -15,6 +16,7 @@ type card struct {
 	ledger     *ledger
 	left       []flow.Entry // what we left there; nil before the first look
 	installed  []flow.Entry // as read last
+	since      time.Time    // when that was first seen
 	usage      usage        // of installed
 	found      drift        // in the last round
 	model      device.Model
@@ -31,7 +33,7 @@ type proof struct {
 	err     error
 }
 
-func (c *card) read(ctx context.Context, t *flow.Table) error {
+func (c *card) read(ctx context.Context, t *flow.Table, now time.Time) error {
 	model, err := c.Driver.Model(ctx)
 	if err != nil {
 		return fmt.Errorf("model: %w", err)
@@ -45,15 +47,15 @@ func (c *card) read(ctx context.Context, t *flow.Table) error {
 		return fmt.Errorf("counters: %w", err)
 	}
 	c.model = model
-	c.hold(installed)
+	c.hold(installed, now)
 	c.ledger.read(installed, counts, t)
 	return nil
 }
 
 // hold takes a dump as what the device holds.
-func (c *card) hold(installed []flow.Entry) {
+func (c *card) hold(installed []flow.Entry, now time.Time) {
 	if c.installed == nil || !sameEntries(installed, c.installed) {
-		c.usage = usageOf(installed)
+		c.usage, c.since = usageOf(installed), now
 	}
 	c.installed = installed
 }

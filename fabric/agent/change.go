@@ -79,7 +79,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		c.left = nil
 		if d.Installed != nil {
-			c.hold(d.Installed)
+			c.hold(d.Installed, a.Now())
 			c.left = ours(d.Installed)
 		}
 		a.learn(c, &d)

@@ -109,7 +109,9 @@ func (d *Daemon) open() error {
 	if d.datapath, err = fallback.New(fallback.Config{Links: d.links.links(), Kernel: &d.links.kernel, Cache: d.cache}); err != nil {
 		return err
 	}
-	config.Datapath, config.Links = d.datapath, d.links.status
+	samples := d.datapath.Sample(fallback.Want{})
+	d.closers = append(d.closers, func() error { samples.Close(); return nil })
+	config.Datapath, config.Links, config.Samples = d.datapath, d.links.status, samples
 	if d.cache != nil {
 		config.Cache = &CacheStatus{Pins: d.file.Cache.Pins, Limit: d.file.Cache.Flows}
 	}

@@ -13,9 +13,9 @@
 //
 // Every round is an audit (audit.go): what a device holds is compared with what was left
 // there and proved against the table, counters are compared with each other, and a rule
-// whose packets pass by the device that has it is looked for. What is found is an [Event].
-// Where the device's own frames could be sampled and judged again, none is: no datapath
-// offers samples yet.
+// whose packets pass by the device that has it is looked for. Some of the frames that
+// software judged are judged again, by the definition, and the devices' entries are asked
+// whether they should have answered them (sample.go). What is found is an [Event].
 //
 // When it ends, the devices keep their entries: hardware is fail-static. The
 // software datapath ends with its process: what the devices miss or punt reaches the

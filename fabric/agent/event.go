@@ -21,10 +21,12 @@ const (
 	eventRefused     = "E_DEVICE_REFUSED" // a device did not do what it was told
 	eventCounters    = "E_COUNTERS"       // counters do not add up
 	eventSilent      = "E_DEVICE_IDLE"    // a rule's packets pass by the device that has it
+	eventMisjudged   = "E_MISJUDGED"      // software did not do with a packet what the table says
 	eventInterrupted = "E_INTERRUPTED"    // the agent ended in the middle of a change
 	eventAway        = "E_NETDEV"         // a port's netdev was removed, or cannot be used
 	eventBack        = "LINK_OPEN"        // it is back
 	eventLearned     = "LIMIT_LEARNED"    // a device showed how much it holds, by refusing more
+	eventForgotten   = "LIMIT_FORGOTTEN"  // a device holds more than it once had room for, or has other firmware
 	eventInForce     = "GENERATION_IN_FORCE"
 )
 

@@ -52,6 +52,18 @@ func (a *Agent) learn(c *card, d *offload.DeviceReport) {
 	a.saveLessons()
 }
 
+// review forgets what a device showed of its limits once it holds more, or has another
+// driver or firmware.
+func (a *Agent) review(c *card) {
+	now := a.lessons.Review(c.Card, map[string]int{"entries": len(c.installed), "masks": c.usage.masks})
+	if len(now) == len(a.lessons.Lessons) {
+		return
+	}
+	a.lessons.Lessons, a.lessons.unsaved, a.steady = now, true, false
+	a.event(eventForgotten, c.Name, "what it once showed of its limits holds no more: it has other firmware or another driver, or holds more by now")
+	a.saveLessons()
+}
+
 // saveLessons writes what is not written yet. What cannot be is known until the agent
 // ends, and then learned again.
 func (a *Agent) saveLessons() {

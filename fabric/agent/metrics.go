@@ -81,6 +81,12 @@ func metrics(perRule bool) []metric {
 			}, "kind"),
 		newMetric(counter, "bladeflow_drift_healed_total", "Drifted entries that were put right.",
 			func(s *Status, emit func(float64, ...string)) { emit(float64(s.Drift.Healed)) }),
+		newMetric(counter, "bladeflow_samples_total", "Frames of software that were judged again by the definition; passed are those that a device should have answered. Alert on wrong above 0.",
+			func(s *Status, emit func(float64, ...string)) {
+				emit(float64(s.Samples.Right), "right")
+				emit(float64(s.Samples.Wrong), "wrong")
+				emit(float64(s.Samples.Passed), "passed")
+			}, "result"),
 		newMetric(counter, "bladeflow_events_total", "What happened to the blade, by code; `bladeflow describe blade` lists the last.",
 			func(s *Status, emit func(float64, ...string)) {
 				for _, code := range slices.Sorted(maps.Keys(s.EventTotals)) {

@@ -50,7 +50,8 @@ type Status struct {
 	Lost    []Lost         `json:"lost"`            // in software, without a verdict or on the way out
 	Cache   *CacheStatus   `json:"cache,omitempty"` // nil without one
 	Drift   DriftStatus    `json:"drift"`
-	Events  []Event        `json:"events"` // the last, the oldest first
+	Samples SampleStatus   `json:"samples"` // frames that were judged again since the agent started
+	Events  []Event        `json:"events"`  // the last, the oldest first
 
 	EventTotals map[string]uint64 `json:"eventTotals"` // by code, since the agent started
 
@@ -73,6 +74,8 @@ type DeviceStatus struct {
 	Guards    int  `json:"guards"`              // of the entries
 	Masks     int  `json:"masks"`               // distinct, of all entries
 	MaskLimit int  `json:"maskLimit,omitempty"` // 0 if it is not known or there is none
+
+	MasksLearned bool `json:"masksLearned,omitempty"` // as Learned, of MaskLimit
 
 	PFs []string `json:"pfs,omitempty"` // whose table it is
 

@@ -72,7 +72,10 @@ type Device struct {
 	Guards    int      `json:"guards"`              // of the entries
 	Masks     int      `json:"masks"`               // distinct, of all entries
 	MaskLimit int      `json:"maskLimit,omitempty"` // 0 if it is not known or there is none
-	Strange   []Entry  `json:"strange,omitempty"`   // some of those that nobody of bladeflow put in, or not so
+
+	MasksLearned bool `json:"masksLearned,omitempty"` // as Learned, of MaskLimit
+
+	Strange []Entry `json:"strange,omitempty"` // some of those that nobody of bladeflow put in, or not so
 }
 
 // Entry is an entry of a device that is not as it should be. Match and actions are the

@@ -34,7 +34,8 @@ type Lesson struct {
 // Lessons are what cards showed of their limits, at most one lesson for each limit of
 // a card, sorted by card and limit. No NIC driver tells how much its table holds, so
 // the first "table full" is the best there is. It can be too low, where somebody
-// else's entries filled the table; then the lesson has to be taken out by hand.
+// else's entries filled the table; it goes when the card holds more ([Lessons.Review]), or by
+// hand.
 type Lessons []Lesson
 
 // Learn returns l with a lesson more. Of two on the same limit the smaller one stays:
@@ -54,6 +55,17 @@ func (l Lessons) Learn(lesson Lesson) Lessons {
 		return l
 	}
 	return slices.Insert(l, i, lesson)
+}
+
+// Review returns l without what does not hold any more of a card: what it showed with
+// another driver or firmware, and limits below what it holds now, by their names. l itself
+// is not changed.
+func (l Lessons) Review(c Card, held map[string]int) Lessons {
+	stale := func(x Lesson) bool { return x.Card.NIC == c.NIC && (x.Card != c || held[x.Limit] > x.Value) }
+	if !slices.ContainsFunc(l, stale) {
+		return l
+	}
+	return slices.DeleteFunc(slices.Clone(l), stale)
 }
 
 func (a Lesson) compare(b Lesson) int {

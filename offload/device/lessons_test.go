@@ -63,6 +63,16 @@ func TestLessons(t *testing.T) {
 		t.Errorf("other firmware: %d entries, %d masks", m.Entries, m.Masks)
 	}
 
+	if l := read.Review(card, map[string]int{"entries": 800}); len(l) != 2 {
+		t.Errorf("with other firmware learned of too, and nothing outgrown: %+v", l)
+	}
+	if l := read.Review(card, map[string]int{"entries": 801}); len(l) != 1 || l[0].Limit != "priorities" || len(read) != 3 {
+		t.Errorf("after one entry more: %+v of %+v", l, read)
+	}
+	if l := read.Review(Card{NIC: "another"}, map[string]int{"entries": 5000}); len(l) != 3 {
+		t.Errorf("another card: %+v", l)
+	}
+
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
