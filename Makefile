@@ -146,6 +146,25 @@ long-generations: ## 100 million frames through the flow cache across 10,000 tab
 	@mkdir -p docs/results
 	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
 
+# VM are the packages that have tests for it. A machine that is not to be had, or too slow, is said loudly and is no failure
+# unless BLADEFLOW_MUST names vm.
+VM ?= ./offload/tcflower ./offload/ntuple ./fabric/provision ./hwtests/vm
+RUN ?= ^Test(Kernel|Card|Netlink)
+.PHONY: vm
+vm: ## tc flower, ethtool rules and SR-IOV on a stock kernel in QEMU; gets both from apt, 140 MB the first time (root then)
+	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
+	@bin/vm prepare; case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; \
+	  BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sriov \
+	  $(GO) test -count=1 -p 1 -short -timeout 10m -run '$(RUN)' -exec $(CURDIR)/bin/vm $(VM) </dev/null
+
+.PHONY: long-vm
+long-vm: ## make vm in the long form, with rates and the tests of its runner (20 min)
+	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
+	BLADEFLOW_MUST=vm bin/vm prepare
+	BLADEFLOW_MUST=vm $(GO) test -count=1 -v -timeout 10m -run '^Test(Machine|Stop)$$' ./hwtests/vm
+	BLADEFLOW_MUST=vm,flower,tcamsim,sriov BLADEFLOW_VM_ENTRIES=2000 BLADEFLOW_VM_ROUNDS=100 \
+	  $(GO) test -count=1 -v -p 1 -timeout 30m -run '$(RUN)' -exec $(CURDIR)/bin/vm $(VM) </dev/null
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

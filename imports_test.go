@@ -59,6 +59,7 @@ var policy = map[string][]string{
 	"hwtests/observe": {"hwtests/netns", "hwtests/traffic"},
 	"hwtests/peers":   {"flow", "flow/flowtest", "fallback", "fallback/afxdp", "fallback/flowcache", "hwtests/lab", "hwtests/netns"},
 	"hwtests/traffic": {"hwtests/netns"},
+	"hwtests/vm":      {},
 	"cmd/bladeflow": {"flow", "flow/ruleset", "flow/flowtest", "matcher", "offload", "offload/device", "offload/verify",
 		"fabric", "fabric/agent", "fabric/api", "fabric/capacity", "fabric/capacity/history", "fabric/client", "fabric/discover", "fabric/manager", "fabric/pki", "fabric/store", "hwtests", "hwtests/lab", "hwtests/peers"},
 }
@@ -81,6 +82,7 @@ var inTests = map[string][]string{
 	"hwtests":          {"matcher"},
 	"hwtests/lab":      {"fabric", "fabric/discover"},
 	"hwtests/traffic":  {"hwtests/observe"},
+	"hwtests/vm":       {"flow", "offload", "offload/device", "offload/tcflower", "fabric", "fabric/api", "fabric/discover", "fabric/provision"},
 
 	"fabric/provision": {"fabric/discover", "fabric/provision/provisiontest"},
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -62,20 +63,19 @@ func inKernel(t *testing.T) []Port {
 
 // TestKernelConformance runs the suite of all drivers on the stock kernel's flower.
 func TestKernelConformance(t *testing.T) {
-	at := inKernel(t)
+	at := inKernel(t)[:2] // each port is a dump more, everywhere
 	m, err := device.Load("mlx5")
 	if err != nil {
 		t.Fatal(err)
 	}
 	offloadtest.Run(t, func(t *testing.T) offload.Driver {
-		at := inKernel(t)
-		d, err := Open(Options{Model: m, Ports: at, Software: true})
+		d, err := Open(Options{Model: m, Ports: inKernel(t)[:2], Software: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
 		return d
-	}, offloadtest.Options{Ports: []flow.Port{1, 2, 3}, Base: base(), Admits: func(e *flow.Entry) bool {
+	}, offloadtest.Options{Ports: []flow.Port{1, 2}, Base: base(), Admits: func(e *flow.Entry) bool {
 		s := site{at, true}
 		_, why := s.encode(e)
 		return why == nil
@@ -95,7 +95,7 @@ func TestKernelEntries(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	want := map[flow.EntryID]flow.Entry{}
 	var ops []offload.Op
-	for i := range 2000 {
+	for i := range flowtest.Count(t, "BLADEFLOW_VM_ENTRIES", 500) {
 		e := flow.Entry{ID: 0xb1ad<<48 | flow.EntryID(i), Rule: flow.RuleID(rng.Uint64()), Kind: flow.EntryKind(rng.IntN(3)), Priority: rng.Uint64N(200), Match: someMatch(rng)}
 		if e.Match.Valid() != nil {
 			continue
@@ -309,8 +309,8 @@ func rules(dev uint32, n int, flags Flags) []Filter {
 }
 
 // TestKernelRate compares what a batch puts in with one-by-one calls of the netlink
-// library and with tc -batch, in one run; BLADEFLOW_REP names a representor to take in
-// place of a dummy. Ratios mean something, the rates of an emulated machine do not.
+// library and with tc -batch, in one run. Ratios mean something, the rates of an emulated
+// machine do not.
 func TestKernelRate(t *testing.T) {
 	must.Long(t, "it puts in thousands of filters three times")
 	at := inKernel(t)
@@ -318,7 +318,7 @@ func TestKernelRate(t *testing.T) {
 }
 
 // TestCardRate is TestKernelRate with filters for the card alone, whose own time all three
-// pay: one that walks a list at every insert leaves tc -batch a third of the rate.
+// pay: it is most of what an emulated machine takes for a filter.
 func TestCardRate(t *testing.T) {
 	must.Long(t, "it puts in thousands of filters three times")
 	link, err := netlink.LinkByName(card)
@@ -329,31 +329,16 @@ func TestCardRate(t *testing.T) {
 	if err := os.WriteFile(cardSize, []byte("5000"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	compareRates(t, uint32(link.Attrs().Index), card, SkipSW, 2)
+	compareRates(t, uint32(link.Attrs().Index), card, SkipSW, 1)
 }
 
+// compareRates puts n filters into a device in three ways, in turn, five times, and
+// compares the best of each: what else the machine does disturbs all three alike.
 func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool float64) {
-	const n = 3000
-	clear := func() {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: 0xffff0000, Parent: netlink.HANDLE_CLSACT}, QdiscType: "clsact"}
-		netlink.QdiscDel(q) // there may be none
-		if err := netlink.QdiscAdd(q); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rate := func(what string, put func() error) float64 {
-		clear()
-		start := time.Now()
-		if err := put(); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		r := n / time.Since(start).Seconds()
-		t.Logf("%-28s %8.0f filters a second", what, r)
-		return r
+	n := flowtest.Count(t, "BLADEFLOW_VM_FILTERS", 500)
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s, err := openSocket()
 	if err != nil {
@@ -361,37 +346,9 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 	}
 	defer s.Close()
 	l := line{kernel: s}
-	batch := rate("batches", func() error {
-		var ms []message
-		for _, f := range rules(dev, n, flags) {
-			ms = append(ms, change(offload.Add, &f))
-		}
-		as, err := l.ask(t.Context(), ms)
-		for _, a := range as {
-			if a.errno != 0 {
-				err = errors.Join(err, a.errno)
-			}
-		}
-		return err
-	})
-	single := rate("netlink library, one by one", func() error {
-		p := netlink.FilterAttrs{LinkIndex: int(dev), Parent: netlink.HANDLE_MIN_INGRESS, Priority: 10, Protocol: unix.ETH_P_IP}
-		for i := range n {
-			err := netlink.FilterAdd(&netlink.Flower{FilterAttrs: p, EthType: unix.ETH_P_IP, DestIP: net.IPv4(10, 1, byte(i>>8), byte(i)), SkipSw: flags&SkipSW != 0,
-				Actions: []netlink.Action{&netlink.GenericAction{ActionAttrs: netlink.ActionAttrs{Action: netlink.TC_ACT_SHOT}}}})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if single*5 > batch {
-		t.Errorf("batches are %.1f times as fast as one by one, want 5", batch/single)
-	}
-	tc, err := exec.LookPath("tc")
-	if err != nil {
-		t.Logf("no comparison with tc -batch: %v", err)
-		return
+	var ms []message
+	for _, f := range rules(dev, n, flags) {
+		ms = append(ms, change(offload.Add, &f))
 	}
 	only := ""
 	if flags&SkipSW != 0 {
@@ -405,14 +362,62 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 	if err := os.WriteFile(file, []byte(lines.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	tool := rate("tc -batch", func() error {
-		out, err := exec.Command(tc, "-batch", file).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
+	ways := []struct {
+		what string
+		put  func() error
+		best time.Duration
+	}{
+		{what: "batches", put: func() error {
+			as, err := l.ask(t.Context(), ms)
+			for _, a := range as {
+				if a.errno != 0 {
+					err = errors.Join(err, a.errno)
+				}
+			}
+			return err
+		}},
+		{what: "netlink library, one by one", put: func() error {
+			p := netlink.FilterAttrs{LinkIndex: int(dev), Parent: netlink.HANDLE_MIN_INGRESS, Priority: 10, Protocol: unix.ETH_P_IP}
+			tcp := nl.IPProto(unix.IPPROTO_TCP)
+			for i := range n {
+				err := netlink.FilterAdd(&netlink.Flower{FilterAttrs: p, EthType: unix.ETH_P_IP, IPProto: &tcp, DestIP: net.IPv4(10, 1, byte(i>>8), byte(i)), DestPort: 80, SkipSw: flags&SkipSW != 0,
+					Actions: []netlink.Action{&netlink.GenericAction{ActionAttrs: netlink.ActionAttrs{Action: netlink.TC_ACT_SHOT}}}})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{what: "tc -batch", put: func() error {
+			out, err := exec.Command("tc", "-batch", file).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}},
+	}
+	for range 5 {
+		for i := range ways {
+			w := &ways[i]
+			q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: 0xffff0000, Parent: netlink.HANDLE_CLSACT}, QdiscType: "clsact"}
+			netlink.QdiscDel(q) // there may be none
+			if err := netlink.QdiscAdd(q); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			if err := w.put(); err != nil {
+				t.Fatalf("%s: %v", w.what, err)
+			}
+			if d := time.Since(start); w.best == 0 || d < w.best {
+				w.best = d
+			}
 		}
-		return nil
-	})
-	if tool*overTool > batch {
-		t.Errorf("batches are %.1f times as fast as tc -batch, want %.0f", batch/tool, overTool)
+	}
+	for i, least := range []float64{1, 5, overTool} {
+		times := float64(ways[i].best) / float64(ways[0].best)
+		t.Logf("%-28s %8.0f filters a second; batches are %.1f times as fast", ways[i].what, float64(n)/ways[i].best.Seconds(), times)
+		if times < least {
+			t.Errorf("%s: batches are %.1f times as fast, want %.0f", ways[i].what, times, least)
+		}
 	}
 }

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// job is what the machine is to do. It lies at its root.
+type job struct {
+	Modules []string // files in /modules with their parameters, in order
+	Dir     string   // in the checkout
+	Args    []string // of the test binary
+	Env     []string
+}
+
+const (
+	card       = "0000:01:00.0" // where the first igb is, and tcamsim with it
+	cardVFs    = "7"            // all that it has
+	exitPort   = 0xf4           // a byte written there ends the machine
+	longest    = 15 * time.Minute
+	shortProbe = 20 * time.Second
+	slowest    = 45 * time.Second // a machine that boots slower is too slow for the tests
+)
+
+// run runs a test binary in a machine and returns its exit code.
+func run(ctx context.Context, b bed, binary string, args []string) int {
+	image, err := image(b, binary, args)
+	if err != nil {
+		say("%v", err)
+		return exitMissing
+	}
+	root, _, err := checkout()
+	if err != nil {
+		say("%v", err)
+		return exitUsage
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeLimit(args))
+	defer cancel()
+	code, console, err := boot(ctx, b, image, root, os.Stdout)
+	switch {
+	case err == nil: // it had its say in time
+	case ctx.Err() != nil:
+		say("stopped: %v", context.Cause(ctx))
+		code = exitTimeout
+	case err != nil:
+		say("%v", err)
+		code = exitNoVerdict
+	}
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "vm: the end of the machine's console:\n%s\n", console[max(0, len(console)-8000):])
+	}
+	return code
+}
+
+// timeLimit is how long a machine may run: a little longer than its test, which tells
+// more when it ends by itself.
+func timeLimit(args []string) time.Duration {
+	for _, arg := range args {
+		if text, ok := strings.CutPrefix(arg, "-test.timeout="); ok {
+			if d, err := time.ParseDuration(text); err == nil && d > 0 {
+				return d + time.Minute
+			}
+		}
+	}
+	return longest
+}
+
+// checkout returns the folder above this one that has go.mod, and the way from there.
+func checkout() (root, inside string, err error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return "", "", err
+	}
+	for root = here; ; root = filepath.Dir(root) {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			inside, err = filepath.Rel(root, here)
+			return root, inside, err
+		}
+		if root == filepath.Dir(root) {
+			return "", "", fmt.Errorf("%s is in no Go module: run it by go test -exec", here)
+		}
+	}
+}
+
+// image returns the initramfs: this program, the test, modules and tools.
+func image(b bed, binary string, args []string) ([]byte, error) {
+	var a archive
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("this program: %w", err)
+	}
+	a.file("init", modeExec, self)
+	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "etc", "checkout"} {
+		a.dir(dir)
+	}
+	j := job{Args: args}
+	if binary != "" {
+		test, err := os.ReadFile(binary)
+		if err != nil {
+			return nil, fmt.Errorf("test binary: %w", err)
+		}
+		a.file("test", modeExec, test)
+		if _, j.Dir, err = checkout(); err != nil {
+			return nil, err
+		}
+		if err := addModules(&a, &j, b); err != nil {
+			return nil, err
+		}
+		if err := addTools(&a); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, "BLADEFLOW_") || strings.HasPrefix(v, "GO") {
+			j.Env = append(j.Env, v)
+		}
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		panic(err) // strings
+	}
+	a.file("job.json", modeFile, text)
+	return a.end(), nil
+}
+
+func addModules(a *archive, j *job, b bed) error {
+	modules, err := closure(filepath.Join(b.Root, "lib/modules", b.Kernel, "kernel"), wanted)
+	if err != nil {
+		return err
+	}
+	own, err := os.ReadFile(b.Module)
+	if err != nil {
+		return fmt.Errorf("tcamsim: %w", err)
+	}
+	for _, m := range append(modules, module{"tcamsim", own}) {
+		a.file("modules/"+m.name, modeFile, m.data)
+		line := m.name
+		if m.name == "tcamsim" {
+			line += " pci=" + card + " ports=8"
+		}
+		j.Modules = append(j.Modules, line)
+	}
+	return nil
+}
+
+// addTools adds the programs that tests compare us with, with the libraries they need. A
+// test finds out itself if one is missing.
+func addTools(a *archive) error {
+	for _, name := range []string{"tc", "ip", "devlink", "rdma", "lspci", "ethtool"} {
+		at, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		libraries, err := exec.Command("ldd", at).Output()
+		if err != nil {
+			return fmt.Errorf("ldd %s: %w", at, err)
+		}
+		files := []string{at}
+		for _, word := range strings.Fields(string(libraries)) {
+			if strings.HasPrefix(word, "/") {
+				files = append(files, word)
+			}
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			to := file
+			if file == at {
+				to = "/bin/" + name
+			}
+			a.file(to, modeExec, data)
+		}
+	}
+	return nil
+}
+
+// boot runs a machine to its end: its exit code, unless err says that it gave none, and
+// what it wrote to the console. What the test writes goes to out.
+func boot(ctx context.Context, b bed, image []byte, share string, out io.Writer) (code int, console []byte, err error) {
+	dir, err := os.MkdirTemp("", "bladeflow-vm-")
+	if err != nil {
+		return 0, nil, err
+	}
+	defer os.RemoveAll(dir)
+	initrd, log := filepath.Join(dir, "initrd"), filepath.Join(dir, "console")
+	if err := os.WriteFile(initrd, image, 0o600); err != nil {
+		return 0, nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer r.Close()
+	defer w.Close()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, emulator, qemuArgs(b, initrd, log, share)...)
+	cmd.Stderr = &said
+	cmd.ExtraFiles = []*os.File{w} // is /dev/fd/3 there
+	// Go test kills its runner when time is up: QEMU must not outlive it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", emulator, err)
+	}
+	w.Close()
+	var copied sync.WaitGroup
+	copied.Go(func() { io.Copy(out, r) }) // a closed stdout is nobody's business here
+	err = cmd.Wait()
+	copied.Wait()
+	console, _ = os.ReadFile(log) // there is none if it did not start
+	code, err = verdict(err, said.String())
+	return code, console, err
+}
+
+// verdict decodes how QEMU ended. A byte v at the exit port ends it with 2v+1, and the
+// machine writes its exit code and 1, so that QEMU's own failure is another.
+func verdict(ended error, said string) (int, error) {
+	var exit *exec.ExitError
+	if errors.As(ended, &exit) {
+		if c := exit.ExitCode(); c > 1 && c%2 == 1 {
+			return c/2 - 1, nil
+		}
+	}
+	return 0, fmt.Errorf("the machine ended without saying how the test did: %v %s", ended, strings.TrimSpace(said))
+}
+
+// qemuArgs are the arguments of QEMU. Output is not on its stdin and stdout: those at
+// their end, as under go test, would stop its main loop.
+func qemuArgs(b bed, initrd, log, share string) []string {
+	cpu := "Nehalem" // newer ones cost more to emulate
+	if strings.HasPrefix(b.Accel, "kvm") {
+		cpu = "host"
+	}
+	args := []string{"-machine", "q35", "-accel", b.Accel, "-cpu", cpu, "-smp", "2", "-m", "1024",
+		"-display", "none", "-nodefaults", "-no-reboot", "-serial", "file:" + log,
+		"-kernel", kernelFile(b), "-initrd", initrd,
+		"-append", "console=ttyS0 panic=-1 oops=panic quiet net.ifnames=0 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 nokaslr",
+		"-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=4", exitPort),
+		"-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/fd/3", "-device", "virtserialport,chardev=out,name=out"}
+	if share != "" {
+		args = append(args, "-fsdev", "local,id=checkout,readonly=on,security_model=none,path="+strings.ReplaceAll(share, ",", ",,"), "-device", "virtio-9p-pci,fsdev=checkout,mount_tag=checkout")
+		// Both cards on one cable, each behind a port of its own: 01:00.0 and 02:00.0.
+		for i := range 2 {
+			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,slot=%d,chassis=%d", i, i+1, i+1),
+				"-netdev", fmt.Sprintf("hubport,id=cable%d,hubid=0", i),
+				"-device", fmt.Sprintf("igb,bus=slot%d,netdev=cable%d,mac=52:54:00:12:34:%02x", i, i, 0x10*(i+1)))
+		}
+	}
+	return args
+}
+
+// accelerator finds out whether KVM boots this kernel, and returns what QEMU is to use.
+// In a virtual machine /dev/kvm may be there and fail at the first odd instruction.
+func accelerator(ctx context.Context, b bed, say func(string, ...any)) string {
+	const emulated = "tcg,thread=multi"
+	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		say("no KVM here (%v): the machine is emulated, which is slower", err)
+		return emulated
+	}
+	dev.Close()
+	b.Accel = "kvm"
+	ctx, cancel := context.WithTimeout(ctx, shortProbe)
+	defer cancel()
+	if _, err = trial(ctx, b); err == nil {
+		return b.Accel
+	}
+	say("KVM does not boot the kernel here (%v): the machine is emulated, which is slower", err)
+	return emulated
+}
+
+// trial boots a machine that has nothing to do, and says how long that took.
+func trial(ctx context.Context, b bed) (time.Duration, error) {
+	image, err := image(b, "", nil)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, slowest, fmt.Errorf("it does not boot within %v: this machine is too slow or too busy", slowest))
+	defer cancel()
+	start := time.Now()
+	_, console, err := boot(ctx, b, image, "", io.Discard)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("kernel %s: %w: %s", b.Kernel, err, bytes.TrimSpace(console[max(0, len(console)-1000):]))
+	}
+	return time.Since(start), nil
+}
+
+// parameters splits a line of job.Modules.
+func parameters(line string) (name, params string) {
+	name, params, _ = strings.Cut(line, " ")
+	return name, params
+}
