@@ -117,6 +117,10 @@ long-updates: ## a million random updates in every lane, compared with the defin
 	@mkdir -p docs/results
 	BLADEFLOW_UPDATES=1000000 $(GO) test -count=1 -timeout 60m -v -run '^TestUpdates$$' ./matcher
 
+.PHONY: long-fuzz-datapath
+long-fuzz-datapath: ## 24 CPU-minutes of fuzzing: frames into the flow cache's parser and into the whole path; writes docs/results/fuzz-datapath.json (root)
+	@exec .ci/fuzz-datapath
+
 .PHONY: long-lab
 long-lab: build ## every scenario on the emulated chassis, recorded in docs/results/lab.json (root, 4 min)
 	@mkdir -p docs/results
