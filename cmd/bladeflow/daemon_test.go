@@ -303,7 +303,15 @@ func testAgent(t *testing.T, d *daemon) {
 
 	t.Log("traffic, and what it counts")
 	counted := d.judged(one, d.streams(hot, cold), 6000)
-	s = d.settled(1)
+	s = d.until("counters", func(s agent.Status) bool { // kept, and so shown, once a second at most
+		var shown, sent uint64
+		for i := range one.Len() {
+			r, _ := s.Rule(one.Rule(i).Name)
+			shown += r.Hardware.Packets + r.Software.Packets
+			sent += counted[0][one.Rule(i).ID].Packets
+		}
+		return shown >= sent
+	})
 	for i := range one.Len() {
 		r, _ := s.Rule(one.Rule(i).Name)
 		want := counted[0][one.Rule(i).ID]
@@ -330,6 +338,7 @@ func testAgent(t *testing.T, d *daemon) {
 		t.Errorf("/inventory: %s", inventory)
 	}
 
+	d.watch()
 	d.rival()
 	two := d.changeUnderTraffic(one)
 	d.breakRules(two)

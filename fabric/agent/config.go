@@ -37,6 +37,9 @@ type File struct {
 	Metrics  string        // address of /metrics and /status; empty serves neither
 	PerRule  bool          // two series for each rule
 	Status   string        // file; empty writes none
+
+	Observe   string // socket of those who look on, by [Observe]; empty has none
+	Observers string // group of the machine that may, too; empty is nobody but this user
 }
 
 // StoreSpec says where the fabric's store is and who the blade is there.
@@ -120,6 +123,9 @@ spec:
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
   rule_metrics: false              # two more series for each rule
   status: /run/bladeflow/status.json   # counters and journal are beside it, if there is no store
+  observe:                         # whom bladeflow observe can show what becomes of packets: root, and
+    socket: /run/bladeflow/status.observe   # beside the counters, if it is left out; "" has none
+    group: viewers                 # a group of this machine; left out, nobody else
 `
 
 // ReadFile reads a configuration file.
@@ -156,6 +162,7 @@ func (f *File) spec(r *reader, v value, dir string) {
 		}
 		return filepath.Join(dir, p)
 	}
+	named := false // the socket
 	r.fields(v, fields{
 		"store": {optional, func(v value) { f.store(r, v, inDir) }},
 		"rules": {optional, func(v value) { v.list(func(v value) { f.Rules = append(f.Rules, inDir(v.text())) }) }},
@@ -223,9 +230,18 @@ func (f *File) spec(r *reader, v value, dir string) {
 		"metrics":      {optional, func(v value) { f.Metrics = address(v) }},
 		"rule_metrics": {optional, func(v value) { f.PerRule = v.oneOf("true", "false") == "true" }},
 		"status":       {optional, func(v value) { f.Status = inDir(v.text()) }},
+		"observe": {optional, func(v value) {
+			r.fields(v, fields{
+				"socket": {optional, func(v value) { f.Observe, named = inDir(v.text()), true }},
+				"group":  {optional, func(v value) { f.Observers = v.text() }},
+			})
+		}},
 	})
 	if r.err != nil {
 		return
+	}
+	if beside := f.state(); !named && beside != "" {
+		f.Observe = beside + ".observe"
 	}
 	switch {
 	case f.Cache.Flows < 4 || f.Cache.Flows&(f.Cache.Flows-1) != 0:

@@ -31,6 +31,7 @@ func TestExample(t *testing.T) {
 		},
 		Softnic: "/run/bladeflow/bpf/blade1", Datapath: "afxdp", Interval: 2 * time.Second,
 		Metrics: "127.0.0.1:9464", Status: "/run/bladeflow/status.json",
+		Observe: "/run/bladeflow/status.observe", Observers: "viewers",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -50,6 +51,22 @@ metadata: {name: b}
 spec:
   rules: [r.yaml]
 `
+
+// TestObserveField: the socket is beside the counters, where the configuration says, or
+// nowhere.
+func TestObserveField(t *testing.T) {
+	for more, want := range map[string]string{
+		"":                              "",
+		"  status: s/x.json\n":          "s/x.observe",
+		"  observe: {socket: here}\n":   "here",
+		"  observe: {group: viewers}\n": "",
+		"  status: x.json\n  observe: {socket: \"\"}\n": "",
+	} {
+		if f, err := ParseFile("a.yaml", []byte(smallest+more)); err != nil || f.Observe != want {
+			t.Errorf("%q: socket %q, %v; want %q", more, f.Observe, err, want)
+		}
+	}
+}
 
 func TestDefaults(t *testing.T) {
 	f, err := ParseFile("a.yaml", []byte(smallest))

@@ -45,6 +45,8 @@ type Daemon struct {
 	links    *links
 	cache    *flowcache.Cache // nil without one
 	listener net.Listener     // nil if nothing is served
+	window   *window          // nil if nobody can look on
+	ports    *flow.Ports
 	closers  []func() error
 }
 
@@ -75,6 +77,7 @@ func (d *Daemon) open() error {
 	for _, m := range maps {
 		ports.Declare(m.Name)
 	}
+	d.ports = ports
 	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log, State: d.file.state()}
 	if err := d.source(&config, inv, maps, ports); err != nil {
 		return err
@@ -116,6 +119,7 @@ func (d *Daemon) open() error {
 		config.Cache = &CacheStatus{Pins: d.file.Cache.Pins, Limit: d.file.Cache.Flows}
 	}
 	d.agent = New(config)
+	d.openWindow()
 	return nil
 }
 
@@ -334,7 +338,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		parts = append(parts, func() error { return d.fabric.Run(ctx) })
 	}
 	if d.listener != nil {
-		parts = append(parts, func() error { return d.serve(ctx) })
+		parts = append(parts, func() error { return d.serve(ctx, d.listener, d.Handler()) })
+	}
+	if d.window != nil {
+		parts = append(parts, func() error { return d.serve(ctx, d.window, d.showing()) })
 	}
 	d.log.Info("agent runs", "blade", d.file.Blade, "address", d.Address(), "devices", len(d.agent.devices))
 	ended := make(chan error)
@@ -371,12 +378,12 @@ func (d *Daemon) writeStatus(ctx context.Context) error {
 	}
 }
 
-func (d *Daemon) serve(ctx context.Context) error {
-	server := &http.Server{Handler: d.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
+func (d *Daemon) serve(ctx context.Context, on net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", d.Address(), err)
+	if err := server.Serve(on); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", on.Addr(), err)
 	}
 	return nil
 }
