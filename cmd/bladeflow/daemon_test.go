@@ -307,7 +307,7 @@ func testAgent(t *testing.T, d *daemon) {
 		var shown, sent uint64
 		for i := range one.Len() {
 			r, _ := s.Rule(one.Rule(i).Name)
-			shown += r.Hardware.Packets + r.Software.Packets
+			shown += r.Hardware.Packets + r.Cache.Packets + r.Software.Packets
 			sent += counted[0][one.Rule(i).ID].Packets
 		}
 		return shown >= sent
@@ -315,8 +315,8 @@ func testAgent(t *testing.T, d *daemon) {
 	for i := range one.Len() {
 		r, _ := s.Rule(one.Rule(i).Name)
 		want := counted[0][one.Rule(i).ID]
-		if n := r.Hardware.Packets + r.Software.Packets; n != want.Packets || r.Hardware.Bytes+r.Software.Bytes != want.Bytes {
-			t.Errorf("rule %s counted %+v and %+v, want %+v", r.Name, r.Hardware, r.Software, want)
+		if n := r.Hardware.Packets + r.Cache.Packets + r.Software.Packets; n != want.Packets || r.Hardware.Bytes+r.Cache.Bytes+r.Software.Bytes != want.Bytes {
+			t.Errorf("rule %s counted %+v, %+v and %+v, want %+v", r.Name, r.Hardware, r.Cache, r.Software, want)
 		}
 		if r.Name == "r/web" && r.Software.Packets > 0 || r.Name == "r/dns" && r.Hardware.Packets > 0 {
 			t.Errorf("rule %s was answered elsewhere: %+v", r.Name, r)

@@ -102,6 +102,20 @@ func (d *daemon) watch() {
 		}
 		check(b)
 	}
+	if d.status().Cache != nil {
+		cmd, said, out := start(nil, "--rule", "host", "--tier", "cache", "--count", "1", "-o", "json")
+		if line, err := said.ReadString('\n'); err != nil || !strings.HasPrefix(line, "looking on") {
+			d.t.Fatalf("%v: %s", err, line)
+		}
+		d.send(d.streams(cold), 200, 1000, nil)
+		var o agent.Observed
+		if err := json.NewDecoder(out).Decode(&o); err != nil || o.Rule != "r/host" || o.Tier != "cache" || o.Packets == 0 {
+			d.t.Errorf("%v: %+v", err, o)
+		}
+		if err := cmd.Wait(); err != nil {
+			d.t.Error(err)
+		}
+	}
 	if err := os.Chmod(d.dir, 0o755); err != nil {
 		d.t.Fatal(err)
 	}

@@ -321,8 +321,8 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestSampled: a frame that police or a third tag stops has gone nowhere.
-func TestSampled(t *testing.T) {
+// TestLineOf: a frame that police or a third tag stops has gone nowhere.
+func TestLineOf(t *testing.T) {
 	list, err := flow.ParseActions("mirror:#2,police(rate=1,burst=1),output:#3", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +333,7 @@ func TestSampled(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := fallback.Sample{Table: tab, Rule: 0, Verdict: flow.Drop, Length: len(frame), Frame: frame, Skipped: 3}
-	if l := sampled(&s); l.Verdict != "drop" || l.Out != nil || l.Skipped != 3 || l.Rule != "-" {
+	if l := lineOf(&s); l.Verdict != "drop" || l.Out != nil || l.Skipped != 3 || l.Rule != "-" {
 		t.Errorf("%+v", l)
 	}
 }

@@ -22,7 +22,7 @@ func (o *observer) software(ctx context.Context) error {
 		if err := samples.Next(ctx, &s); err != nil {
 			return err
 		}
-		line := sampled(&s)
+		line := lineOf(&s)
 		if o.Frames {
 			line.Frame, line.Length = s.Frame, s.Length
 		}
@@ -32,8 +32,8 @@ func (o *observer) software(ctx context.Context) error {
 	}
 }
 
-// sampled says what became of one frame.
-func sampled(s *fallback.Sample) Observed {
+// lineOf says what became of one frame.
+func lineOf(s *fallback.Sample) Observed {
 	r, ports := s.Table.Rule(s.Rule), s.Table.Ports()
 	in := flow.Port(s.Key.Get(flow.InPort))
 	line := Observed{Time: s.Time, Tier: tierSoftware, Port: ports.Name(in), Rule: r.Name, Verdict: s.Verdict.String(), Generation: uint64(s.Table.Generation()),
