@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // An entry's priority says what it is, and nothing about its neighbours, so that
@@ -73,6 +74,24 @@ func sealed(e flow.Entry) flow.Entry {
 	h.Write(b)
 	e.ID = mark | flow.EntryID(be.Uint64(h.Sum(nil))>>16)
 	return e
+}
+
+// Canary returns a guard, above all that answers, for the packets of k's flow as far as a
+// device of model m can tell them from others: it changes no verdict. ok is false if the
+// device cannot hold it.
+func Canary(m *device.Model, k *flow.Key) (e flow.Entry, ok bool) {
+	match := flow.Match{}
+	for _, f := range [...]flow.Field{flow.InPort, flow.SrcMAC, flow.DstMAC, flow.EthType, flow.SrcHi, flow.SrcLo, flow.DstHi, flow.DstLo, flow.Proto} {
+		match.Pin(f, k.Get(f), f.Max())
+	}
+	match.Pin(flow.VLAN, k.Get(flow.VLAN), flow.TagPresent|flow.TagID)
+	match.Pin(flow.Flags, k.Get(flow.Flags), flow.FlagIP|flow.FlagL4)
+	if k.Get(flow.Flags)&flow.FlagL4 != 0 {
+		match.SetPorts(flow.SrcPort, uint16(k.Get(flow.SrcPort)), uint16(k.Get(flow.SrcPort)))
+		match.SetPorts(flow.DstPort, uint16(k.Get(flow.DstPort)), uint16(k.Get(flow.DstPort)))
+	}
+	match = m.Widen(&match)
+	return sealed(flow.Entry{Kind: flow.GuardEntry, Rule: flow.DefaultRule, Priority: stationGuard, Match: match}), m.Admit(&match, nil, flow.GuardEntry) == nil
 }
 
 // genuine reports whether e is ours and as we made it.

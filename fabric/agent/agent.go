@@ -90,6 +90,7 @@ type Agent struct {
 	events     events
 	books      books
 	sampled    sampled
+	canary     CanaryStatus
 	journal    journal
 	lessons    lessons
 	past       account // counted by earlier processes, in devices, software and totals
@@ -221,6 +222,7 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	vfs := a.planVFs(want)
 	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && maps.Equal(heat, a.planned) &&
 		!slices.ContainsFunc(a.devices, func(c *card) bool { return c.found.size() > 0 }) {
+		a.canaries(ctx)
 		return nil
 	}
 	err := a.provision(vfs.Before)

@@ -18,7 +18,8 @@ type card struct {
 	installed  []flow.Entry // as read last
 	since      time.Time    // when that was first seen
 	usage      usage        // of installed
-	found      drift        // in the last round
+	canary     canary
+	found      drift // in the last round
 	model      device.Model
 	planner    offload.Planner
 	placements map[flow.RuleID]offload.Placement

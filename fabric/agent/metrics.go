@@ -87,6 +87,12 @@ func metrics(perRule bool) []metric {
 				emit(float64(s.Samples.Wrong), "wrong")
 				emit(float64(s.Samples.Passed), "passed")
 			}, "result"),
+		newMetric(counter, "bladeflow_canaries_total", "Canaries that were sent into devices to see whether they ask and count what they list. Alert on wrong above 0.",
+			func(s *Status, emit func(float64, ...string)) {
+				emit(float64(s.Canary.Right), "right")
+				emit(float64(s.Canary.Wrong), "wrong")
+				emit(float64(s.Canary.Open), "open")
+			}, "result"),
 		newMetric(counter, "bladeflow_events_total", "What happened to the blade, by code; `bladeflow describe blade` lists the last.",
 			func(s *Status, emit func(float64, ...string)) {
 				for _, code := range slices.Sorted(maps.Keys(s.EventTotals)) {

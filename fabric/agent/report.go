@@ -17,7 +17,7 @@ import (
 func (a *Agent) report(err error) {
 	now := a.Now()
 	a.show(now)
-	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Samples: a.sampled.SampleStatus, Mismatches: a.mismatches, Rejected: a.rejected,
+	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Samples: a.sampled.SampleStatus, Canary: a.canary, Mismatches: a.mismatches, Rejected: a.rejected,
 		Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost(), Events: []Event{}, EventTotals: map[string]uint64{}}
 	if a.Links != nil {
 		s.Links = a.Links()

@@ -56,6 +56,7 @@ type sampled struct {
 	SampleStatus
 	next   fallback.Sample
 	passed map[flow.EntryID]int // in how many looks packets passed by an entry
+	open   flow.Key             // of a packet that no device had to answer; zero if there was none
 }
 
 // resample judges again what software judged since the last look.
@@ -90,6 +91,10 @@ func (a *Agent) resample(ctx context.Context) {
 		}
 		a.sampled.Right++
 		for _, c := range a.devices {
+			c.canary.saw(&s.Key, s.Time, a.Now())
+			if mayAnswer(&c.model, &s.Key) && answering(c.installed, &c.model, &s.Key) == nil {
+				a.sampled.open = s.Key
+			}
 			if e := answering(c.installed, &c.model, &s.Key); e != nil && s.Time.After(c.since.Add(switchWindow)) {
 				a.sampled.Passed++
 				passed[e.ID], on[e.ID] = s.Key, c
@@ -145,7 +150,7 @@ func rejudge(s *fallback.Sample) string {
 // answering returns the entry that should have answered a packet in the device; nil if
 // there is none, or if another one may have punted it.
 func answering(installed []flow.Entry, m *device.Model, k *flow.Key) *flow.Entry {
-	if !m.Has(flow.Port(k.Get(flow.InPort))) || slices.ContainsFunc(m.Missed, func(x flow.Match) bool { return x.Matches(k) }) {
+	if !mayAnswer(m, k) {
 		return nil
 	}
 	var first *flow.Entry
@@ -165,4 +170,9 @@ func answering(installed []flow.Entry, m *device.Model, k *flow.Key) *flow.Entry
 		return nil
 	}
 	return first
+}
+
+// mayAnswer reports whether a device could answer a packet, with the right entry.
+func mayAnswer(m *device.Model, k *flow.Key) bool {
+	return m.Has(flow.Port(k.Get(flow.InPort))) && !slices.ContainsFunc(m.Missed, func(x flow.Match) bool { return x.Matches(k) })
 }

@@ -51,7 +51,8 @@ type Status struct {
 	Cache   *CacheStatus   `json:"cache,omitempty"` // nil without one
 	Drift   DriftStatus    `json:"drift"`
 	Samples SampleStatus   `json:"samples"` // frames that were judged again since the agent started
-	Events  []Event        `json:"events"`  // the last, the oldest first
+	Canary  CanaryStatus   `json:"canary"`
+	Events  []Event        `json:"events"` // the last, the oldest first
 
 	EventTotals map[string]uint64 `json:"eventTotals"` // by code, since the agent started
 

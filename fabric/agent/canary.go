@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+)
+
+// The canary of a device: two entries that change no verdict, put in to see whether the
+// device does what its dump says.
+//
+// Problem. A driver may say that an entry is in hardware, list it, and have a card that
+// never asks it, or that counts for it what it did not answer. Where all entries behave
+// so, traffic alone shows little: software answers, and all is right, only slow.
+//
+// Idea. While nothing else is to be done, a guard is put in for a flow that software has
+// just seen: it goes on to software, and the guard has to count it. A second one is for the
+// same flow from a station that nobody is, and must count nothing. Both go again as soon as
+// they have shown that, or the opposite, or nothing for a while. A guard only punts, so
+// neither can make a verdict wrong; the checker is asked all the same.
+//
+// A device without entries that punt has no canary, nor has one without room for two more.
+
+// canaryPace is how long a device is left alone between two canaries, and after a change.
+const canaryPace = time.Minute
+
+// canaryWait is how long a canary waits for packets.
+const canaryWait = 30 * time.Second
+
+// nobody is the source address that no station has.
+const nobody = 0x02b1adffffff
+
+// CanaryStatus counts canaries that were sent into devices.
+type CanaryStatus struct {
+	Right uint64 `json:"right"`
+	Wrong uint64 `json:"wrong"`
+	Open  uint64 `json:"open"` // whose flow ended too soon
+}
+
+// canary is one that is in a device, and when the next may go.
+type canary struct {
+	probe, idle flow.Entry // IDs are zero if none is in
+	since, next time.Time
+	seen        int       // packets of probe's that software saw
+	asked       time.Time // when these were enough; zero if they were not yet
+}
+
+// verdict says what a canary has shown, by what its entries counted: whether it is done,
+// and what is wrong, which is empty if nothing is or if nothing can be said.
+func (k *canary) verdict(probe, idle flow.Counter, lag time.Duration, now time.Time) (done bool, wrong string) {
+	switch {
+	case idle.Packets > 0:
+		return true, fmt.Sprintf("entry %s counted %d packets, and nobody sends such", ruleID(flow.RuleID(k.idle.ID)), idle.Packets)
+	case probe.Packets > 0:
+		return true, ""
+	case !k.asked.IsZero() && now.After(k.asked.Add(lag)):
+		return true, fmt.Sprintf("software saw %d packets that entry %s had to punt, and it counted none: the device lists entries that it does not ask", k.seen, ruleID(flow.RuleID(k.probe.ID)))
+	}
+	return now.After(k.since.Add(canaryWait)), ""
+}
+
+// saw notes a packet that software saw.
+func (k *canary) saw(key *flow.Key, at, now time.Time) {
+	if k.probe.ID == 0 || !k.probe.Match.Matches(key) || !at.After(k.since.Add(switchWindow)) {
+		return
+	}
+	if k.seen++; k.seen == patience {
+		k.asked = now
+	}
+}
+
+// canaries is called in a look that left nothing to do.
+func (a *Agent) canaries(ctx context.Context) {
+	now := a.Now()
+	for _, c := range a.devices {
+		switch k := &c.canary; {
+		case a.Samples == nil || c.left == nil:
+		case k.next.IsZero():
+			k.next = now.Add(canaryPace)
+		case k.probe.ID == 0 && !now.Before(k.next):
+			a.release(ctx, c)
+		case k.probe.ID != 0:
+			done, wrong := k.verdict(c.ledger.live[k.probe.ID], c.ledger.live[k.idle.ID], c.model.CounterLag, now)
+			if !done {
+				continue
+			}
+			switch {
+			case wrong != "":
+				a.canary.Wrong++
+				a.event(eventCanary, c.Name, wrong)
+			case c.ledger.live[k.probe.ID].Packets > 0:
+				a.canary.Right++
+			default:
+				a.canary.Open++
+			}
+			a.withdraw(ctx, c)
+		}
+	}
+}
+
+// release puts a canary into a device.
+func (a *Agent) release(ctx context.Context, c *card) {
+	c.canary = canary{next: a.Now().Add(canaryPace)}
+	key, m := a.sampled.open, a.limited(c)
+	full := m.Entries > 0 && len(c.installed)+2 > m.Entries
+	if key == (flow.Key{}) || full || !m.Has(flow.Port(key.Get(flow.InPort))) {
+		return
+	}
+	a.sampled.open = flow.Key{}
+	probe, ok := offload.Canary(&m, &key)
+	key.Set(flow.SrcMAC, nobody)
+	idle, also := offload.Canary(&m, &key)
+	if !ok || !also || idle.Match.Overlaps(&probe.Match) {
+		return
+	}
+	pair := []flow.Entry{probe, idle}
+	if a.check(a.running, slices.Concat(c.installed, pair), c.model) != nil {
+		return
+	}
+	for i, out := range c.Driver.Apply(ctx, []offload.Op{{Kind: offload.Add, Entry: probe}, {Kind: offload.Add, Entry: idle}}) {
+		if out.Status != offload.Refused { // one that may be there goes like one that is
+			c.left = append(slices.Clip(c.left), pair[i])
+		}
+	}
+	c.canary.probe, c.canary.idle, c.canary.since = probe, idle, a.Now()
+}
+
+// withdraw takes a canary out.
+func (a *Agent) withdraw(ctx context.Context, c *card) {
+	pair := []flow.Entry{c.canary.probe, c.canary.idle}
+	for i, out := range c.Driver.Apply(ctx, []offload.Op{{Kind: offload.Remove, Entry: pair[0]}, {Kind: offload.Remove, Entry: pair[1]}}) {
+		if out.Status == offload.Done {
+			c.ledger.close(&pair[i], out.Final, a.running)
+		}
+	}
+	c.left = slices.DeleteFunc(slices.Clone(c.left), func(e flow.Entry) bool { return e.ID == pair[0].ID || e.ID == pair[1].ID })
+	c.canary = canary{next: a.Now().Add(canaryPace)}
+}

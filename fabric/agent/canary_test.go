@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/offloadtest"
+	"github.com/bladeflow/bladeflow/offload/verify"
+)
+
+// talkative is a device that counts a packet for every entry that it lists.
+type talkative struct{ *offloadtest.NIC }
+
+func (d talkative) Counters(ctx context.Context) ([]offload.Count, error) {
+	counts, err := d.NIC.Counters(ctx)
+	for i := range counts {
+		counts[i].Packets++
+	}
+	return counts, err
+}
+
+// TestCanary has devices that do what they list and others that only say so, for long
+// enough that several canaries go in and out. No verdict changes, and nothing is left.
+func TestCanary(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		device  func(*offloadtest.NIC) offload.Driver
+		deaf    bool // it asks no entry
+		silent  bool // the flow ends when a canary is in
+		entries int
+		want    CanaryStatus
+	}{
+		{name: "right", entries: 64, want: CanaryStatus{Right: 1}},
+		{name: "deaf", entries: 64, deaf: true, want: CanaryStatus{Wrong: 1}},
+		{name: "talkative", entries: 64, device: func(n *offloadtest.NIC) offload.Driver { return talkative{n} }, want: CanaryStatus{Wrong: 1}},
+		{name: "no packets", entries: 64, silent: true, want: CanaryStatus{Open: 1}},
+		{name: "full", entries: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, c.entries)
+			tap := &tapped{software: r.software}
+			config := r.config()
+			config.Samples = tap
+			if c.device != nil {
+				config.Devices[0].Driver = c.device(r.nic)
+			}
+			r.agent = New(config)
+			r.wanted.Want(table(t, 1, nil, "name=a,priority=2,in_port=vf1,ip_proto=tcp actions=pass", "name=b,priority=1,in_port=vf1 actions=drop"))
+			r.settle(2)
+			idle := len(r.installed())
+			k, err := flow.ParseKey("in_port=vf1,src_mac=02:00:00:00:00:09,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.0.0.2,src_port=9,dst_port=80", testPorts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, _ := r.nic.Model(t.Context())
+			most := idle
+			for range 55 { // 110 s
+				if held := r.installed(); !c.silent || len(held) == idle {
+					if !c.deaf {
+						if e, hit := r.nic.Receive(&k, 64); hit && !e.Punt() {
+							t.Fatalf("%v answered", e)
+						}
+					}
+					tap.judge(t, &k, r.now.Add(switchWindow*3/2))
+				} else if most = max(most, len(held)); verify.Check(r.software.current(), held, m) != nil {
+					t.Fatal("not right with a canary in")
+				}
+				most = max(most, len(r.installed()))
+				r.settle(1)
+			}
+			s := r.agent.Status()
+			if s.Canary != c.want || s.EventTotals[eventCanary] != c.want.Wrong || s.Drift != (DriftStatus{}) {
+				t.Errorf("%+v, %+v, %v", s.Canary, s.Drift, s.EventTotals)
+			}
+			if in := c.want != (CanaryStatus{}); len(r.installed()) != idle || in && most != idle+2 || !in && most != idle {
+				t.Errorf("%d entries, %d at most, %d without a canary", len(r.installed()), most, idle)
+			}
+			r.proved()
+		})
+	}
+}
+
+// TestCanaryChange has the table change while a canary is in: the change takes it out.
+func TestCanaryChange(t *testing.T) {
+	r := newRig(t, 64)
+	tap := &tapped{software: r.software}
+	config := r.config()
+	config.Samples = tap
+	r.agent = New(config)
+	r.wanted.Want(web(t, 1))
+	r.settle(2)
+	k, err := flow.ParseKey("in_port=uplink,src_mac=02:00:00:00:00:09,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.0.0.9,src_port=9,dst_port=80", testPorts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tap.judge(t, &k, r.now.Add(-time.Second))
+	idle := len(r.installed())
+	for range 40 {
+		r.settle(1)
+	}
+	if len(r.installed()) != idle+2 {
+		t.Fatalf("%d entries, and %d without a canary", len(r.installed()), idle)
+	}
+	r.wanted.Want(table(t, 2, nil, "name=b,priority=1,in_port=vf1 actions=drop"))
+	r.settle(3)
+	r.proved()
+	for _, e := range r.installed() {
+		if e.Punt() {
+			t.Errorf("%+v is left", e)
+		}
+	}
+	if s := r.agent.Status(); s.Drift != (DriftStatus{}) || s.EventTotals[eventRefused] != 0 {
+		t.Errorf("%+v, %v", s.Drift, s.EventTotals)
+	}
+}
