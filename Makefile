@@ -140,10 +140,15 @@ long-policy: ## change a table 2,000 times under 240,000 packets per second; wri
 	@mkdir -p docs/results
 	BLADEFLOW_POLICY=2000 $(GO) test -count=1 -timeout 60m -v -run '^TestChanges$$' ./hwtests
 
+.PHONY: long-storm
+long-storm: ## 30 million frames of new flows on one port beside the flows of others; writes docs/results/storm.json (root, 5 min)
+	@mkdir -p docs/results
+	BLADEFLOW_STORM=30000000 $(GO) test -count=1 -timeout 60m -v -run '^TestStorm$$' ./fallback
+
 .PHONY: long-deaths
 long-deaths: ## kill an agent 200 times under traffic that its flow cache knows; writes docs/results/deaths.json (root, 10 min)
 	@mkdir -p docs/results
-	BLADEFLOW_DEATHS=200 nice -n 5 $(GO) test -count=1 -timeout 60m -v -run '^TestDeaths$$' ./hwtests
+	BLADEFLOW_DEATHS=200 $(GO) test -count=1 -timeout 60m -v -run '^TestDeaths$$' ./hwtests
 
 .PHONY: long-generations
 long-generations: ## 100 million frames through the flow cache across 10,000 tables; writes docs/results/generations.json (root, 30 min)

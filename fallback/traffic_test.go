@@ -5,6 +5,7 @@ package fallback_test
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -46,8 +47,8 @@ func newTraffic(t testing.TB, flows, source uint32) *traffic {
 	// A call of BPF_PROG_TEST_RUN puts the program into the kernel's dispatcher and takes it
 	// out again, which takes 27 ms, unless it is there because a device has it.
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "spare"
-	spare := &netlink.Veth{LinkAttrs: attrs, PeerName: "spare-peer"}
+	attrs.Name = fmt.Sprintf("s%d", source)
+	spare := &netlink.Veth{LinkAttrs: attrs, PeerName: fmt.Sprintf("p%d", source)}
 	must.Have(t, "veth", netlink.LinkAdd(spare))
 	held, err := link.AttachXDP(link.XDPOptions{Program: o.Make, Interface: spare.Index, Flags: link.XDPDriverMode})
 	must.Have(t, "xdp", err)
@@ -142,6 +143,19 @@ func (x *traffic) window(n uint64) func() bool {
 			}
 			time.Sleep(20 * time.Microsecond)
 		}
+		return true
+	}
+}
+
+// every lets a burst go every so often, and makes up for none that was late.
+func every(gap time.Duration) func() bool {
+	next := time.Now()
+	return func() bool {
+		time.Sleep(time.Until(next))
+		if now := time.Now(); next.Before(now) {
+			next = now
+		}
+		next = next.Add(gap)
 		return true
 	}
 }
