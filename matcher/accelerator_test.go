@@ -1,7 +1,6 @@
 package matcher
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -129,20 +128,28 @@ func TestCacheSize(t *testing.T) {
 	}
 }
 
-// TestBounds checks the memory of accelerators, that large ones are left out, and that
-// none is where it is not wanted.
+// TestBounds checks the memory of accelerators for caches of usual sizes, that large ones
+// are left out, that a larger cache never costs a table its accelerator, and that none is where
+// it is not wanted.
 func TestBounds(t *testing.T) {
 	for _, family := range flowtest.Families() {
 		for _, n := range []int{1000, 10_000, 20_000} {
 			tab := flowtest.NewTable(flowtest.Generate(family, n, 1), nil)
 			for _, lane := range Lanes() {
-				a := newAccelerator(tab, lane)
-				switch {
-				case a == nil:
-				case n > maxBlockRules || !hasVectors(lane):
-					t.Errorf("%s: %d rules are accelerated in lane %s", family, n, lane)
-				case n <= maxVectorRules && a.bytes() > maxSmallBytes || a.bytes() > maxBlockBytes:
-					t.Errorf("%s: the accelerator of %d rules has %d bytes", family, n, a.bytes())
+				before := false // with a smaller cache
+				for _, cache := range []int{512 << 10, 2 << 20} {
+					a := newAccelerator(tab, lane, cache)
+					switch {
+					case a == nil:
+						if before {
+							t.Errorf("%s: %d rules are accelerated with a smaller cache than %d bytes, but not with that", family, n, cache)
+						}
+					case n > maxBlockRules || !hasVectors(lane):
+						t.Errorf("%s: %d rules are accelerated in lane %s", family, n, lane)
+					case n <= maxVectorRules && a.bytes() > min(maxSmallBytes, smallCaches*cache) || a.bytes() > maxBlockBytes:
+						t.Errorf("%s: the accelerator of %d rules has %d bytes, for a cache of %d", family, n, a.bytes(), cache)
+					}
+					before = a != nil
 				}
 			}
 			if c := Compile(tab, SaveMemory()); c.fast.Load() != nil {
@@ -175,24 +182,6 @@ func TestLookupAllocates(t *testing.T) {
 					}
 				}
 			}
-		}
-	}
-}
-
-// BenchmarkAccelerator makes accelerators of generated sets.
-func BenchmarkAccelerator(b *testing.B) {
-	for _, family := range flowtest.Families() {
-		for _, n := range []int{1000, 10_000} {
-			tab := flowtest.NewTable(flowtest.Generate(family, n, 1), nil)
-			b.Run(fmt.Sprintf("%s/%d", family, n), func(b *testing.B) {
-				var a accelerator
-				for b.Loop() {
-					a = newAccelerator(tab, Lanes()[0])
-				}
-				if a != nil {
-					b.ReportMetric(float64(a.bytes()), "B")
-				}
-			})
 		}
 	}
 }

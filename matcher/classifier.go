@@ -59,7 +59,7 @@ func Compile(t *flow.Table, opts ...Option) *Classifier {
 		return c
 	}
 	if !c.compact {
-		if a := newAccelerator(t, c.lane); a != nil {
+		if a := newAccelerator(t, c.lane, secondLevelCache()); a != nil {
 			c.fast.Store(&fast{a, dated{t, 0}})
 		}
 	}

@@ -98,7 +98,7 @@ func (c *Classifier) accelerate() {
 	if d.table.Len() > maxFast {
 		return
 	}
-	if v := newAccelerator(d.table, c.lane); v != nil {
+	if v := newAccelerator(d.table, c.lane, secondLevelCache()); v != nil {
 		c.fast.Store(&fast{v, *d})
 	}
 }

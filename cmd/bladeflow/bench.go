@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"time"
@@ -29,9 +32,13 @@ func benchMatcher() *cobra.Command {
 Times are CPU time of one thread, the median of 7 passes through the trace, so that
 other work on the machine disturbs little. Answers are compared with what the trace
 expects, or, where it does not say, with the definition on a sample of packets.
+Traffic is, beside the trace, the trace while every batch also touches 256 KiB of other
+memory, as a datapath would; and packets that only the last rule answers, or none, made of
+the sources, destinations and ports of the trace.
 Building is measured for the lane, in CPU time; memory is that beside the rules.
-Updates take single rules out of the fastest lane and put them in again, while another
-goroutine looks the trace up.`,
+Updates take single rules out of the fastest lane, without an accelerator, and put them in
+again, while another goroutine looks the trace up: as fast as they go, which gives their
+times, then 100,000 a second, which gives the share of their speed that lookups keep.`,
 		Example: `  bladeflow bench matcher --rules acl.rules --from classbench --trace acl.trace --cpu 1 -o json`,
 	}
 	in.flags(cmd)
@@ -68,17 +75,34 @@ goroutine looks the trace up.`,
 		if *output == "json" {
 			return printJSON(cmd.OutOrStdout(), r)
 		}
-		rows := [][]string{{"LANE", "BATCH", "LOOKUPS/S", "WRONG"}}
-		for _, l := range r.Lanes {
-			rows = append(rows, []string{l.Lane, fmt.Sprint(l.Batch), fmt.Sprintf("%.0f", l.PerSecond), fmt.Sprint(l.Wrong)})
-		}
-		if err := printTable(cmd.OutOrStdout(), rows); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, built in %.4f s, %.1f bytes a rule\n", count(r.Rules, "rule"), r.BuildSeconds, r.BytesPerRule)
-		return err
+		return printMatcher(cmd.OutOrStdout(), r)
 	}
 	return cmd
+}
+
+func printMatcher(w io.Writer, r matcherFigures) error {
+	rows := [][]string{{"LANE", "BATCH", "TRAFFIC", "LOOKUPS/S", "WRONG"}}
+	for _, some := range []struct {
+		traffic string
+		lanes   []laneFigures
+	}{{"trace", r.Lanes}, {"trace, 256 KiB touched", r.Touched}, {"last rule", r.Last}} {
+		for _, l := range some.lanes {
+			rows = append(rows, []string{l.Lane, fmt.Sprint(l.Batch), some.traffic, fmt.Sprintf("%.0f", l.PerSecond), fmt.Sprint(l.Wrong)})
+		}
+	}
+	if err := printTable(w, rows); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "%s, built in %.4f s, %.1f bytes a rule\n", count(r.Rules, "rule"), r.BuildSeconds, r.BytesPerRule); err != nil {
+		return err
+	}
+	u := r.Update
+	if u == nil {
+		return nil
+	}
+	return printTable(w, [][]string{{"UPDATES/S", "MEAN NS", "MEDIAN NS", "99 % NS", "LONGEST NS", "LOOKUPS KEEP"},
+		{fmt.Sprintf("%.0f", u.PerSecond), fmt.Sprintf("%.0f", u.Mean), fmt.Sprintf("%.0f", u.P50), fmt.Sprintf("%.0f", u.P99), fmt.Sprintf("%.0f", u.Max),
+			fmt.Sprintf("%.2f", u.LookupsKeep)}})
 }
 
 // matcherFigures is what `bench matcher` prints.
@@ -87,6 +111,10 @@ type matcherFigures struct {
 	BuildSeconds float64       `json:"build_seconds"`
 	BytesPerRule float64       `json:"bytes_per_rule"`
 	Lanes        []laneFigures `json:"lanes"`
+	// Touched is of the trace while each batch touches touchedBytes of other memory.
+	Touched []laneFigures `json:"touched"`
+	// Last is of packets that only the last rule answers, or none; empty if none were found.
+	Last []laneFigures `json:"last"`
 
 	Update *updateFigures `json:"update"` // null without rules
 }
@@ -100,7 +128,8 @@ type laneFigures struct {
 
 // measure looks p up in every lane, in batches of 256 and of 32.
 func measure(cmd *cobra.Command, t rules, p packets) (matcherFigures, error) {
-	r := matcherFigures{Rules: t.Len()}
+	r := matcherFigures{Rules: t.Len(), Last: []laneFigures{}}
+	last := lastTraffic(t, p)
 	for i, lane := range matcher.Lanes() {
 		doing(cmd, "measuring lane %s", lane)
 		start, err := threadTime()
@@ -123,11 +152,25 @@ func measure(cmd *cobra.Command, t rules, p packets) (matcherFigures, error) {
 		}
 		wrong := wrongAnswers(t, c, some)
 		for _, batch := range []int{256, 32} {
-			perSecond, err := rate(c, some.keys, batch)
+			perSecond, err := rate(c, some.keys, batch, 0)
 			if err != nil {
 				return r, err
 			}
 			r.Lanes = append(r.Lanes, laneFigures{lane.String(), batch, perSecond, wrong})
+		}
+		if lane == matcher.Definition {
+			continue
+		}
+		perSecond, err := rate(c, p.keys, 256, touchedBytes)
+		if err != nil {
+			return r, err
+		}
+		r.Touched = append(r.Touched, laneFigures{lane.String(), 256, perSecond, wrong})
+		if len(last.keys) > 0 {
+			if perSecond, err = rate(c, last.keys, 256, 0); err != nil {
+				return r, err
+			}
+			r.Last = append(r.Last, laneFigures{lane.String(), 256, perSecond, wrongAnswers(t, c, last)})
 		}
 	}
 	doing(cmd, "measuring updates")
@@ -136,29 +179,92 @@ func measure(cmd *cobra.Command, t rules, p packets) (matcherFigures, error) {
 	return r, err
 }
 
-// rate returns the median number of lookups in a second of CPU time.
-func rate(c *matcher.Classifier, keys []flow.Key, batch int) (float64, error) {
+// touchedBytes is the other memory that a batch touches, as the frames, descriptors and
+// counters of a datapath would.
+const touchedBytes = 256 << 10
+
+// rate returns the median number of lookups in a second of CPU time, while each batch
+// touches that many bytes of other memory; the time of that alone does not count.
+func rate(c *matcher.Classifier, keys []flow.Key, batch, touched int) (float64, error) {
 	const passes = 7
-	b := matcher.Batch{Rules: make([]int32, batch)}
 	var times []time.Duration
 	for len(times) < passes+1 { // the first one warms up
-		start, err := threadTime()
+		spent, err := passTime(c, keys, batch, touched)
 		if err != nil {
 			return 0, err
 		}
-		for chunk := range slices.Chunk(keys, batch) {
-			b.Keys = chunk
-			c.Lookup(&b)
+		if touched > 0 {
+			touching, err := passTime(nil, keys, batch, touched)
+			if err != nil {
+				return 0, err
+			}
+			spent -= touching
 		}
-		end, err := threadTime()
-		if err != nil {
-			return 0, err
-		}
-		times = append(times, max(1, end-start))
+		times = append(times, max(1, spent))
 	}
 	times = times[1:]
 	slices.Sort(times)
 	return float64(len(keys)) / times[passes/2].Seconds(), nil
+}
+
+// passTime returns the CPU time of one pass through keys; with a nil c nothing is looked up.
+func passTime(c *matcher.Classifier, keys []flow.Key, batch, touched int) (time.Duration, error) {
+	b := matcher.Batch{Rules: make([]int32, batch)}
+	other := make([]byte, touched)
+	start, err := threadTime()
+	if err != nil {
+		return 0, err
+	}
+	for chunk := range slices.Chunk(keys, batch) {
+		if c != nil {
+			b.Keys = chunk
+			c.Lookup(&b)
+		}
+		for i := 0; i < len(other); i += 64 {
+			other[i]++
+		}
+	}
+	end, err := threadTime()
+	return end - start, err
+}
+
+// lastTraffic returns as many packets as p has, 16,384 at most, that only the last rule
+// answers, or none: the sources, destinations and ports of p, dealt anew or random. There are
+// fewer where hardly any are found, and none where that is not a batch.
+func lastTraffic(t rules, p packets) packets {
+	const most, tries = 16 << 10, 4 << 10
+	rng := rand.New(rand.NewPCG(3, 4))
+	c := matcher.Compile(t.Table, matcher.SaveMemory())
+	b := matcher.Batch{Keys: make([]flow.Key, 256), Rules: make([]int32, 256)}
+	var out packets
+	for range tries {
+		for i := range b.Keys {
+			k := p.keys[rng.IntN(len(p.keys))]
+			for _, fields := range [][]flow.Field{{flow.SrcHi, flow.SrcLo}, {flow.DstHi, flow.DstLo}, {flow.SrcPort}, {flow.DstPort}} {
+				other := &p.keys[rng.IntN(len(p.keys))]
+				for _, f := range fields {
+					k.Set(f, other.Get(f))
+				}
+				if f := fields[len(fields)-1]; rng.IntN(2) == 0 && (f == flow.SrcLo || f == flow.DstLo || k.Get(flow.Flags)&flow.FlagL4 != 0) {
+					k.Set(f, k.Get(f)^rng.Uint64N(1+min(f.Max(), math.MaxUint32)))
+				}
+			}
+			b.Keys[i] = k
+		}
+		c.Lookup(&b)
+		for i, rule := range b.Rules {
+			if int(rule) >= t.Len()-1 {
+				out.keys = append(out.keys, b.Keys[i])
+			}
+		}
+		if len(out.keys) >= min(most, len(p.keys)) {
+			return out
+		}
+	}
+	if len(out.keys) < len(b.Keys) {
+		return packets{}
+	}
+	return out
 }
 
 // wrongAnswers counts the packets that get another rule than the trace expects, or
