@@ -232,7 +232,7 @@ func passTime(c *matcher.Classifier, keys []flow.Key, batch, touched int) (time.
 // answers, or none: the sources, destinations and ports of p, dealt anew or random. There are
 // fewer where hardly any are found, and none where that is not a batch.
 func lastTraffic(t rules, p packets) packets {
-	const most, tries = 16 << 10, 4 << 10
+	const most, tries = 16 << 10, 512
 	rng := rand.New(rand.NewPCG(3, 4))
 	c := matcher.Compile(t.Table, matcher.SaveMemory())
 	b := matcher.Batch{Keys: make([]flow.Key, 256), Rules: make([]int32, 256)}
