@@ -66,7 +66,9 @@ func TestStorm(t *testing.T) {
 	waitFor(t, "new flows", func() bool { return fresh.made() > 0 })
 	stormed := time.Now()
 	stopStorm := storm.start(t, cables[stormPort].far, func() bool { return storm.made() < frames })
-	waitFor(t, "the storm", func() bool { return storm.made() >= frames })
+	for part := range uint64(100) {
+		waitFor(t, "a hundredth of the storm", func() bool { return storm.made() >= frames*(part+1)/100 })
+	}
 	stopStorm()
 	up := b.Stats().Cache.Ports[stormPort]
 	lasted := time.Since(stormed)

@@ -225,8 +225,11 @@ func (s *side) send(ctx context.Context) error {
 func (d *dying) out(ctx context.Context, sequence uint64) error {
 	wire := d.blade.At(lab.Uplink).Leaves
 	for limit := time.Now().Add(settleLimit); wire.Cell(sequence).Copies == 0; time.Sleep(200 * time.Microsecond) {
-		if time.Now().After(limit) || ctx.Err() != nil {
-			return fmt.Errorf("frame %d has not come out: %w: %s", sequence, ctx.Err(), d.said())
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Now().After(limit) {
+			return fmt.Errorf("frame %d has not come out after %s: %s", sequence, settleLimit, d.said())
 		}
 	}
 	return nil
