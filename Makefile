@@ -121,6 +121,12 @@ long-updates: ## a million random updates in every lane, compared with the defin
 long-fuzz-datapath: ## 24 CPU-minutes of fuzzing: frames into the flow cache's parser and into the whole path; writes docs/results/fuzz-datapath.json (root)
 	@exec .ci/fuzz-datapath
 
+.PHONY: long-datapath
+long-datapath: build ## what a frame costs in the software datapath and in its peers; writes docs/results/datapath.json (root, 15 min; installs nftables and openvswitch-switch)
+	@mkdir -p docs/results
+	bin/bladeflow bench datapath --install -o json >bin/datapath.json
+	mv bin/datapath.json docs/results/datapath.json
+
 .PHONY: long-lab
 long-lab: build ## every scenario on the emulated chassis, recorded in docs/results/lab.json (root, 4 min)
 	@mkdir -p docs/results

@@ -73,7 +73,7 @@ type Config struct {
 // stay the caller's to close, after Run has returned.
 func New(c Config) (*Datapath, error) {
 	began := time.Now()
-	d := &Datapath{kernel: c.Kernel, cache: c.Cache, meters: meters{all: map[flow.MeterID]*meter{}},
+	d := &Datapath{kernel: c.Kernel, cache: c.Cache, meters: meters{all: map[flow.MeterID]*meter{}, past: map[flow.RuleID]flow.Counter{}},
 		clock: func() time.Duration { return time.Since(began) }}
 	ports := slices.Sorted(maps.Keys(c.Links))
 	if len(ports) > 0 {
@@ -115,6 +115,7 @@ func (d *Datapath) Swap(t *flow.Table) error {
 		w.tally.adopt(t)
 		w.mu.Unlock()
 	}
+	d.meters.forget(t, d.clock())
 	if d.cache != nil && (before == nil || before.epoch != g.epoch) {
 		return d.cache.Settle()
 	}

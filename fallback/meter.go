@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -35,11 +36,35 @@ func (m *meter) pass(police *flow.Action, now time.Duration, length int) (passes
 	return passes
 }
 
-// meters are those of all rules that ever policed: what a rule owes outlives the rule,
-// else taking it out and in again would fill its bucket.
+// meters are those of all rules that police, and of rules that are gone and still owe
+// something: what a rule owes outlives the rule, else taking it out and in again would fill
+// its bucket. With each table those are freed that would be full by now, as
+// [flow.Meters.Forget] says. What they have dropped stays, 24 bytes a rule.
 type meters struct {
-	mu  sync.Mutex
-	all map[flow.MeterID]*meter // mu
+	mu   sync.Mutex // guards what follows
+	all  map[flow.MeterID]*meter
+	past map[flow.RuleID]flow.Counter // what freed ones have dropped
+}
+
+// forget frees meters after a change to t. No worker may use an earlier table any more.
+func (ms *meters) forget(t *flow.Table, now time.Duration) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	maps.DeleteFunc(ms.all, func(id flow.MeterID, m *meter) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if id.In(t) || !m.state.Full(now) {
+			return false
+		}
+		if m.dropped.Packets > 0 {
+			ms.past[id.Rule] = plus(ms.past[id.Rule], m.dropped)
+		}
+		return true
+	})
+}
+
+func plus(a, b flow.Counter) flow.Counter {
+	return flow.Counter{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes}
 }
 
 // of returns a meter, which is full if it is new.
@@ -58,13 +83,14 @@ func (ms *meters) of(id flow.MeterID) *meter {
 // its length as it was then. The counters of rules ([Datapath.Counters]) have these frames
 // as well, for the rules matched them.
 func (d *Datapath) Policed() map[flow.RuleID]flow.Counter {
-	sum := map[flow.RuleID]flow.Counter{}
 	d.meters.mu.Lock()
 	defer d.meters.mu.Unlock()
+	sum := maps.Clone(d.meters.past)
 	for id, m := range d.meters.all {
 		m.mu.Lock()
-		n := sum[id.Rule]
-		sum[id.Rule] = flow.Counter{Packets: n.Packets + m.dropped.Packets, Bytes: n.Bytes + m.dropped.Bytes}
+		if m.dropped.Packets > 0 {
+			sum[id.Rule] = plus(sum[id.Rule], m.dropped)
+		}
 		m.mu.Unlock()
 	}
 	return sum

@@ -195,6 +195,7 @@ func TestPoliceExact(t *testing.T) {
 		if err := d.Swap(tab); err != nil {
 			t.Fatal(err)
 		}
+		defined.Forget(tab, *now)
 		for range 20 {
 			*now += time.Duration(rng.Int64N(int64(5 * time.Millisecond)))
 			at := *now
@@ -229,6 +230,38 @@ func TestPoliceExact(t *testing.T) {
 	}
 	if s := d.Stats(); sum == 0 || s.Policed != sum || s.Dropped < sum || len(dropped) < 4 {
 		t.Errorf("%d dropped by rules %v, totals %+v", sum, dropped, s)
+	}
+}
+
+// TestPoliceForgets: a rule that is gone leaves its meter behind until that is full, and
+// its count for ever.
+func TestPoliceForgets(t *testing.T) {
+	d, now, _ := taped(t)
+	frame := make([]byte, 100)
+	list := flow.Actions{{Op: flow.Police, Rate: 800, Burst: 100}, {Op: flow.Drop}} // full again in a second
+	for round := range 50 {
+		tab := flowtest.NewTable([]flow.Rule{{ID: flow.RuleID(round + 1), Name: "r", Actions: list}}, nil)
+		if err := d.Swap(tab); err != nil {
+			t.Fatal(err)
+		}
+		d.workers[0].judge([][]byte{frame, frame, frame})
+		*now += 300 * time.Millisecond
+	}
+	if n := len(d.meters.all); n != 4 { // of the last second
+		t.Errorf("%d meters, of 50 rules that have come and gone", n)
+	}
+	dropped := d.Policed()
+	for round := range 50 {
+		if n := dropped[flow.RuleID(round+1)]; n != (flow.Counter{Packets: 2, Bytes: 200}) {
+			t.Errorf("rule %d: dropped %+v", round+1, n)
+		}
+	}
+	*now += time.Second
+	if err := d.Swap(flowtest.NewTable(nil, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if len(d.meters.all) != 0 || len(d.Policed()) != 50 {
+		t.Errorf("%d meters are left, and %d counts", len(d.meters.all), len(d.Policed()))
 	}
 }
 

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"maps"
 	"math/bits"
 	"time"
 )
@@ -17,6 +18,7 @@ type Meter struct {
 	// bits a second fills as many of them as bits in a nanosecond. So nothing is rounded.
 	Owed uint64
 	At   time.Duration // when that was, from some moment that all times count from
+	Rate uint64        // of the police action that a frame came to last; see [Meter.Full]
 }
 
 const billionthsPerByte = 8e9
@@ -35,7 +37,7 @@ func (m Meter) Pass(police Action, now time.Duration, length int) (Meter, bool) 
 		m.At = now
 	}
 	size := uint64(police.Burst) * billionthsPerByte
-	m.Owed = min(m.Owed, size) // the burst may have been greater
+	m.Owed, m.Rate = min(m.Owed, size), police.Rate // the burst may have been greater
 	owed := m.Owed + uint64(length)*billionthsPerByte
 	if owed < m.Owed || owed > size {
 		return m, false
@@ -44,11 +46,32 @@ func (m Meter) Pass(police Action, now time.Duration, length int) (Meter, bool) 
 	return m, true
 }
 
+// Full reports whether the bucket is full at a time if it went on filling at the rate that
+// it had last. Such a meter is as good as a new one.
+func (m Meter) Full(now time.Duration) bool {
+	hi, filled := bits.Mul64(m.Rate, uint64(max(0, now-m.At)))
+	return hi > 0 || filled >= m.Owed
+}
+
 // MeterID names a meter: of which rule, and at which place among its actions the
-// police action stands. A rule's meter survives tables, as its counter does.
+// police action stands. A rule's meter survives tables, as its counter does, but for
+// [Meters.Forget].
 type MeterID struct {
 	Rule RuleID
 	At   int
+}
+
+// In reports whether t has the rule, with a police action at that place.
+func (id MeterID) In(t *Table) bool {
+	i, ok := t.Index(id.Rule)
+	if id.Rule == DefaultRule {
+		i, ok = t.Len(), true
+	}
+	if !ok {
+		return false
+	}
+	actions := t.Rule(i).Actions
+	return id.At < len(actions) && actions[id.At].Op == Police
 }
 
 // Meters is the state of all meters of a blade. One that is not there is full.
@@ -68,4 +91,10 @@ func (m Meters) Judge(t *Table, frame []byte, in Port, now time.Duration) []Emis
 		m[id], passes = m[id].Pass(r.Actions[at], now, length)
 		return passes
 	})
+}
+
+// Forget is what a change to table t at a time does to meters: those that t does not use
+// and that are full are gone, so that rules which come and go leave nothing behind for ever.
+func (m Meters) Forget(t *Table, now time.Duration) {
+	maps.DeleteFunc(m, func(id MeterID, s Meter) bool { return !id.In(t) && s.Full(now) })
 }

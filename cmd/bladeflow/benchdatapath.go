@@ -11,7 +11,7 @@ import (
 )
 
 func benchDatapath() *cobra.Command {
-	var c peers.Config
+	c := peers.Config{Commit: commit}
 	cmd := &cobra.Command{
 		Use:   "datapath",
 		Short: "measure what a frame costs in the software datapath and in its peers",
@@ -118,7 +118,7 @@ func printPeers(w io.Writer, r *peers.Report) error {
 	for _, l := range r.LeftOut {
 		fmt.Fprintf(w, "left out: %s: %s\n", l.Name, l.Why)
 	}
-	_, err := fmt.Fprintf(w, "%d bytes a frame, %d flows, %d rules, %d repetitions of %d frames, seed %d; %s, %d cores, kernel %s, %s\n", r.FrameBytes, r.Flows, r.Rules,
-		r.Repetitions, r.Frames, r.Seed, strings.TrimSpace(r.Machine.CPU), r.Machine.Cores, r.Machine.Kernel, r.Machine.Go)
+	_, err := fmt.Fprintf(w, "%d bytes a frame, %d flows, %d rules, %d repetitions of %d frames, seed %d, %.0f s at load %.1f; %s, %d cores, kernel %s, %s\n", r.FrameBytes, r.Flows, r.Rules,
+		r.Repetitions, r.Frames, r.Seed, r.Seconds, r.Load, strings.TrimSpace(r.Machine.CPU), r.Machine.Cores, r.Machine.Kernel, r.Machine.Go)
 	return err
 }

@@ -40,6 +40,7 @@ const accountRate = 256 << 10
 type account struct {
 	hardware map[flow.RuleID]flow.Counter
 	software map[flow.RuleID]flow.Counter // without what the flow cache answered
+	policed  map[flow.RuleID]flow.Counter // of software
 	cache    map[flow.RuleID]flow.Counter
 	packets  map[string]uint64 // of software, by what became of them
 	cached   map[string]uint64 // of the cache
@@ -49,7 +50,7 @@ type account struct {
 
 // newAccount has all words that can occur, so that a series begins before its first packet.
 func newAccount() account {
-	return account{hardware: map[flow.RuleID]flow.Counter{}, software: map[flow.RuleID]flow.Counter{},
+	return account{hardware: map[flow.RuleID]flow.Counter{}, software: map[flow.RuleID]flow.Counter{}, policed: map[flow.RuleID]flow.Counter{},
 		packets:  map[string]uint64{"drop": 0, "normal": 0, "output": 0, "pass": 0, "police": 0},
 		lost:     map[string]uint64{"no table yet": 0, "frame too short": 0, "no such port": 0, "refused on sending": 0, "dropped by a link": 0},
 		verdicts: map[string]uint64{"drop": 0, "normal": 0, "output": 0, "punt": 0}}
@@ -72,6 +73,11 @@ func (a *Agent) count() account {
 			now.software[id] = plus(now.software[id], n)
 		}
 	}
+	for _, part := range []map[flow.RuleID]flow.Counter{a.past.policed, a.Datapath.Policed()} {
+		for id, n := range part {
+			now.policed[id] = plus(now.policed[id], n)
+		}
+	}
 	st := a.Datapath.Stats()
 	var dropped uint64
 	for _, l := range st.Links {
@@ -92,7 +98,7 @@ func (a *Agent) count() account {
 // same reports whether nothing was counted since.
 func (x *account) same(y *account) bool {
 	return maps.Equal(x.verdicts, y.verdicts) && maps.Equal(x.packets, y.packets) && maps.Equal(x.lost, y.lost) &&
-		maps.Equal(x.hardware, y.hardware) && maps.Equal(x.software, y.software) && maps.Equal(x.cache, y.cache)
+		maps.Equal(x.hardware, y.hardware) && maps.Equal(x.software, y.software) && maps.Equal(x.policed, y.policed) && maps.Equal(x.cache, y.cache)
 }
 
 // show decides what the status says was counted: what is, if it is kept or need not be,
@@ -118,6 +124,7 @@ func (a *Agent) show(now time.Time) {
 // keptCounters is the file.
 type keptCounters struct {
 	Software counters              `json:"software"`
+	Policed  counters              `json:"policed"`
 	Packets  map[string]uint64     `json:"packets"`
 	Lost     map[string]uint64     `json:"lost"`
 	Devices  map[string]keptLedger `json:"devices"`
@@ -156,7 +163,7 @@ func (c counters) read(into func(id uint64, n flow.Counter)) error {
 }
 
 func (a *Agent) keptAccount(now *account) []byte {
-	k := keptCounters{Software: keptMap(now.software), Packets: now.packets, Lost: maps.Clone(now.lost), Devices: map[string]keptLedger{}, Cache: a.cached.kept()}
+	k := keptCounters{Software: keptMap(now.software), Policed: keptMap(now.policed), Packets: now.packets, Lost: maps.Clone(now.lost), Devices: map[string]keptLedger{}, Cache: a.cached.kept()}
 	for why := range a.cached.lost {
 		delete(k.Lost, why) // has a place of its own
 	}
@@ -187,8 +194,9 @@ func (a *Agent) recount() error {
 	if err != nil {
 		return err
 	}
-	software := map[flow.RuleID]flow.Counter{}
-	err = k.Software.read(func(id uint64, n flow.Counter) { software[flow.RuleID(id)] = n })
+	software, policed := map[flow.RuleID]flow.Counter{}, map[flow.RuleID]flow.Counter{}
+	err = errors.Join(k.Software.read(func(id uint64, n flow.Counter) { software[flow.RuleID(id)] = n }),
+		k.Policed.read(func(id uint64, n flow.Counter) { policed[flow.RuleID(id)] = n }))
 	ledgers := map[string]*ledger{}
 	for _, c := range a.devices {
 		l, was := newLedger(), k.Devices[c.Name]
@@ -204,6 +212,7 @@ func (a *Agent) recount() error {
 	if e != nil {
 		return e
 	}
+	a.past.policed = policed
 	a.past.software, a.past.packets, a.past.lost, a.cached = software, k.Packets, k.Lost, inCache
 	for _, c := range a.devices {
 		c.ledger = ledgers[c.Name]

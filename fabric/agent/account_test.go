@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/hwtests/must"
@@ -237,5 +239,48 @@ func TestKilled(t *testing.T) {
 	// A packet may have been counted and not noted when the agent was killed.
 	if n := binary.NativeEndian.Uint64(text); last > n+6 || last == 0 {
 		t.Errorf("%d packets came, %d were said", n, last)
+	}
+}
+
+// TestPolicedOutlives: what a rule's police actions have dropped is shown beside what it
+// met, in a metric, too, and goes on where the agent before has ended.
+func TestPolicedOutlives(t *testing.T) {
+	r := newRig(t, 5)
+	c := r.config()
+	c.State = filepath.Join(t.TempDir(), "b1")
+	tab := web(t, 1)
+	r.wanted.Want(tab)
+	id := tab.Rule(1).ID
+	for life := range uint64(3) {
+		r.software = &software{count: map[flow.RuleID]flow.Counter{}, policed: map[flow.RuleID]flow.Counter{id: {Packets: 5, Bytes: 500}}}
+		c.Datapath = r.software
+		r.agent = New(c)
+		r.settle(2)
+		for _, rule := range r.agent.Status().Rules {
+			want := Count{}
+			if rule.Name == tab.Rule(1).Name {
+				want = Count{Packets: 5 * (life + 1), Bytes: 500 * (life + 1)}
+			}
+			if rule.Policed != want {
+				t.Errorf("life %d: rule %s: policed %+v, want %+v", life, rule.Name, rule.Policed, want)
+			}
+		}
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewCollector(r.agent.Status, true))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum float64
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "bladeflow_rule_policed_packets_total" {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	if sum != 15 {
+		t.Errorf("metrics tell of %v packets, want 15", sum)
 	}
 }

@@ -24,8 +24,9 @@ import (
 // table. *fallback.Datapath is one.
 type Datapath interface {
 	Swap(*flow.Table) error
-	Judged() map[flow.RuleID]flow.Counter // since it was made
-	Cached() map[flow.RuleID]flow.Counter // by the cache in front of it, as long as there was one; see Stats.Cache
+	Judged() map[flow.RuleID]flow.Counter  // since it was made
+	Policed() map[flow.RuleID]flow.Counter // of those judged: dropped by the rule's police actions
+	Cached() map[flow.RuleID]flow.Counter  // by the cache in front of it, as long as there was one; see Stats.Cache
 	Stats() fallback.Stats
 }
 

@@ -121,7 +121,7 @@ spec:
   fail: closed                     # what unknown flows get while no agent listens; or kernel: the blade's kernel gets them
   interval: 2s                     # devices are read and proved every 10s at least
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
-  rule_metrics: false              # two more series for each rule
+  rule_metrics: false              # some more series for each rule
   status: /run/bladeflow/status.json   # counters and journal are beside it, if there is no store
   observe:                         # whom bladeflow observe can show what becomes of packets: root, and
     socket: /run/bladeflow/status.observe   # beside the counters, if it is left out; "" has none

@@ -136,6 +136,12 @@ func metrics(perRule bool) []metric {
 					emit(float64(r.Software.Packets), r.Name, "software")
 				}
 			}, "rule", "tier"))
+		all = append(all, newMetric(counter, "bladeflow_rule_policed_packets_total", "Packets that met the rule in software and came faster than its police actions let pass.",
+			func(s *Status, emit func(float64, ...string)) {
+				for _, r := range s.Rules {
+					emit(float64(r.Policed.Packets), r.Name)
+				}
+			}, "rule"))
 	}
 	return all
 }

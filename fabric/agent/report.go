@@ -151,7 +151,7 @@ func (a *Agent) rules() []RuleStatus {
 	out := make([]RuleStatus, t.Len()+1)
 	for i := range out {
 		r, s := t.Rule(i), &out[i]
-		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.shown.hardware[r.ID]), Cache: Count(a.shown.cache[r.ID]), Software: Count(a.shown.software[r.ID])}
+		*s = RuleStatus{Name: r.Name, ID: ruleID(r.ID), Place: "software", Entries: entries[i], Hardware: Count(a.shown.hardware[r.ID]), Cache: Count(a.shown.cache[r.ID]), Software: Count(a.shown.software[r.ID]), Policed: Count(a.shown.policed[r.ID])}
 		if s.Entries > 0 {
 			s.Place = "hardware"
 		}

@@ -24,6 +24,7 @@ type software struct {
 	mu      sync.Mutex // guards what follows
 	table   *flow.Table
 	count   map[flow.RuleID]flow.Counter
+	policed map[flow.RuleID]flow.Counter
 	stats   fallback.Stats
 	refuses error // what Swap says instead of swapping
 }
@@ -44,6 +45,12 @@ func (s *software) current() *flow.Table {
 }
 
 func (s *software) Cached() map[flow.RuleID]flow.Counter { return nil }
+
+func (s *software) Policed() map[flow.RuleID]flow.Counter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.policed)
+}
 
 func (s *software) Judged() map[flow.RuleID]flow.Counter {
 	s.mu.Lock()

@@ -157,6 +157,7 @@ type RuleStatus struct {
 	Hardware Count `json:"hardware"`
 	Cache    Count `json:"cache"`    // the flow cache, in the kernel
 	Software Count `json:"software"` // Go: what neither of them answered
+	Policed  Count `json:"policed"`  // of software's: came faster than the rule lets pass
 }
 
 // Count is the JSON form of [flow.Counter].

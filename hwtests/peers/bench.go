@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -20,6 +21,7 @@ type Config struct {
 	Only        []string // names of paths; all if empty
 	Install     bool     // packages of the distribution that paths need and that are missing
 	Seed        uint64   // of rules and flows
+	Commit      string   // for the record
 	Doing       func(format string, a ...any)
 }
 
@@ -31,6 +33,8 @@ type bench struct {
 	left    []LeftOut
 	figures []*figure
 	delays  []*delay
+	began   time.Time
+	load    float64 // then
 
 	installed installs
 }
@@ -39,7 +43,7 @@ type bench struct {
 // something that should have worked. The process must be root, and stays on one or two
 // CPUs meanwhile.
 func Run(ctx context.Context, c Config) (*Report, error) {
-	b := &bench{Config: c}
+	b := &bench{Config: c, began: time.Now(), load: load1()}
 	if err := b.complete(); err != nil {
 		return nil, err
 	}

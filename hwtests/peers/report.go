@@ -1,10 +1,12 @@
 package peers
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,7 +14,10 @@ import (
 // Report is what a run has found. Every number is the median over the repetitions, with
 // the least and the greatest beside it.
 type Report struct {
+	Commit      string    `json:"commit,omitempty"` // that this program was built from, if it knows
 	Machine     Machine   `json:"machine"`
+	Load        float64   `json:"load_at_begin"` // processes that ran or waited for a CPU, over a minute
+	Seconds     float64   `json:"seconds"`
 	FrameBytes  int       `json:"frame_bytes"`
 	Frames      int       `json:"frames"` // for each path and repetition
 	Flows       int       `json:"flows"`
@@ -92,7 +97,7 @@ func spreadOf(numbers []float64) Spread {
 }
 
 func (b *bench) report() *Report {
-	r := &Report{Machine: machine(), FrameBytes: frameBytes, Frames: b.Frames, Flows: b.Flows, Rules: b.Rules, Repetitions: b.Repetitions, Seed: b.Seed,
+	r := &Report{Commit: b.Commit, Machine: machine(), Load: b.load, Seconds: time.Since(b.began).Seconds(), FrameBytes: frameBytes, Frames: b.Frames, Flows: b.Flows, Rules: b.Rules, Repetitions: b.Repetitions, Seed: b.Seed,
 		Paths: []Path{}, Latency: []Latency{}, Installs: []Install{}, Ratios: []Ratio{}, LeftOut: append([]LeftOut{}, b.left...)}
 	modes := []Mode{OneCore, ToKernel, TwoCores, UserCore}
 	slices.SortStableFunc(b.figures, func(x, y *figure) int { return slices.Index(modes, x.mode) - slices.Index(modes, y.mode) })
@@ -126,6 +131,13 @@ func machine() Machine {
 	var name unix.Utsname
 	unix.Uname(&name) // cannot fail
 	return Machine{model, runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]), runtime.Version()}
+}
+
+// load1 returns how many processes ran or waited for a CPU, over the last minute.
+func load1() (load float64) {
+	b, _ := os.ReadFile("/proc/loadavg") // without it nobody knows, and it is 0
+	fmt.Sscan(string(b), &load)
+	return load
 }
 
 // costs returns what a frame cost in each repetition.
