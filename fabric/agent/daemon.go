@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -261,6 +262,9 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 		}
 	}
 	if d.file.Datapath == "afpacket" {
+		if err := d.endCache(); err != nil {
+			return err
+		}
 		d.links.open = func(_ flow.Port, ifindex int) (socket, error) { return afpacket.Open(ifindex) }
 		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afpacket.OpenKernel(indexes) }
 	} else {
@@ -271,6 +275,24 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 	}
 	d.closers = append(d.closers, d.links.Close)
 	return d.links.take()
+}
+
+// endCache ends a flow cache that an agent before has pinned where the configuration says:
+// it would answer by that agent's table for ever.
+func (d *Daemon) endCache() error {
+	pins := d.file.Cache.Pins
+	if pins == "" {
+		return nil
+	}
+	if _, err := os.Stat(pins); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	k, err := flowcache.Open(flowcache.Config{PinDir: pins, Flows: d.file.Cache.Flows})
+	if err != nil {
+		return err
+	}
+	d.log.Info("the pinned flow cache is taken off", "pins", pins)
+	return k.Destroy()
 }
 
 // openCache opens the flow cache, or adopts what the agent before has pinned, and makes the
