@@ -236,6 +236,12 @@ func TestVerdict(t *testing.T) {
 	check("exit 1", 0, false) // QEMU's own failure
 	check("exit 2", 0, false)
 	check("kill -9 $$", 0, false)
+	if _, err := verdict(exec.Command("sh", "-c", "kill -9 $$").Run(), "words"); !errors.Is(err, errDied) || !strings.Contains(err.Error(), "words") {
+		t.Errorf("killed: %v", err)
+	}
+	if _, err := verdict(exec.Command("sh", "-c", "exit 1").Run(), "words"); errors.Is(err, errDied) {
+		t.Errorf("ended: %v", err)
+	}
 }
 
 // TestTimeLimit is a little beyond the test's own.
