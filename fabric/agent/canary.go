@@ -25,7 +25,7 @@ import (
 //
 // A device without entries that punt has no canary, nor has one without room for two more.
 
-// canaryPace is how long a device is left alone between two canaries, and after a change.
+// canaryPace is how long a device is left alone between two canaries.
 const canaryPace = time.Minute
 
 // canaryWait is how long a canary waits for packets.
@@ -62,6 +62,9 @@ func (k *canary) verdict(probe, idle flow.Counter, lag time.Duration, now time.T
 	}
 	return now.After(k.since.Add(canaryWait)), ""
 }
+
+// end forgets one that is out; the next goes when it would have gone.
+func (k *canary) end() { *k = canary{next: k.next} }
 
 // saw notes a packet that software saw.
 func (k *canary) saw(key *flow.Key, at, now time.Time) {
@@ -138,5 +141,5 @@ func (a *Agent) withdraw(ctx context.Context, c *card) {
 		}
 	}
 	c.left = slices.DeleteFunc(slices.Clone(c.left), func(e flow.Entry) bool { return e.ID == pair[0].ID || e.ID == pair[1].ID })
-	c.canary = canary{next: a.Now().Add(canaryPace)}
+	c.canary.end()
 }

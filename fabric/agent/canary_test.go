@@ -57,7 +57,7 @@ func TestCanary(t *testing.T) {
 			}
 			m, _ := r.nic.Model(t.Context())
 			most := idle
-			for range 55 { // 110 s
+			for range 55 { // 110 s, so that one goes in
 				if held := r.installed(); !c.silent || len(held) == idle {
 					if !c.deaf {
 						if e, hit := r.nic.Receive(&k, 64); hit && !e.Punt() {
