@@ -2,7 +2,6 @@ package fallback
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -11,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -34,6 +35,7 @@ type whole struct {
 	judged  int                          // under the table
 	counted map[flow.RuleID]flow.Counter // as the definition counts
 	known   int                          // frames that the cache has answered
+	onward  int                          // … by sending them on
 }
 
 // lo is the number of the loopback device, in every namespace: by it come the frames of a
@@ -63,8 +65,10 @@ func newWhole(t testing.TB, rng *rand.Rand) *whole {
 			if err := cache.Attach(1, lo, flowcache.PortConfig{}); err != nil {
 				return err
 			}
-			if err := errors.Join(cache.Output(2, lo), cache.Output(3, lo)); err != nil {
-				return err
+			for port := flow.Port(2); port <= 3; port++ {
+				if err := wayOut(t, cache, port); err != nil {
+					return err
+				}
 			}
 			dev, err := netlink.LinkByIndex(lo)
 			if err != nil {
@@ -80,6 +84,37 @@ func newWhole(t testing.TB, rng *rand.Rand) *whole {
 	p.Datapath.cache = cache
 	p.change(t)
 	return p
+}
+
+// wayOut lays a cable for a port that frames leave by. With a program at its far end it
+// takes XDP frames.
+func wayOut(t testing.TB, cache *flowcache.Cache, port flow.Port) error {
+	far := fmt.Sprint("far", port)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprint("rep", port)}, PeerName: far}); err != nil {
+		return err
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { program.Close() })
+	index := map[string]int{}
+	for _, name := range []string{fmt.Sprint("rep", port), far} {
+		dev, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(dev); err != nil {
+			return err
+		}
+		index[name] = dev.Attrs().Index
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: index[far], Flags: link.XDPDriverMode})
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { l.Close() })
+	return cache.Output(port, index[fmt.Sprint("rep", port)])
 }
 
 // change makes another table current, after what was counted has been compared.
@@ -174,6 +209,9 @@ func (p *whole) answered(t testing.TB, frame []byte, want []flow.Emission) bool 
 	if !right {
 		t.Fatalf("%x in the cache, rule %s: action %d, %x\nwant %+v", frame, p.rule(frame), action, run.DataOut, want)
 	}
+	if action == xdpRedirect {
+		p.onward++
+	}
 	return true
 }
 
@@ -198,10 +236,10 @@ func TestWhole(t *testing.T) {
 		}
 	}
 	p.change(t)
-	if p.known < all/20 {
-		t.Errorf("the cache has answered %d frames of %d", p.known, 2*all)
+	if p.known < all/20 || p.onward < all/200 {
+		t.Errorf("the cache has answered %d frames of %d, and sent %d on", p.known, 2*all, p.onward)
 	}
-	t.Logf("%d frames, %d answered by the cache", 2*all, p.known)
+	t.Logf("%d frames, %d answered by the cache, which has sent %d on", 2*all, p.known, p.onward)
 }
 
 // FuzzWhole is TestWhole on what the fuzzer finds.
