@@ -132,8 +132,12 @@ func TestCacheSize(t *testing.T) {
 // are left out, that a larger cache never costs a table its accelerator, and that none is where
 // it is not wanted.
 func TestBounds(t *testing.T) {
+	sizes := []int{1000, 10_000, 20_000}
+	if testing.Short() { // as under the race detector
+		sizes = []int{1000, 2000, 20_000}
+	}
 	for _, family := range flowtest.Families() {
-		for _, n := range []int{1000, 10_000, 20_000} {
+		for _, n := range sizes {
 			tab := flowtest.NewTable(flowtest.Generate(family, n, 1), nil)
 			for _, lane := range Lanes() {
 				before := false // with a smaller cache
