@@ -131,7 +131,10 @@ func (b *Blade) open(c Config) error {
 	if b.Datapath, err = fallback.New(fallback.Config{Links: links, Kernel: kernel}); err != nil {
 		return err
 	}
+	samples := b.Datapath.Sample(fallback.Want{})
+	b.closers = append(b.closers, func() error { samples.Close(); return nil })
 	b.Agent = agent.New(agent.Config{
+		Samples:  samples,
 		Source:   &b.wanted,
 		Devices:  []agent.Device{{Name: b.NIC.Name(), Driver: b.NIC}},
 		Datapath: timed{b.Datapath, b},
