@@ -119,7 +119,7 @@ func (d *daemon) watch() {
 	if err := os.Chmod(d.dir, 0o755); err != nil {
 		d.t.Fatal(err)
 	}
-	cmd, said, _ := start(&syscall.Credential{Uid: 65534, Gid: 65534}, "--for", "1ms")
+	cmd, said, _ := start(&syscall.Credential{Uid: 65534, Gid: 65534}, "--for", "1m")
 	text := string(sure(io.ReadAll(said)))
 	if cmd.Wait(); cmd.ProcessState.ExitCode() != exitDenied || !strings.Contains(text, "[E_DENIED]") {
 		d.t.Errorf("nobody looks on: exit code %d: %s", cmd.ProcessState.ExitCode(), text)
