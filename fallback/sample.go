@@ -23,7 +23,7 @@ import (
 // flood of wanted frames costs an addition each.
 //
 // Cost. Without a reader a worker asks one length per frame, which cannot be measured; with
-// one, 15 to 20 ns of CPU for a frame that it does not want, 8 for one without a place, 130
+// one, 15 to 20 ns of CPU for a frame that it does not want, some 8 for one without a place, 130
 // for one with (2 CPUs shared at a load of 20). Nothing is allocated.
 
 // SampleBytes is how much of a frame a [Sample] has.
