@@ -150,7 +150,8 @@ func (d *doctor) veth() (string, error) {
 	if os.Geteuid() != 0 {
 		return "", errors.New("not root")
 	}
-	for _, step := range []func() error{Clean, d.claim, d.layout, d.wire} {
+	_ = Clean() // what others left is not in the way
+	for _, step := range []func() error{d.claim, d.layout, d.wire} {
 		if err := step(); err != nil {
 			return "", err
 		}

@@ -82,7 +82,8 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 		return nil, &flow.Fault{Code: "E_LAB_ROOT", What: "lab", Why: "making network namespaces needs root", Remedy: "run it as root"}
 	}
 	l := newLab(c)
-	for _, step := range []func() error{Clean, l.claim, l.layout, l.wire, l.watchOutside, l.watchKernel, l.plug, l.describe} {
+	_ = Clean() // what others left is not in the way; `bladeflow lab clean` says why it stays
+	for _, step := range []func() error{l.claim, l.layout, l.wire, l.watchOutside, l.watchKernel, l.plug, l.describe} {
 		if err = step(); err == nil {
 			err = ctx.Err()
 		}

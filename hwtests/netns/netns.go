@@ -129,10 +129,39 @@ func Remove(name string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := os.Remove(path)
+	if errors.Is(err, unix.EBUSY) {
+		err = removeHidden(path)
 	}
-	return nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// removeHidden removes a name whose mount is out of reach: the first `ip netns add` of a
+// machine mounts the directory over itself, with all that is mounted in it, so that what
+// was there before is mounted twice and only the upper one can be unmounted. In a mount
+// namespace of its own a thread takes both away and removes the name, which the kernel
+// then detaches everywhere. The thread ends with its goroutine.
+func removeHidden(path string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		for covered := err == nil; covered; covered = unix.Unmount(Dir, unix.MNT_DETACH) == nil {
+			for unix.Unmount(path, unix.MNT_DETACH) == nil {
+			}
+		}
+		if err == nil {
+			err = os.Remove(path)
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // Names lists the named namespaces of this machine, whoever made them.

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/hwtests/must"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func newNS(t *testing.T, suffix string) *NS {
@@ -103,6 +105,39 @@ func TestUnnamed(t *testing.T) {
 		t.Errorf("names before %v, after %v, %v", before, after, err)
 	}
 	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHidden removes a namespace that was there when the directory was mounted over
+// itself, as the first `ip netns add` does it.
+func TestHidden(t *testing.T) {
+	newNS(t, "e").Close() // the directory is there
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with its mounts
+		failed <- func() error {
+			if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+				return err
+			}
+			n, err := New(fmt.Sprintf("bfnetns%df", os.Getpid()))
+			if err != nil {
+				return err
+			}
+			if err := unix.Mount(Dir, Dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+				return err
+			}
+			if err := n.Close(); err != nil {
+				return err
+			}
+			names, err := Names()
+			if slices.Contains(names, n.Name) {
+				err = fmt.Errorf("%s is still there", n.Name)
+			}
+			return err
+		}()
+	}()
+	if err := <-failed; err != nil {
 		t.Error(err)
 	}
 }
