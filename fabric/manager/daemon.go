@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,7 +164,7 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 			return err
 		}
 		d.closers = append(d.closers, d.server.Stop)
-		endpoints = []string{d.server.Endpoint()}
+		endpoints = []string{near(d.server.Endpoint())}
 	}
 	root, err := d.dial(ctx, dir, pki.RootName, endpoints)
 	switch {
@@ -189,6 +192,19 @@ func (d *Daemon) open(ctx context.Context, f File, log *slog.Logger) error {
 	}
 	d.Manager, err = New(c)
 	return err
+}
+
+// near is how to reach an endpoint of this machine from this machine: by loopback, which
+// certificates name, if it listens on all addresses.
+func near(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return endpoint
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsUnspecified() {
+		u.Host = net.JoinHostPort("127.0.0.1", u.Port())
+	}
+	return u.String()
 }
 
 // dial reaches the store as the holder of a certificate, or as nobody if there are
