@@ -149,7 +149,8 @@ type demo struct {
 	chassis *Chassis // of the fabric
 	tables  []*flow.Table
 	report  Report
-	counted []Tally
+	counted []Tally // what was sent without a loss
+	lossy   []Tally // and with one: of these rules may have counted all, some or none
 }
 
 func (d *demo) run(ctx context.Context, count int) error {
@@ -183,12 +184,22 @@ func (d *demo) run(ctx context.Context, count int) error {
 	return d.show(ctx)
 }
 
-// hold sends a trickle of packets until ctx ends, so that there is something to see.
+// hold sends a trickle of packets until ctx ends, so that there is something to see. It
+// takes turns of three seconds, because a port that a profile has left takes no packet.
 func (d *demo) hold(ctx context.Context) error {
 	streams := demoStreams(d.chassis, d.tables, d.Seed)
-	for ctx.Err() == nil {
+	turn := func() error {
 		d.chassis.Reset()
-		if _, err := d.chassis.Send(ctx, streams, 0, 2000, 1000, nil); err != nil && ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		_, err := d.chassis.Send(ctx, streams, 0, 2000, 1000, nil)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	for ctx.Err() == nil {
+		if err := turn(); err != nil {
 			return err
 		}
 	}
@@ -213,8 +224,8 @@ func demoTable(b *lab.Blade) (*flow.Table, error) {
 // for so many, 32 bytes each, and each port has two.
 const demoBurst = 100_000
 
-// traffic sends count frames and compares what came of each. A try on which frames
-// were lost is compared too: what it counted stays counted.
+// traffic sends count frames and compares what came of each, again at half the rate if
+// some were lost on the way. What was counted of those that were not lost stays counted.
 func (d *demo) traffic(ctx context.Context, streams []Stream, count int) error {
 	for ; count > 0; count -= demoBurst {
 		if err := d.burst(ctx, streams, min(count, demoBurst)); err != nil {
@@ -227,8 +238,13 @@ func (d *demo) traffic(ctx context.Context, streams []Stream, count int) error {
 func (d *demo) burst(ctx context.Context, streams []Stream, count int) error {
 	wrong := 0
 	var different []string
+	var tries []Tally
 	rate, err := d.chassis.Lossless(cmp.Or(d.report.Rate, d.Rate), func(rate int) error {
-		d.Say("sending %d packets at %d per second", count, rate)
+		again := ""
+		if len(tries) > 0 {
+			again = ", because some were lost on the way at twice that"
+		}
+		d.Say("sending %d packets at %d per second%s", count, rate, again)
 		d.chassis.Reset()
 		burst, err := d.chassis.Send(ctx, streams, 0, count, rate, nil)
 		if err != nil {
@@ -239,7 +255,7 @@ func (d *demo) burst(ctx context.Context, streams []Stream, count int) error {
 			return err
 		}
 		wrong = total
-		d.counted = append(d.counted, counted)
+		tries = append(tries, counted)
 		different = nil
 		for i := range diffs {
 			different = append(different, diffs[i].String())
@@ -252,6 +268,9 @@ func (d *demo) burst(ctx context.Context, streams []Stream, count int) error {
 		return nil
 	})
 	d.report.Rate = rate
+	if last := len(tries) - 1; last >= 0 {
+		d.counted, d.lossy = append(d.counted, tries[last]), append(d.lossy, tries[:last]...)
+	}
 	d.report.Mismatches += wrong
 	if room := 10 - len(d.report.Different); len(different) > room {
 		different = different[:max(0, room)]
@@ -360,9 +379,14 @@ func (d *demo) countRule(blade int, rule agent.RuleStatus) {
 		want.Packets += c[blade][id].Packets
 		want.Bytes += c[blade][id].Bytes
 	}
-	r.Packets.Sent += want.Packets
+	most := want
+	for _, c := range d.lossy {
+		most.Packets += c[blade][id].Packets
+		most.Bytes += c[blade][id].Bytes
+	}
 	got := flow.Counter{Packets: hw + sw, Bytes: rule.Hardware.Bytes + rule.Software.Bytes}
-	if got != want {
+	r.Packets.Sent += min(max(want.Packets, got.Packets), most.Packets)
+	if got.Packets < want.Packets || got.Packets > most.Packets || got.Bytes < want.Bytes || got.Bytes > most.Bytes {
 		r.Mismatches++
 		r.Different = append(r.Different, fmt.Sprintf("%s: rule %s counted %d packets (%d bytes), should be %d (%d)",
 			d.chassis.Blades[blade].Name, rule.Name, got.Packets, got.Bytes, want.Packets, want.Bytes))
