@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 
 	"github.com/bladeflow/bladeflow/fallback"
@@ -16,7 +17,7 @@ import (
 type cached struct {
 	identity uint64 // 0 before the first cache
 	live     map[flow.RuleID]flow.Counter
-	unlucky  map[string]uint64 // frames that the cache did not answer, by why, of identity
+	unlucky  map[string]uint64 // frames that the cache did not answer, by port and why, of identity
 
 	rules    map[flow.RuleID]flow.Counter // packets that the cache answered
 	verdicts map[string]uint64            // the same, by what became of them
@@ -52,16 +53,13 @@ func (c *cached) read(rules map[flow.RuleID]flow.Counter, s *fallback.CacheStats
 		c.verdicts[c.word(id, t)] += more.Packets
 		c.live[id] = n
 	}
-	unlucky := map[string]uint64{}
-	for _, p := range s.Ports {
-		unlucky["no agent listened"] += p.Unheard
-		unlucky["too many new flows"] += p.Limited
-		unlucky["no way out of the cache"] += p.Unsent
+	for port, p := range s.Ports { // one that is away now and then keeps what it counted
+		for why, n := range map[string]uint64{"no agent listened": p.Unheard, "too many new flows": p.Limited, "no way out of the cache": p.Unsent} {
+			key := fmt.Sprintf("%d: %s", port, why)
+			c.lost[why] += n - min(n, c.unlucky[key])
+			c.unlucky[key] = n
+		}
 	}
-	for why, n := range unlucky {
-		c.lost[why] += n - min(n, c.unlucky[why])
-	}
-	c.unlucky = unlucky
 }
 
 // word returns what a rule does with its packets, or did when there was such a rule.

@@ -80,3 +80,24 @@ func TestCachedCounters(t *testing.T) {
 		t.Errorf("a rule that no table has: %v", c.verdicts)
 	}
 }
+
+// TestLostOnce reads a port that is away now and then: what it lost is counted once.
+func TestLostOnce(t *testing.T) {
+	stats := func(unheard ...uint64) *fallback.CacheStats {
+		s := &fallback.CacheStats{Ports: map[flow.Port]fallback.CachePort{}}
+		s.Identity = 1
+		for i, n := range unheard {
+			p := fallback.CachePort{}
+			p.Unheard = n
+			s.Ports[flow.Port(i+1)] = p
+		}
+		return s
+	}
+	c := newCached()
+	for _, s := range []*fallback.CacheStats{stats(100, 50), stats(100), stats(100, 50), stats(100), stats(100, 50)} {
+		c.read(nil, s, nil)
+	}
+	if n := c.lost["no agent listened"]; n != 150 {
+		t.Errorf("150 frames were lost, %d are counted", n)
+	}
+}

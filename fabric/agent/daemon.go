@@ -251,7 +251,7 @@ func portMaps(inv fabric.Inventory) ([]PortMap, error) {
 // the inventory, it is asked again for those that were removed.
 func (d *Daemon) openLinks(ports []PortMap) error {
 	d.links = &links{ports: ports, mode: d.file.Datapath, log: d.log, home: netns.None(), names: func() ([]PortMap, error) { return ports, nil },
-		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}}
+		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}, detach: func(flow.Port) {}}
 	if len(d.file.Ports) == 0 {
 		d.links.names = func() ([]PortMap, error) {
 			inv, _, err := d.discover()
@@ -315,6 +315,7 @@ func (d *Daemon) openCache() (err error) {
 		mode, _, _ := d.cache.Port(port)
 		return string(mode)
 	}
+	d.links.detach = func(port flow.Port) { _ = d.cache.Detach(port) } // an error says that the device is gone
 	d.links.review = func() {
 		if err := d.cache.Review(); err != nil {
 			d.log.Warn("flows leave from Go, not from the flow cache", "error", err)

@@ -204,6 +204,7 @@ type links struct {
 	names   func() ([]PortMap, error)
 	mode    string
 	open    func(port flow.Port, ifindex int) (socket, error)
+	detach  func(port flow.Port)        // is called when a port's netdev is another's or gone
 	xdp     func(port flow.Port) string // LinkStatus.XDP of an open link
 	fail    func(port flow.Port) string // LinkStatus.Fail
 	review  func()                      // looks at what netdevs can do, in their namespace
@@ -336,15 +337,19 @@ func (k *links) look() {
 			ports = now
 		}
 	}
-	changed := false
+	names := make([]string, len(k.seats))
 	for i, s := range k.seats {
-		name := k.ports[i].Netdev
+		names[i] = k.ports[i].Netdev
 		for _, m := range ports {
 			if m.Name == k.ports[i].Name {
-				name = m.Netdev
+				names[i] = m.Netdev
 			}
 		}
-		changed = k.settle(i, s, name, there[name]) || changed
+		k.leave(i, s, names[i], there[names[i]])
+	}
+	changed := false
+	for i, s := range k.seats {
+		changed = k.settle(i, s, names[i], there[names[i]]) || changed
 	}
 	if changed {
 		indexes := map[flow.Port]int{}
@@ -370,18 +375,22 @@ func (k *links) stray(there map[string]int) bool {
 	return false
 }
 
-// settle makes seat i right for a netdev of this number, 0 if there is none, and reports
-// whether a socket was put on.
+// leave empties seat i if its netdev is not the one of this number any more. All seats are
+// left before the first is taken: a netdev may have got the name of another.
+func (k *links) leave(i int, s *seat, name string, ifindex int) {
+	if s.ifindex == 0 || s.ifindex == ifindex {
+		return
+	}
+	s.clear()
+	k.detach(flow.Port(i + 1))
+	k.note(i, name, errAway)
+	k.log.Warn("a netdev was removed", "port", k.ports[i].Name, "netdev", name)
+}
+
+// settle takes an empty seat i for a netdev of this number, 0 if there is none, and
+// reports whether a socket was put on.
 func (k *links) settle(i int, s *seat, name string, ifindex int) bool {
-	if s.ifindex == ifindex && ifindex != 0 {
-		return false
-	}
-	if s.ifindex != 0 {
-		s.clear()
-		k.note(i, name, errAway)
-		k.log.Warn("a netdev was removed", "port", k.ports[i].Name, "netdev", name)
-	}
-	if ifindex == 0 {
+	if s.ifindex != 0 || ifindex == 0 {
 		return false
 	}
 	l, err := k.open(flow.Port(i+1), ifindex)

@@ -72,6 +72,45 @@ func TestLinkReturns(t *testing.T) {
 	}
 }
 
+// TestLinkRenamed has one port's netdev go on under another name, and then another port's
+// get the name it had: the flow cache lets go of what is no port's any more.
+func TestLinkRenamed(t *testing.T) {
+	var missing error // this kernel's AF_XDP
+	inNamespace(t, func(t *testing.T) {
+		f := configuration(t, "  datapath: afxdp\n  ports: [{name: nic0/pf0, netdev: rep0}, {name: nic0/pf0/vf0, netdev: rep1}]\n  uplink: nic0/pf0\n")
+		d, err := Open(f, quiet)
+		if err != nil {
+			missing = err
+			return
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		until(t, d, "both links", func(s *Status) bool { return s.Generation == 1 && s.Links[0].Open && s.Links[1].Open })
+		rename := func(from, to string) {
+			l, err := netlink.LinkByName(from)
+			if err == nil {
+				err = errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, to), netlink.LinkSetUp(l))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		rename("rep0", "away0")
+		until(t, d, "the first link's end, without a program", func(s *Status) bool {
+			l, err := netlink.LinkByName("away0")
+			return err == nil && !s.Links[0].Open && (l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached)
+		})
+		rename("rep1", "rep0")
+		until(t, d, "the first link on the other's netdev", func(s *Status) bool { return s.Links[0].Open && !s.Links[1].Open })
+		cancel()
+		if err := errors.Join(<-ended, d.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	must.Have(t, "afxdp", missing)
+}
+
 // cross leads each of two ports to the other.
 const cross = `apiVersion: bladeflow/v1
 kind: RuleSet

@@ -403,9 +403,58 @@ func TestPortsChange(t *testing.T) {
 				t.Errorf("%s: port %d leaves by %d, and its device is %d, want %d", c.name, n, got, k.table.mem.Ports[n].Ifindex, c.ports[n])
 			}
 		}
+		for n, ifindex := range c.ports {
+			if got := k.table.mem.Devices[ifindex]; got != uint64(n) {
+				t.Errorf("%s: the device of port %d is known as that of port %d", c.name, n, got)
+			}
+		}
 		if err := k.Destroy(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestWayBack has a port's device leave the namespace and come back before anybody looks:
+// the kernel has taken its way out then, and the next look makes it again.
+func TestWayBack(t *testing.T) {
+	inNamespace(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "a"
+	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
+	l, err := netlink.LinkByName("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ifindex := l.Attrs().Index
+	k := open(t, Config{}, PortConfig{})
+	if err := errors.Join(k.Attach(7, ifindex, PortConfig{}), k.openWay(7, ifindex, true)); err != nil {
+		t.Fatal(err)
+	}
+	home, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	away, err := netns.New() // and the thread is in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer away.Close()
+	if err := errors.Join(netns.Set(home), netlink.LinkSetNsFd(l, int(away)), netns.Set(away), netlink.LinkSetNsFd(l, int(home)), netns.Set(home)); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = netlink.LinkByName("a"); err != nil || l.Attrs().Index != ifindex {
+		t.Fatal("the device has another number", err)
+	}
+	var out uint32
+	if err := k.maps.Out.Lookup(uint32(7), &out); err == nil {
+		t.Fatal("the kernel kept the way out")
+	}
+	if err := k.openWay(7, ifindex, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.maps.Out.Lookup(uint32(7), &out); err != nil || int(out) != ifindex {
+		t.Errorf("the way out is %d, want %d: %v", out, ifindex, err)
 	}
 }
 

@@ -140,7 +140,7 @@ func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) {
 	}
 	atomic.StoreUint32(&m.Fail, fail)
 	if m.Ifindex != uint32(ifindex) {
-		if m.Ifindex != 0 {
+		if m.Ifindex != 0 && atomic.LoadUint64(&k.table.mem.Devices[m.Ifindex]) == uint64(n) { // another port may have it by now
 			atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
 		}
 		atomic.StoreUint32(&m.Ifindex, uint32(ifindex))

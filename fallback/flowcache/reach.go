@@ -71,15 +71,14 @@ func (k *Cache) Review() error {
 	return errors.Join(errs...)
 }
 
-// openWay makes a device a port's way out, or takes it away with the flows that use it.
+// openWay makes a device a port's way out, or takes it away with the flows that use it. It
+// writes the way each time: the kernel takes out a device that leaves the namespace, also
+// if it is back, under its number, before anybody looks.
 func (k *Cache) openWay(n flow.Port, ifindex int, open bool) error {
 	if !open {
 		delete(k.reach, n)
 		k.maps.Out.Delete(uint32(n)) // may not be there
 		k.table.expel(n)
-		return nil
-	}
-	if k.reach[n] == ifindex {
 		return nil
 	}
 	if err := k.maps.Out.Put(uint32(n), uint32(ifindex)); err != nil {
