@@ -265,7 +265,12 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 		if err := d.endCache(); err != nil {
 			return err
 		}
-		d.links.open = func(_ flow.Port, ifindex int) (socket, error) { return afpacket.Open(ifindex) }
+		d.links.open = func(_ flow.Port, ifindex int) (socket, error) {
+			if err := flowcache.Free(ifindex); err != nil {
+				return nil, err
+			}
+			return afpacket.Open(ifindex)
+		}
 		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afpacket.OpenKernel(indexes) }
 	} else {
 		if err := d.openCache(); err != nil {

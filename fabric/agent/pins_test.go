@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -57,7 +58,11 @@ func TestPinnedCache(t *testing.T) {
 				t.Errorf("agent %d has taken its program along", round)
 			}
 		}
-		f.Datapath = "afpacket"
+		f.Datapath, f.Cache.Pins = "afpacket", ""
+		if _, err := Open(f, quiet); err == nil || !strings.Contains(err.Error(), "the pinned flow cache of an agent before answers on it") {
+			t.Errorf("an agent begins beside a cache whose pins it does not know: %v", err)
+		}
+		f.Cache.Pins = pins
 		d, err := Open(f, quiet)
 		if err != nil {
 			t.Error(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -261,6 +262,27 @@ func (k *Cache) retire(n flow.Port) {
 		atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
 	}
 	atomic.StoreUint32(&m.Ifindex, 0)
+}
+
+// Free returns a fault if some flow cache's program is on a device: whoever else is to
+// answer for its frames would not see all of them. The calling thread must be in the
+// device's network namespace.
+func Free(ifindex int) error {
+	dev, err := netlink.LinkByIndex(ifindex)
+	if err != nil || dev.Attrs().Xdp == nil || !dev.Attrs().Xdp.Attached {
+		return err
+	}
+	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(dev.Attrs().Xdp.ProgId))
+	if err != nil {
+		return fmt.Errorf("look at the XDP program of interface %d: %w", ifindex, err)
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err == nil && strings.HasPrefix(info.Name, "cache_") {
+		return &flow.Fault{Code: "E_FLOWCACHE_PORT", What: fmt.Sprintf("interface %d", ifindex), Why: "the pinned flow cache of an agent before answers on it",
+			Remedy: "name its pins under cache.pins once more, and it is taken off; or rm -r them"}
+	}
+	return err
 }
 
 // letGo takes a stray off its device.
