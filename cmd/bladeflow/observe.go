@@ -35,6 +35,7 @@ func observeCommand() *cobra.Command {
 
 Tier software shows one packet a line. Tiers hardware and cache show one rule a line, with how many packets they
 have answered for it since they were read last: a device once a round of the agent, the flow cache once a second.
+By which port these came is only known of rules that name one (in_port): with --port the others are not shown.
 Where more packets are wanted than --rate allows, some are left out; the next line says how many (skipped). What is
 shown is copied out of the datapath, which never waits for whoever looks.
 
@@ -120,8 +121,8 @@ func (o *observeOptions) run(ctx context.Context, began func(), write func(*agen
 		limited, cancel = context.WithTimeout(ctx, o.lasts)
 		defer cancel()
 	}
-	lines := 0
-	err := agent.Observe(limited, o.socket, o.look, began, func(l *agent.Observed) error {
+	lines, looking := 0, false
+	err := agent.Observe(limited, o.socket, o.look, func() { looking = true; began() }, func(l *agent.Observed) error {
 		if err := write(l); err != nil {
 			return err
 		}
@@ -130,7 +131,10 @@ func (o *observeOptions) run(ctx context.Context, began func(), write func(*agen
 		}
 		return nil
 	})
-	if errors.Is(err, errEnough) || o.lasts > 0 && limited.Err() != nil && ctx.Err() == nil {
+	switch {
+	case errors.Is(err, errEnough), looking && ctx.Err() != nil: // Ctrl-C is how a look ends
+		return nil
+	case o.lasts > 0 && limited.Err() != nil && ctx.Err() == nil:
 		return nil
 	}
 	return err
