@@ -74,6 +74,9 @@ func (c *conform) needed(m flow.Match) flow.Match {
 			m.Pin(pin.field, pin.value, pin.field.Max())
 		}
 	}
+	if c.m.Tags == device.TagsSaid && m.Mask.Get(flow.VLAN)&flow.TagPresent == 0 {
+		m.Pin(flow.VLAN, m.Value.Get(flow.VLAN), m.Mask.Get(flow.VLAN)|flow.TagPresent)
+	}
 	return m
 }
 

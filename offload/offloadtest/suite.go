@@ -286,7 +286,7 @@ func (c *conform) counters() {
 	plain.Pin(flow.Flags, 0, flow.FlagFragFirst|flow.FlagFragLater|flow.FlagOdd)
 	k, ok := flow.Shared(&two[0].Match, &plain)
 	if !ok {
-		c.Fatal("no packet matches the entry")
+		c.Fatalf("no packet matches %+v", two[0].Match)
 	}
 	k.Set(flow.InPort, uint64(c.o.Ports[1]))
 	frame, err := flow.Frame(k, make([]byte, 64))
