@@ -24,6 +24,7 @@ import (
 // neither can make a verdict wrong; the checker is asked all the same.
 //
 // A device without entries that punt has no canary, nor has one without room for two more.
+// One that refuses either entry has shown nothing by that: the other goes again at once.
 
 // canaryPace is how long a device is left alone between two canaries.
 const canaryPace = time.Minute
@@ -100,7 +101,7 @@ func (a *Agent) canaries(ctx context.Context) {
 			default:
 				a.canary.Open++
 			}
-			a.withdraw(ctx, c)
+			a.withdraw(ctx, c, k.probe, k.idle)
 		}
 	}
 }
@@ -124,22 +125,35 @@ func (a *Agent) release(ctx context.Context, c *card) {
 	if a.check(a.running, slices.Concat(c.installed, pair), c.model) != nil {
 		return
 	}
+	var in []flow.Entry
+	whole := true
 	for i, out := range c.Driver.Apply(ctx, []offload.Op{{Kind: offload.Add, Entry: probe}, {Kind: offload.Add, Entry: idle}}) {
 		if out.Status != offload.Refused { // one that may be there goes like one that is
-			c.left = append(slices.Clip(c.left), pair[i])
+			in = append(in, pair[i])
 		}
+		whole = whole && out.Status == offload.Done
+	}
+	c.left = append(slices.Clip(c.left), in...)
+	if !whole {
+		a.withdraw(ctx, c, in...)
+		return
 	}
 	c.canary.probe, c.canary.idle, c.canary.since = probe, idle, a.Now()
 }
 
-// withdraw takes a canary out.
-func (a *Agent) withdraw(ctx context.Context, c *card) {
-	pair := []flow.Entry{c.canary.probe, c.canary.idle}
-	for i, out := range c.Driver.Apply(ctx, []offload.Op{{Kind: offload.Remove, Entry: pair[0]}, {Kind: offload.Remove, Entry: pair[1]}}) {
+// withdraw takes the entries of a canary out.
+func (a *Agent) withdraw(ctx context.Context, c *card, in ...flow.Entry) {
+	var ops []offload.Op
+	for i := range in {
+		ops = append(ops, offload.Op{Kind: offload.Remove, Entry: in[i]})
+	}
+	for i, out := range c.Driver.Apply(ctx, ops) {
 		if out.Status == offload.Done {
-			c.ledger.close(&pair[i], out.Final, a.running)
+			c.ledger.close(&in[i], out.Final, a.running)
 		}
 	}
-	c.left = slices.DeleteFunc(slices.Clone(c.left), func(e flow.Entry) bool { return e.ID == pair[0].ID || e.ID == pair[1].ID })
+	c.left = slices.DeleteFunc(slices.Clone(c.left), func(e flow.Entry) bool {
+		return slices.ContainsFunc(in, func(o flow.Entry) bool { return o.ID == e.ID })
+	})
 	c.canary.end()
 }

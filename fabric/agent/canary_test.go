@@ -28,8 +28,9 @@ func TestCanary(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		device  func(*offloadtest.NIC) offload.Driver
-		deaf    bool // it asks no entry
-		silent  bool // the flow ends when a canary is in
+		deaf    bool                  // it asks no entry
+		silent  bool                  // the flow ends when a canary is in
+		effects [2]offloadtest.Effect // of what puts one in
 		entries int
 		want    CanaryStatus
 	}{
@@ -38,9 +39,21 @@ func TestCanary(t *testing.T) {
 		{name: "talkative", entries: 64, device: func(n *offloadtest.NIC) offload.Driver { return talkative{n} }, want: CanaryStatus{Wrong: 1}},
 		{name: "no packets", entries: 64, silent: true, want: CanaryStatus{Open: 1}},
 		{name: "full", entries: 1},
+		{name: "refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Refuses, offloadtest.Refuses}},
+		{name: "half refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Works, offloadtest.Refuses}},
+		{name: "other half refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Refuses, offloadtest.Works}},
+		{name: "no answer", entries: 64, effects: [2]offloadtest.Effect{offloadtest.LostReply, offloadtest.LostOp}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, c.entries)
+			sent := -1 // entries of canaries; the table's come first
+			r.nic.Fault = func(_ int, op *offload.Op) offloadtest.Effect {
+				if sent < 0 || op.Kind != offload.Add {
+					return offloadtest.Works
+				}
+				sent++
+				return c.effects[(sent-1)%len(c.effects)]
+			}
 			tap := &tapped{software: r.software}
 			config := r.config()
 			config.Samples = tap
@@ -51,6 +64,7 @@ func TestCanary(t *testing.T) {
 			r.wanted.Want(table(t, 1, nil, "name=a,priority=2,in_port=vf1,ip_proto=tcp actions=pass", "name=b,priority=1,in_port=vf1 actions=drop"))
 			r.settle(2)
 			idle := len(r.installed())
+			sent = 0
 			k, err := flow.ParseKey("in_port=vf1,src_mac=02:00:00:00:00:09,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.0.0.2,src_port=9,dst_port=80", testPorts)
 			if err != nil {
 				t.Fatal(err)
@@ -77,6 +91,9 @@ func TestCanary(t *testing.T) {
 			}
 			if in := c.want != (CanaryStatus{}); len(r.installed()) != idle || in && most != idle+2 || !in && most != idle {
 				t.Errorf("%d entries, %d at most, %d without a canary", len(r.installed()), most, idle)
+			}
+			if tried := c.entries > 1; tried != (sent == 2) {
+				t.Errorf("%d entries were tried", sent)
 			}
 			r.proved()
 		})
