@@ -30,6 +30,7 @@ func TestCanary(t *testing.T) {
 		device  func(*offloadtest.NIC) offload.Driver
 		deaf    bool                  // it asks no entry
 		silent  bool                  // the flow ends when a canary is in
+		odd     bool                  // its packets have IP options from then on, with which the card misses them
 		effects [2]offloadtest.Effect // of what puts one in
 		entries int
 		want    CanaryStatus
@@ -38,6 +39,7 @@ func TestCanary(t *testing.T) {
 		{name: "deaf", entries: 64, deaf: true, want: CanaryStatus{Wrong: 1}},
 		{name: "talkative", entries: 64, device: func(n *offloadtest.NIC) offload.Driver { return talkative{n} }, want: CanaryStatus{Wrong: 1}},
 		{name: "no packets", entries: 64, silent: true, want: CanaryStatus{Open: 1}},
+		{name: "missed packets", entries: 64, odd: true, want: CanaryStatus{Open: 1}},
 		{name: "full", entries: 1},
 		{name: "refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Refuses, offloadtest.Refuses}},
 		{name: "half refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Works, offloadtest.Refuses}},
@@ -72,6 +74,10 @@ func TestCanary(t *testing.T) {
 			m, _ := r.nic.Model(t.Context())
 			most := idle
 			for range 55 { // 110 s, so that one goes in
+				k := k
+				if c.odd && len(r.installed()) > idle {
+					k.Set(flow.Flags, k.Get(flow.Flags)|flow.FlagOdd)
+				}
 				if held := r.installed(); !c.silent || len(held) == idle {
 					if !c.deaf {
 						if e, hit := r.nic.Receive(&k, 64); hit && !e.Punt() {

@@ -91,11 +91,13 @@ func (a *Agent) resample(ctx context.Context) {
 		}
 		a.sampled.Right++
 		for _, c := range a.devices {
-			c.canary.saw(&s.Key, s.Time, a.Now())
-			if mayAnswer(&c.model, &s.Key) && answering(c.installed, &c.model, &s.Key) == nil {
-				a.sampled.open = s.Key
+			if !mayAnswer(&c.model, &s.Key) {
+				continue
 			}
-			if e := answering(c.installed, &c.model, &s.Key); e != nil && s.Time.After(c.since.Add(switchWindow)) {
+			c.canary.saw(&s.Key, s.Time, a.Now())
+			if e := answering(c.installed, &c.model, &s.Key); e == nil {
+				a.sampled.open = s.Key
+			} else if s.Time.After(c.since.Add(switchWindow)) {
 				a.sampled.Passed++
 				passed[e.ID], on[e.ID] = s.Key, c
 			}
@@ -147,12 +149,9 @@ func rejudge(s *fallback.Sample) string {
 	return ""
 }
 
-// answering returns the entry that should have answered a packet in the device; nil if
-// there is none, or if another one may have punted it.
+// answering returns the entry that should have answered a packet that the device does not
+// miss ([mayAnswer]); nil if there is none, or if another one may have punted it.
 func answering(installed []flow.Entry, m *device.Model, k *flow.Key) *flow.Entry {
-	if !mayAnswer(m, k) {
-		return nil
-	}
 	var first *flow.Entry
 	for i := range installed {
 		e := &installed[i]
