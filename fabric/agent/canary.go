@@ -8,6 +8,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // The canary of a device: two entries that change no verdict, put in to see whether the
@@ -106,6 +107,16 @@ func (a *Agent) canaries(ctx context.Context) {
 	}
 }
 
+// probing makes the entry of a canary that has to count the packets of k's flow. ok is false
+// if the device cannot hold it, or holds another that may get some of them first: a guard
+// for stations is as high, and of two as high any may be asked.
+func probing(installed []flow.Entry, m *device.Model, k *flow.Key) (probe flow.Entry, ok bool) {
+	probe, ok = offload.Canary(m, k)
+	return probe, ok && !slices.ContainsFunc(installed, func(e flow.Entry) bool {
+		return (m.Order != device.Honoured || e.Priority >= probe.Priority) && e.Match.Overlaps(&probe.Match)
+	})
+}
+
 // release puts a canary into a device.
 func (a *Agent) release(ctx context.Context, c *card) {
 	c.canary = canary{next: a.Now().Add(canaryPace)}
@@ -115,7 +126,7 @@ func (a *Agent) release(ctx context.Context, c *card) {
 		return
 	}
 	a.sampled.open = flow.Key{}
-	probe, ok := offload.Canary(&m, &key)
+	probe, ok := probing(c.installed, &m, &key)
 	key.Set(flow.SrcMAC, nobody)
 	idle, also := offload.Canary(&m, &key)
 	if !ok || !also || idle.Match.Overlaps(&probe.Match) {

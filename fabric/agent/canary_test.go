@@ -139,3 +139,49 @@ func TestCanaryChange(t *testing.T) {
 		t.Errorf("%+v, %v", s.Drift, s.EventTotals)
 	}
 }
+
+// TestCanaryGuarded: a canary is as high as the guards of stations, and none goes in for
+// packets that one of these may punt before it, though they are all that was seen last.
+func TestCanaryGuarded(t *testing.T) {
+	r := newRig(t, 64)
+	tap := &tapped{software: r.software}
+	config := r.config()
+	config.Samples = tap
+	r.agent = New(config)
+	r.wanted.Want(web(t, 1))
+	r.settle(2)
+	idle := len(r.installed())
+	key := func(text string) flow.Key {
+		k, err := flow.ParseKey(text+",src_ip=10.9.0.1,src_port=9,dst_port=80", testPorts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	guarded := key("in_port=vf1,src_mac=02:00:00:00:00:03,dst_mac=02:00:00:00:00:03,ip_proto=tcp,dst_ip=192.0.2.2")
+	if e := r.nic.Answers(&guarded); len(e) != 1 || !e[0].Punt() {
+		t.Fatalf("it is not for a guard: %+v", e)
+	}
+	for range 90 { // 180 s
+		r.nic.Receive(&guarded, 64)
+		tap.judge(t, &guarded, r.now.Add(switchWindow*3/2))
+		r.settle(1)
+		if held := r.installed(); len(held) != idle {
+			t.Fatalf("a canary is in: %+v", held[idle:])
+		}
+	}
+	free, most := key("in_port=uplink,src_mac=02:00:00:00:00:09,ip_proto=udp,dst_ip=10.0.0.9"), 0
+	for range 40 {
+		for _, k := range []*flow.Key{&free, &guarded} {
+			if e, hit := r.nic.Receive(k, 64); hit && !e.Punt() {
+				t.Fatalf("%v answered", e)
+			}
+			tap.judge(t, k, r.now.Add(switchWindow*3/2))
+		}
+		r.settle(1)
+		most = max(most, len(r.installed()))
+	}
+	if s := r.agent.Status(); s.Canary.Right == 0 || s.Canary.Wrong+s.Canary.Open > 0 || most != idle+2 {
+		t.Errorf("%+v, %d entries at most, %d without a canary", s.Canary, most, idle)
+	}
+}

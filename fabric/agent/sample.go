@@ -96,7 +96,9 @@ func (a *Agent) resample(ctx context.Context) {
 			}
 			c.canary.saw(&s.Key, s.Time, a.Now())
 			if e := answering(c.installed, &c.model, &s.Key); e == nil {
-				a.sampled.open = s.Key
+				if _, ok := probing(c.installed, &c.model, &s.Key); ok {
+					a.sampled.open = s.Key
+				}
 			} else if s.Time.After(c.since.Add(switchWindow)) {
 				a.sampled.Passed++
 				passed[e.ID], on[e.ID] = s.Key, c
