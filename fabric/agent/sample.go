@@ -55,8 +55,8 @@ type SampleStatus struct {
 type sampled struct {
 	SampleStatus
 	next   fallback.Sample
-	passed map[flow.EntryID]int // in how many looks packets passed by an entry
-	open   flow.Key             // of a packet that no device had to answer; zero if there was none
+	passed map[flow.EntryID]int // in how many looks in a row packets passed by an entry
+	open   flow.Key             // of a packet that a device had to miss and a canary can be for; zero if there was none
 }
 
 // resample judges again what software judged since the last look.
@@ -108,21 +108,20 @@ func (a *Agent) resample(ctx context.Context) {
 	a.notePassed(passed, on)
 }
 
-// notePassed says which entries let packets pass, look after look.
+// notePassed says which entries let packets pass, look after look: one packet in months shows
+// nothing, as it may have met what was before.
 func (a *Agent) notePassed(passed map[flow.EntryID]flow.Key, on map[flow.EntryID]*card) {
 	looks := map[flow.EntryID]int{}
 	for _, c := range a.devices {
 		for i := range c.installed {
 			id := c.installed[i].ID
-			n := a.sampled.passed[id]
-			if k, now := passed[id]; now {
-				if n++; n == patience {
-					a.event(eventSilent, on[id].Name, fmt.Sprintf("entry %s should have answered %s, which software saw: see whether the device does what it says, or always misses such packets",
-						ruleID(flow.RuleID(id)), flow.FormatKey(k, a.running.Ports())))
-				}
+			k, now := passed[id]
+			if !now {
+				continue
 			}
-			if n > 0 {
-				looks[id] = n
+			if looks[id] = a.sampled.passed[id] + 1; looks[id] == patience {
+				a.event(eventSilent, on[id].Name, fmt.Sprintf("entry %s should have answered %s, which software saw: see whether the device does what it says, or always misses such packets",
+					ruleID(flow.RuleID(id)), flow.FormatKey(k, a.running.Ports())))
 			}
 		}
 	}

@@ -113,3 +113,41 @@ func TestResample(t *testing.T) {
 		})
 	}
 }
+
+// TestSilent has a card let a packet pass by an entry now and then, which says nothing of
+// it, and then in each look.
+func TestSilent(t *testing.T) {
+	r := newRig(t, 64)
+	tap := &tapped{software: r.software}
+	config := r.config()
+	config.Samples = tap
+	r.agent = New(config)
+	r.wanted.Want(web(t, 1))
+	r.settle(1)
+	k, err := flow.ParseKey("in_port=vf0,src_mac=02:00:00:00:00:09,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.0.0.2,src_port=9,dst_port=25", testPorts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(passes bool) uint64 {
+		if e, hit := r.nic.Receive(&k, 64); !hit || e.Punt() {
+			t.Fatal("no entry answers it")
+		}
+		if passes {
+			tap.judge(t, &k, r.now.Add(switchWindow*3/2))
+		}
+		r.settle(1)
+		return r.agent.Status().EventTotals[eventSilent]
+	}
+	for i := range 10 * patience {
+		if look(i%patience != 0) != 0 {
+			t.Fatalf("look %d: one without a passed packet does not count", i)
+		}
+	}
+	said := look(false)
+	for range patience {
+		said = look(true)
+	}
+	if said != 1 {
+		t.Errorf("it was said %d times", said)
+	}
+}
