@@ -29,9 +29,24 @@ func (l *Look) query() string {
 	return q.Encode()
 }
 
-// lookOf reads the look of a request.
+// maxNames is how many ports, and how many rules, a look may name: a worker compares each
+// frame with all of them.
+const maxNames = 64
+
+// lookOf reads the look of a request. What it names twice it has once.
 func lookOf(q url.Values) (Look, error) {
-	l := Look{Ports: q["port"], Rules: q["rule"], Verdicts: q["verdict"], Tiers: q["tier"], Rate: DefaultRate, Frames: q.Get("frames") == "true"}
+	l := Look{Rate: DefaultRate, Frames: q.Get("frames") == "true"}
+	for what, into := range map[string]*[]string{"port": &l.Ports, "rule": &l.Rules, "verdict": &l.Verdicts, "tier": &l.Tiers} {
+		had := map[string]bool{}
+		for _, name := range q[what] {
+			if !had[name] {
+				had[name], *into = true, append(*into, name)
+			}
+		}
+		if len(had) > maxNames {
+			return l, &flow.Fault{Code: "E_VALUE", What: "observe", Why: fmt.Sprintf("%d names of a %s, and a worker compares each frame with all: %d may be named", len(had), what, maxNames), Remedy: "name fewer, or none and choose among what is shown"}
+		}
+	}
 	if text := q.Get("rate"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > MaxRate {

@@ -351,3 +351,22 @@ func TestQuery(t *testing.T) {
 		}
 	}
 }
+
+// TestManyNames: what a worker compares frames with is bounded, whatever is asked for.
+func TestManyNames(t *testing.T) {
+	for _, what := range []string{"port", "rule", "verdict", "tier"} {
+		names := make([]string, maxNames+1)
+		for i := range names {
+			names[i] = fmt.Sprint("n", i)
+		}
+		var fault *flow.Fault
+		if _, err := lookOf(url.Values{what: names}); !errors.As(err, &fault) || fault.Code != "E_VALUE" || !strings.Contains(fault.Why, what) || fault.Remedy == "" {
+			t.Errorf("%d of %s: %v", len(names), what, err)
+		}
+		names = names[:maxNames]
+		l, err := lookOf(url.Values{what: slices.Repeat(names, 1000)})
+		if got := slices.Concat(l.Ports, l.Rules, l.Verdicts, l.Tiers); err != nil || !slices.Equal(got, names) {
+			t.Errorf("%d of %s, each a thousand times: %v, %d", len(names), what, err, len(got))
+		}
+	}
+}
