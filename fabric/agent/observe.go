@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/http"
@@ -106,12 +107,17 @@ func (d *Daemon) openWindow() {
 }
 
 // listenAlone listens on a socket that only this user and a group, if it has a name, can
-// open, from its first moment on. What a killed process has left there is removed.
+// open, from its first moment on. The socket that a killed process has left there is removed.
 func listenAlone(path, group string) (net.Listener, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
 		return nil, errors.New("another process listens there")
-	} else if errors.Is(err, unix.ECONNREFUSED) {
+	} else if errors.Is(err, unix.ECONNREFUSED) { // no file but a socket is ours to remove
+		if s, err := os.Lstat(path); err != nil {
+			return nil, err
+		} else if s.Mode().Type() != fs.ModeSocket {
+			return nil, &flow.Fault{Code: "E_VALUE", What: "socket " + path, Why: "a file that is no socket is there", Remedy: "name another path in spec.observe.socket, or move the file away"}
+		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}

@@ -219,7 +219,7 @@ func refused(t *testing.T, socket string) {
 }
 
 // TestWindow: the socket is its user's alone, or a group's, too; what a killed process has
-// left is replaced, and a living one's is not.
+// left is replaced, and a living one's is not, nor is a file of another kind.
 func TestWindow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.observe")
 	mode := func() os.FileMode {
@@ -262,6 +262,19 @@ func TestWindow(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the socket is there all the same:", err)
+	}
+	precious, link := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.WriteFile(precious, []byte("data"), 0o600), os.Symlink(precious, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{precious, link} {
+		var fault *flow.Fault
+		if _, err := listenAlone(path, ""); !errors.As(err, &fault) || fault.Code != "E_VALUE" {
+			t.Error(err)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
+			t.Errorf("%s is gone: %v", path, err)
+		}
 	}
 }
 
