@@ -131,6 +131,7 @@ func (s *Samples) oldest(into *Sample) bool {
 	frame := append(into.Frame[:0], p.Frame...)
 	*into = *p
 	into.Frame = frame
+	p.Table = nil // a place may stay empty for long after its table went out of force
 	return true
 }
 

@@ -105,6 +105,30 @@ func TestSampleAllocations(t *testing.T) {
 	}
 }
 
+// TestSampleTables: the places of a reader who has read all keep no table alive.
+func TestSampleTables(t *testing.T) {
+	w, frames := alone(t, flowtest.NewTable(nil, nil))
+	s := w.d.Sample(Want{})
+	var got Sample
+	for range 3 {
+		w.judge(frames)
+		read := 0
+		for s.oldest(&got) {
+			if read++; got.Table == nil || len(got.Frame) == 0 {
+				t.Fatalf("sample %d: %+v", read, got)
+			}
+		}
+		if read != len(frames) {
+			t.Errorf("%d of %d frames", read, len(frames))
+		}
+	}
+	for i := range s.places {
+		if s.places[i].Table != nil {
+			t.Fatalf("place %d of %d has a table", i, len(s.places))
+		}
+	}
+}
+
 // BenchmarkSample is what it costs, per frame, that somebody looks on.
 func BenchmarkSample(b *testing.B) {
 	for name, look := range map[string]func(*Datapath) *Samples{
