@@ -406,8 +406,16 @@ func (d *Daemon) writeStatus(ctx context.Context) error {
 	}
 }
 
+// A connection ends on which nothing is asked for maxIdle, or of whose answer nothing is
+// read for maxStall; a look is an answer for each line.
+const (
+	maxIdle  = 30 * time.Second
+	maxStall = time.Minute
+)
+
+// serve answers until ctx ends.
 func (d *Daemon) serve(ctx context.Context, on net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: maxIdle, WriteTimeout: maxStall, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(on); !errors.Is(err, http.ErrServerClosed) {

@@ -85,10 +85,38 @@ type Observed struct {
 	Length     int       `json:"length,omitempty"`  // of the frame; with Frame
 }
 
+// maxConnections is how many connections of the socket there are at one time, of those who
+// look and of those who have not said yet what they want. More wait until one has gone.
+const maxConnections = 4 * maxObservers
+
 // window is the socket that those who look on come by.
 type window struct {
 	net.Listener
 	looking atomic.Int32
+	places  chan bool // has something for each connection that is open, or may be next
+}
+
+// Accept waits for a place, and then for who takes it.
+func (w *window) Accept() (net.Conn, error) {
+	w.places <- true
+	c, err := w.Listener.Accept()
+	if err != nil {
+		<-w.places
+		return nil, err
+	}
+	return &visit{Conn: c, leave: sync.OnceFunc(func() { <-w.places })}, nil
+}
+
+// visit is a connection that has a place.
+type visit struct {
+	net.Conn
+	leave func()
+}
+
+// Close ends it and gives its place away.
+func (v *visit) Close() error {
+	defer v.leave()
+	return v.Conn.Close()
 }
 
 // openWindow opens the socket of [File.Observe], if there is to be one. A blade that
@@ -102,7 +130,7 @@ func (d *Daemon) openWindow() {
 		d.log.Warn("nobody can observe this blade", "socket", d.file.Observe, "error", err)
 		return
 	}
-	d.window = &window{Listener: l}
+	d.window = &window{Listener: l, places: make(chan bool, maxConnections)}
 	d.closers = append(d.closers, l.Close)
 }
 

@@ -1,18 +1,24 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -382,4 +388,98 @@ func TestManyNames(t *testing.T) {
 			t.Errorf("%d of %s, each a thousand times: %v, %d", len(names), what, err, len(got))
 		}
 	}
+}
+
+// piped listens to connections within this process, so that their time can be made up.
+type piped struct {
+	calls chan net.Conn
+	ended context.Context
+}
+
+func (l piped) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.calls:
+		return c, nil
+	case <-l.ended.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (l piped) Close() error   { return nil }
+func (l piped) Addr() net.Addr { return &net.UnixAddr{Name: "piped", Net: "unix"} }
+
+// TestIdle: who asks for nothing, and who reads nothing, keeps a place from others for a
+// while and no longer, and who reads slowly goes on.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		l := piped{make(chan net.Conn), ctx}
+		d := &Daemon{log: quiet, window: &window{Listener: l, places: make(chan bool, maxConnections)}}
+		mux, stalled := http.NewServeMux(), make(chan error, 1)
+		mux.HandleFunc("GET /once", func(http.ResponseWriter, *http.Request) {})
+		mux.HandleFunc("GET /lines", func(w http.ResponseWriter, r *http.Request) {
+			o := &observer{Look: Look{Rate: MaxRate}, to: http.NewResponseController(w), lines: json.NewEncoder(w)}
+			var err error
+			for err == nil {
+				err = o.write(r.Context(), &Observed{Rule: "-"})
+			}
+			stalled <- err
+		})
+		ended := make(chan error, 1)
+		go func() { ended <- d.serve(ctx, d.window, mux) }()
+		ask := func(path string) (net.Conn, *http.Response) {
+			mine, its := net.Pipe()
+			l.calls <- its
+			if _, err := fmt.Fprintf(mine, "GET %s HTTP/1.1\r\nHost: agent\r\n\r\n", path); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := http.ReadResponse(bufio.NewReader(mine), nil)
+			if err != nil || answer.StatusCode != http.StatusOK {
+				t.Fatal(answer, err)
+			}
+			return mine, answer
+		}
+		_, slow := ask("/lines")
+		var idle []net.Conn
+		for range maxConnections - 1 {
+			c, _ := ask("/once")
+			idle = append(idle, c)
+		}
+		var late atomic.Bool
+		go func() {
+			c, _ := ask("/once")
+			late.Store(true)
+			c.Close()
+		}()
+		synctest.Wait()
+		if late.Load() {
+			t.Errorf("more than %d connections", maxConnections)
+		}
+		time.Sleep(maxIdle)
+		synctest.Wait()
+		if !late.Load() {
+			t.Error("idle ones are held for ever")
+		}
+		for _, c := range idle {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+		}
+		for range 5 {
+			if _, err := io.ReadFull(slow.Body, make([]byte, 16<<10)); err != nil { // more than is on its way
+				t.Fatal("a slow reader: ", err)
+			}
+			time.Sleep(maxStall * 2 / 3)
+		}
+		if time.Sleep(maxStall); len(stalled) == 0 {
+			t.Fatal("who does not read is written to for ever")
+		}
+		if err := <-stalled; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

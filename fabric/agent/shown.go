@@ -183,6 +183,9 @@ func (o *observer) write(ctx context.Context, l *Observed) error {
 		}
 	}
 	o.next = o.next.Add(time.Second / time.Duration(o.Rate))
+	if err := o.to.SetWriteDeadline(time.Now().Add(maxStall)); err != nil {
+		return err
+	}
 	if err := o.lines.Encode(l); err != nil {
 		return err
 	}
