@@ -392,20 +392,21 @@ func TestManyNames(t *testing.T) {
 
 // piped listens to connections within this process, so that their time can be made up.
 type piped struct {
-	calls chan net.Conn
-	ended context.Context
+	calls  chan net.Conn
+	closed context.Context
+	close  func()
 }
 
 func (l piped) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.calls:
 		return c, nil
-	case <-l.ended.Done():
+	case <-l.closed.Done():
 		return nil, net.ErrClosed
 	}
 }
 
-func (l piped) Close() error   { return nil }
+func (l piped) Close() error   { l.close(); return nil }
 func (l piped) Addr() net.Addr { return &net.UnixAddr{Name: "piped", Net: "unix"} }
 
 // TestIdle: who asks for nothing, and who reads nothing, keeps a place from others for a
@@ -413,7 +414,8 @@ func (l piped) Addr() net.Addr { return &net.UnixAddr{Name: "piped", Net: "unix"
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := piped{make(chan net.Conn), ctx}
+		l := piped{calls: make(chan net.Conn)}
+		l.closed, l.close = context.WithCancel(context.Background())
 		d := &Daemon{log: quiet, window: &window{Listener: l, places: make(chan bool, maxConnections)}}
 		mux, stalled := http.NewServeMux(), make(chan error, 1)
 		mux.HandleFunc("GET /once", func(http.ResponseWriter, *http.Request) {})
