@@ -194,6 +194,9 @@ func (c *Client) Watch(ctx context.Context, prefix Prefix, after int64) <-chan B
 		for ctx.Err() == nil {
 			var err error
 			after, err = c.watch(ctx, prefix, after, out)
+			if ctx.Err() != nil {
+				return // it ends as was asked, and says nothing of it
+			}
 			if errors.Is(err, ErrUnreachable) {
 				select { // the member we watch at has no leader: ask again, there or at another
 				case <-time.After(reconnect.Backoff.BaseDelay):
