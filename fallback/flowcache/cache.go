@@ -59,9 +59,9 @@ type Cache struct {
 	table    *table
 	programs map[bool]*ebpf.Program // by whether several CPUs share a device
 	ports    map[flow.Port]*port
-	strays   map[int]link.Link // of the owner before, by ifindex: taken over by Attach
-	reach    map[flow.Port]int // ifindex of the way out of ports that have one
-	begun    bool              // by Begin: what the owner before left is no more
+	strays   map[int]link.Link  // of the owner before, by ifindex: taken over by Attach
+	reach    map[flow.Port]bool // ports that have a way out
+	begun    bool               // by Begin: what the owner before left is no more
 	stats    Stats
 }
 
@@ -91,7 +91,7 @@ func Open(c Config) (*Cache, error) {
 	if c.Flows == 0 {
 		c.Flows = DefaultFlows
 	}
-	k := &Cache{dir: c.PinDir, programs: map[bool]*ebpf.Program{}, ports: map[flow.Port]*port{}, strays: map[int]link.Link{}, reach: map[flow.Port]int{}}
+	k := &Cache{dir: c.PinDir, programs: map[bool]*ebpf.Program{}, ports: map[flow.Port]*port{}, strays: map[int]link.Link{}, reach: map[flow.Port]bool{}}
 	if err := k.open(c); err != nil {
 		return nil, errors.Join(&flow.Fault{Code: "E_FLOWCACHE", What: "open the flow cache", Why: err.Error(),
 			Remedy: "run as root on a kernel of at least 5.9, with PinDir on a bpffs (mount -t bpf bpf DIR) and no other agent running, or do without the cache", Err: err}, k.Close())
@@ -324,7 +324,7 @@ func (k *Cache) Begin(epoch uint64) {
 		k.letGo(ifindex)
 	}
 	for n := flow.Port(1); n <= MaxPort; n++ {
-		if k.reach[n] == 0 && k.ports[n] == nil {
+		if !k.reach[n] && k.ports[n] == nil {
 			k.retire(n)
 		}
 	}
@@ -377,7 +377,7 @@ func (k *Cache) grace() error {
 func (k *Cache) Install(epoch uint64, key *flow.Key, v Verdict, rule flow.RuleID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if v.Op == Forward && k.reach[v.Port] == 0 {
+	if v.Op == Forward && !k.reach[v.Port] {
 		return false
 	}
 	switch k.table.install(epoch, key, v, rule) {

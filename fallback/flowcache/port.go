@@ -227,7 +227,10 @@ func (k *Cache) output(n flow.Port, ifindex int) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	open, _ := takes(ifindex) // false if nobody can tell: flows leave from Go
+	open := false // nor is it if nobody can tell: flows leave from Go
+	if netdev, err := family(); err == nil {
+		open, _ = takes(netdev, ifindex)
+	}
 	return dev, k.openWay(n, ifindex, open)
 }
 

@@ -25,18 +25,23 @@ const (
 	featureTransmit   = 4 // NETDEV_XDP_ACT_NDO_XMIT
 )
 
+// family is the number of the kernel's netdev family.
+func family() (uint16, error) {
+	f, err := netlink.GenlFamilyGet("netdev")
+	if err != nil {
+		return 0, fmt.Errorf("ask which interfaces take XDP frames: %w", err)
+	}
+	return f.ID, nil
+}
+
 // takes reports whether a device of the calling thread's network namespace takes XDP
 // frames. It asks for one device at a time: the kernel's list of all is not marked as one,
 // which ends it for the library after the first.
-func takes(ifindex int) (bool, error) {
+func takes(family uint16, ifindex int) (bool, error) {
 	fail := func(err error) (bool, error) {
 		return false, fmt.Errorf("ask whether interface %d takes XDP frames: %w", ifindex, err)
 	}
-	family, err := netlink.GenlFamilyGet("netdev")
-	if err != nil {
-		return fail(err)
-	}
-	ask := nl.NewNetlinkRequest(int(family.ID), 0)
+	ask := nl.NewNetlinkRequest(int(family), 0)
 	ask.AddData(&nl.Genlmsg{Command: netdevGetDevice, Version: 1})
 	ask.AddData(nl.NewRtAttr(netdevIfindex, nl.Uint32Attr(uint32(ifindex))))
 	answers, err := ask.Execute(unix.NETLINK_GENERIC, 0)
@@ -59,14 +64,30 @@ func takes(ifindex int) (bool, error) {
 
 // Review looks again which devices of ports take XDP frames. Flows that leave by one that
 // does not any more go to Go from now on. The calling thread must be in the devices'
-// network namespace. To be called often: what is sent meanwhile is lost.
+// network namespace. To be called often: what is sent meanwhile is lost. The kernel is
+// asked without the lock that [Cache.Install] needs.
 func (k *Cache) Review() error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	var errs []error
+	devices := map[flow.Port]int{}
 	for n, p := range k.ports {
-		open, err := takes(p.ifindex)
-		errs = append(errs, err, k.openWay(n, p.ifindex, open))
+		devices[n] = p.ifindex
+	}
+	k.mu.Unlock()
+	netdev, missing := family()
+	open := map[flow.Port]bool{} // none is, if the kernel cannot tell
+	errs := []error{missing}
+	for n, ifindex := range devices {
+		if missing == nil {
+			takes, err := takes(netdev, ifindex)
+			open[n], errs = takes, append(errs, err)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for n, ifindex := range devices {
+		if p := k.ports[n]; p != nil && p.ifindex == ifindex { // else it has changed meanwhile, and Attach has asked
+			errs = append(errs, k.openWay(n, ifindex, open[n]))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -84,6 +105,6 @@ func (k *Cache) openWay(n flow.Port, ifindex int, open bool) error {
 	if err := k.maps.Out.Put(uint32(n), uint32(ifindex)); err != nil {
 		return fmt.Errorf("make it a way out: %w", err)
 	}
-	k.reach[n] = ifindex
+	k.reach[n] = true
 	return nil
 }
