@@ -109,10 +109,7 @@ func TestCanary(t *testing.T) {
 // TestCanaryChange has the table change while a canary is in: the change takes it out.
 func TestCanaryChange(t *testing.T) {
 	r := newRig(t, 64)
-	tap := &tapped{software: r.software}
-	config := r.config()
-	config.Samples = tap
-	r.agent = New(config)
+	tap := tapping(r)
 	r.wanted.Want(web(t, 1))
 	r.settle(2)
 	k, err := flow.ParseKey("in_port=uplink,src_mac=02:00:00:00:00:09,ip_proto=udp,src_ip=10.9.0.1,dst_ip=10.0.0.9,src_port=9,dst_port=80", testPorts)
@@ -144,10 +141,7 @@ func TestCanaryChange(t *testing.T) {
 // packets that one of these may punt before it, though they are all that was seen last.
 func TestCanaryGuarded(t *testing.T) {
 	r := newRig(t, 64)
-	tap := &tapped{software: r.software}
-	config := r.config()
-	config.Samples = tap
-	r.agent = New(config)
+	tap := tapping(r)
 	r.wanted.Want(web(t, 1))
 	r.settle(2)
 	idle := len(r.installed())

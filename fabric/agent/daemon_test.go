@@ -130,6 +130,20 @@ func sysTree(t *testing.T) string {
 
 var quiet = slog.New(slog.DiscardHandler)
 
+// running runs a daemon; the function that it returns ends and closes it.
+func running(t *testing.T, d *Daemon) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := errors.Join(<-ended, d.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestDaemon runs an agent with everything but a card on two representors that it
 // finds in the inventory, changes its rules, and ends it.
 func TestDaemon(t *testing.T) {

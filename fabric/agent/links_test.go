@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -32,9 +31,7 @@ func TestLinkReturns(t *testing.T) {
 					missing = err
 					return
 				}
-				ctx, cancel := context.WithCancel(context.Background())
-				ended := make(chan error, 1)
-				go func() { ended <- d.Run(ctx) }()
+				end := running(t, d)
 				until(t, d, "the first generation", func(s *Status) bool { return s.Generation == 1 })
 				passes(t, "far1", "far0")
 				for range 3 {
@@ -58,10 +55,7 @@ func TestLinkReturns(t *testing.T) {
 				if n := d.Agent().Status().EventTotals; n[eventAway] != 3 || n[eventBack] != 3 {
 					t.Errorf("after three removals: %v", n)
 				}
-				cancel()
-				if err := errors.Join(<-ended, d.Close()); err != nil {
-					t.Error(err)
-				}
+				end()
 			})
 			if mode == "afxdp" {
 				must.Have(t, "afxdp", missing)
@@ -83,9 +77,7 @@ func TestLinkRenamed(t *testing.T) {
 			missing = err
 			return
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		go func() { ended <- d.Run(ctx) }()
+		end := running(t, d)
 		until(t, d, "both links", func(s *Status) bool { return s.Generation == 1 && s.Links[0].Open && s.Links[1].Open })
 		rename := func(from, to string) {
 			l, err := netlink.LinkByName(from)
@@ -103,10 +95,7 @@ func TestLinkRenamed(t *testing.T) {
 		})
 		rename("rep1", "rep0")
 		until(t, d, "the first link on the other's netdev", func(s *Status) bool { return s.Links[0].Open && !s.Links[1].Open })
-		cancel()
-		if err := errors.Join(<-ended, d.Close()); err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 	must.Have(t, "afxdp", missing)
 }

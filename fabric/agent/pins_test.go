@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -37,9 +36,7 @@ func TestPinnedCache(t *testing.T) {
 				missing = err
 				return
 			}
-			ctx, cancel := context.WithCancel(context.Background())
-			ended := make(chan error, 1)
-			go func() { ended <- d.Run(ctx) }()
+			end := running(t, d)
 			until(t, d, "the first generation", func(s *Status) bool {
 				return s.Generation == 1 && s.Links[0].XDP == "native" && s.Links[0].Fail == "kernel" && s.Links[1].Fail == "closed" && s.Cache.Pins == pins
 			})
@@ -50,10 +47,7 @@ func TestPinnedCache(t *testing.T) {
 			})
 			r, _ := d.Agent().Status().Rule("cross/out")
 			counted = r.Software.Packets + r.Cache.Packets
-			cancel()
-			if err := errors.Join(<-ended, d.Close()); err != nil {
-				t.Error(err)
-			}
+			end()
 			if !taken() {
 				t.Errorf("agent %d has taken its program along", round)
 			}

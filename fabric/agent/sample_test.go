@@ -18,6 +18,15 @@ type tapped struct {
 	fault   func(s *fallback.Sample) // what it says instead; may be nil
 }
 
+// tapping gives the rig an agent that looks at samples of its software.
+func tapping(r *rig) *tapped {
+	s := &tapped{software: r.software}
+	config := r.config()
+	config.Samples = s
+	r.agent = New(config)
+	return s
+}
+
 // Next gives out the oldest.
 func (s *tapped) Next(ctx context.Context, into *fallback.Sample) error {
 	if len(s.samples) == 0 {
@@ -69,10 +78,7 @@ func TestResample(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, 64)
-			tap := &tapped{software: r.software}
-			config := r.config()
-			config.Samples = tap
-			r.agent = New(config)
+			tap := tapping(r)
 			r.wanted.Want(web(t, 1))
 			r.settle(1)
 			rng := rand.New(rand.NewPCG(start, 1))
@@ -118,10 +124,7 @@ func TestResample(t *testing.T) {
 // it, and then in each look.
 func TestSilent(t *testing.T) {
 	r := newRig(t, 64)
-	tap := &tapped{software: r.software}
-	config := r.config()
-	config.Samples = tap
-	r.agent = New(config)
+	tap := tapping(r)
 	r.wanted.Want(web(t, 1))
 	r.settle(1)
 	k, err := flow.ParseKey("in_port=vf0,src_mac=02:00:00:00:00:09,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.0.0.2,src_port=9,dst_port=25", testPorts)
