@@ -154,9 +154,7 @@ func TestDaemon(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		go func() { ended <- d.Run(ctx) }()
+		end := running(t, d)
 		until(t, d, "the first generation", func(s *Status) bool { return s.Generation == 1 })
 		rewrite(t, f.Rules[0], good)
 		until(t, d, "the second generation", func(s *Status) bool { return s.Generation == 2 })
@@ -192,13 +190,7 @@ func TestDaemon(t *testing.T) {
 			}
 			conn.Close()
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
