@@ -101,6 +101,7 @@ type Batch struct {
 
 	table  *flow.Table // that Rules are places in
 	engine *engine     // or, if it is not nil, that has given the numbers
+	stride int         // keys to look up at once; 0 is as many as can be
 }
 
 // Rule returns the rule that was the answer to key i; the default has ID
@@ -131,7 +132,7 @@ func (c *Classifier) Lookup(b *Batch) {
 	}
 	for {
 		e := c.engine.Load()
-		if b.table, b.engine = nil, e; c.lookupAll(e, b.Keys, answers) {
+		if b.table, b.engine = nil, e; c.lookupAll(e, b, answers) {
 			return
 		}
 	}
@@ -152,10 +153,15 @@ func (f *fast) lookupAll(keys []flow.Key, answers []int32) {
 	}
 }
 
-// lookupAll has e answer keys, as many at once as are answered before more than one
-// step is made. It returns false if there is another engine now.
-func (c *Classifier) lookupAll(e *engine, keys []flow.Key, answers []int32) bool {
-	for most := kernel.Lanes; len(keys) > 0; {
+// lookupAll has e answer the keys of b, a stride at once, and those again, in smaller strides,
+// during which more than one step was made. It returns false if there is another engine now.
+func (c *Classifier) lookupAll(e *engine, b *Batch, answers []int32) bool {
+	keys, tried := b.Keys, 0
+	start := c.version.Load()
+	if b.stride == 0 {
+		b.stride = kernel.Lanes
+	}
+	for most := b.stride; len(keys) > 0; {
 		n := min(most, len(keys))
 		before := c.version.Load()
 		if c.engine.Load() != e {
@@ -164,15 +170,34 @@ func (c *Classifier) lookupAll(e *engine, keys []flow.Key, answers []int32) bool
 		reader := e.epochs.Enter(&answers[0])
 		e.lookup(keys[:n], answers[:n])
 		reader.Leave()
+		tried += n
 		if steps(before, c.version.Load()) > 1 {
 			most = max(1, n/2)
 			continue
 		}
 		keys, answers = keys[n:], answers[n:]
-		most = min(2*most, kernel.Lanes)
+		most = min(2*most, b.stride)
 	}
+	b.stride = nextStride(b.stride, tried, steps(start, c.version.Load()))
 	return true
 }
+
+// nextStride returns how many keys should be answered at once by who answered so many at
+// once before, and saw so many steps while it tried that many keys: half of those between two steps. A
+// stride grows slowly, for steps come in bursts, and a stride too long costs as much
+// as one that is four times too short: 100,000 updates a second left 0.58 of the
+// speed of 100,000 rules of the family fw as long as all batches began with strides of
+// kernel.Lanes keys, of which every third was looked up in vain, and leave 0.9 now.
+func nextStride(stride, tried int, steps uint64) int {
+	next := min(stride+stride/4+1, kernel.Lanes)
+	if steps == 0 {
+		return next
+	}
+	return min(next, max(leastStride, tried/int(2*steps)))
+}
+
+// leastStride is the number of keys below which a key costs notably more.
+const leastStride = 32
 
 // steps returns the number of steps that may have been made between two versions, those
 // that had begun before or not ended after counting too.

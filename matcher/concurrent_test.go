@@ -142,3 +142,26 @@ func (s *spells) there(v int64) bool {
 	}
 	return n%2 == 1
 }
+
+// A stride comes down at once to half of what is between two steps, never below what
+// makes keys dear, and goes up step by step to all that a kernel takes.
+func TestStride(t *testing.T) {
+	for _, c := range []struct {
+		stride, tried int
+		steps         uint64
+		want          int
+	}{
+		{256, 256, 0, 256}, {256, 384, 2, 96}, {256, 512, 1 << 40, 32}, {96, 256, 0, 121}, {96, 256, 1, 121}, {96, 256, 2, 64}, {1, 1, 1, 2},
+	} {
+		if got := nextStride(c.stride, c.tried, c.steps); got != c.want {
+			t.Errorf("%d keys at once, %d tried, %d steps: %d keys next, want %d", c.stride, c.tried, c.steps, got, c.want)
+		}
+	}
+	stride, batches := 32, 0
+	for ; stride < 256; batches++ {
+		stride = nextStride(stride, 256, 0)
+	}
+	if batches < 5 || batches > 20 {
+		t.Errorf("from 32 keys at once to 256 in %d batches", batches)
+	}
+}

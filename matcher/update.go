@@ -31,7 +31,8 @@ import (
 //     or the winner after it. For two steps that does not hold: a rule that is deleted
 //     may be missed together with the one that was inserted before to replace it, if
 //     the one was looked for before and the other after both steps. So a search counts
-//     the steps and is repeated, with fewer keys, if there was more than one.
+//     the steps and is repeated, with fewer keys, if there was more than one; how many
+//     keys are searched at once follows the steps that are made meanwhile.
 //   - Numbers of rules are never used again in one engine: what a search has answered can
 //     be asked for at any time.
 //
