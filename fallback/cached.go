@@ -103,12 +103,14 @@ func view(t *flow.Table) flow.Key {
 
 // learn installs what the batch has found out.
 func (w *worker) learn(g *generation) {
+	w.flows = w.flows[:0]
 	for i, rule := range w.batch.Rules[:len(w.batch.Keys)] {
 		k := &w.batch.Keys[i]
 		if v, ok := w.verdict(g.program, rule, k); ok {
-			w.d.cache.Install(g.epoch, k, v, g.table.Rule(int(rule)).ID)
+			w.flows = append(w.flows, flowcache.Flow{Key: k, Verdict: v, Rule: g.table.Rule(int(rule)).ID})
 		}
 	}
+	w.d.cache.Install(g.epoch, w.flows)
 }
 
 // verdict returns what the rule at a place does with all frames of this key, as far as
@@ -185,7 +187,7 @@ func (w *worker) verdict(p *program, rule int32, k *flow.Key) (v flowcache.Verdi
 
 // has reports whether a port has a link.
 func (d *Datapath) has(port flow.Port) bool {
-	return int(port) < len(d.links) && d.links[port] != nil
+	return int(port) < len(d.links) && len(d.links[port]) > 0
 }
 
 // CacheStats is what a datapath's flow cache has done.

@@ -21,6 +21,7 @@ type blade struct {
 	*fallback.Datapath
 	cache  *flowcache.Cache
 	cables map[flow.Port]*cable
+	queues map[flow.Port][]fallback.Link
 }
 
 // newBlade runs a datapath with a cache between cables.
@@ -35,20 +36,23 @@ func newBlade(t testing.TB, cables map[flow.Port]*cable, c flowcache.Config, p m
 			t.Error("close the cache:", err)
 		}
 	})
-	config := fallback.Config{Links: map[flow.Port]fallback.Link{}, Cache: b.cache}
+	config := fallback.Config{Queues: map[flow.Port][]fallback.Link{}, Cache: b.cache}
 	reps := map[flow.Port]int{}
 	for port, c := range b.cables {
 		must.Have(t, "xdp", b.cache.Attach(port, c.rep, p[port]))
-		l, err := afxdp.OpenIn(c.rep, b.cache.Sockets(), uint32(port))
+		queues, err := afxdp.OpenIn(c.rep, b.cache.Sockets(), func(queue int) uint32 { return flowcache.Place(port, queue) })
 		must.Have(t, "afxdp", err)
-		t.Cleanup(func() { l.Close() })
-		config.Links[port] = l
+		for _, l := range queues {
+			t.Cleanup(func() { l.Close() })
+			config.Queues[port] = append(config.Queues[port], l)
+		}
 		reps[port] = c.rep
 	}
 	kernel, err := afpacket.OpenKernel(reps)
 	must.Have(t, "veth", err)
 	t.Cleanup(func() { kernel.Close() })
 	config.Kernel = kernel
+	b.queues = config.Queues
 	b.Datapath = run(t, config)
 	return b
 }

@@ -27,8 +27,10 @@ func (d *Datapath) digest(t *flow.Table) (sum flowcache.Digest) {
 	for _, s := range sw.Stations() {
 		w.numbers(uint64(s.VLAN), s.MAC, uint64(s.Port))
 	}
-	for _, l := range d.workers {
-		w.numbers(uint64(l.port))
+	for port, links := range d.links {
+		if len(links) > 0 {
+			w.numbers(uint64(port))
+		}
 	}
 	if d.kernel == nil {
 		w.numbers(0)

@@ -81,7 +81,7 @@ func TestTableDigest(t *testing.T) {
 	at := func(vlan uint16, mac uint64, port flow.Port) flow.Station {
 		return flow.Station{VLAN: vlan, MAC: mac, Port: port}
 	}
-	two := &Datapath{workers: []*worker{{port: 1}, {port: 2}}}
+	two := &Datapath{links: [][]Link{{}, {sink{}}, {sink{}}}}
 	seen := map[flowcache.Digest]int{}
 	for i, sum := range []flowcache.Digest{
 		two.digest(table(1, flow.Drop, at(0, 2, 2))),
@@ -91,8 +91,8 @@ func TestTableDigest(t *testing.T) {
 		two.digest(table(1, flow.Drop, at(0, 4, 2))),
 		two.digest(table(1, flow.Drop, at(0, 2, 1))),
 		two.digest(table(1, flow.Drop)),
-		(&Datapath{workers: two.workers[:1]}).digest(table(1, flow.Drop, at(0, 2, 2))),
-		(&Datapath{workers: two.workers, kernel: nobody{}}).digest(table(1, flow.Drop, at(0, 2, 2))),
+		(&Datapath{links: two.links[:2]}).digest(table(1, flow.Drop, at(0, 2, 2))),
+		(&Datapath{links: two.links, kernel: nobody{}}).digest(table(1, flow.Drop, at(0, 2, 2))),
 	} {
 		if j, twice := seen[sum]; twice {
 			t.Errorf("cases %d and %d have the same digest", j, i)

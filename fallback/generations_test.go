@@ -40,22 +40,45 @@ func generation(g uint64) *flow.Table {
 // BLADEFLOW_GENERATIONS is how many tables, with 10,000 frames each; a run of that kind
 // writes docs/results/generations.json.
 func TestGenerations(t *testing.T) {
+	generations := uint64(flowtest.Count(t, "BLADEFLOW_GENERATIONS", 120))
+	if testing.Short() {
+		generations = 10
+	}
+	began := time.Now()
+	seen := throughGenerations(t, generations, 1)
+	if os.Getenv("BLADEFLOW_GENERATIONS") != "" {
+		flowtest.Record(t, "generations", 0, began, seen)
+	}
+}
+
+// TestGenerationsQueues is the same with a port of two receive queues, each filled by a CPU
+// of its own, if there are so many.
+func TestGenerationsQueues(t *testing.T) {
+	generations := uint64(40)
+	if testing.Short() {
+		generations = 10
+	}
+	throughGenerations(t, generations, 2)
+}
+
+// throughGenerations returns what it has seen.
+func throughGenerations(t *testing.T, generations uint64, queues int) map[string]uint64 {
 	began := time.Now()
 	inNamespace(t)
 	x := newTraffic(t, burst, firstSource)
 	x.dropped = 1
-	cables := layTraffic(t, 1+spread, x)
+	cables := layTraffic(t, 1+spread, x, queues)
 	for port := flow.Port(2); port <= 1+spread; port++ {
 		x.sinkAt(t, cables[port], uint32(port-2))
 	}
 	b := newBlade(t, cables, flowcache.Config{}, nil)
 	const frames = 10_000
-	generations := uint64(flowtest.Count(t, "BLADEFLOW_GENERATIONS", 120))
-	if testing.Short() {
-		generations = 10
-	}
 	swap(t, b.Datapath, generation(0))
-	stop := x.start(t, cables[1].far, x.window(192)) // a veth holds 256
+	cpus := usableCPUs(t)
+	var stops []func()
+	for queue := range queues { // a veth holds 256 frames; and gives those that a CPU sends to the queue of its number
+		stops = append(stops, x.startOn(t, cables[1].far, cpus[queue%len(cpus)], x.window(192)))
+	}
 	for g := range generations {
 		waitFor(t, "frames", func() bool { return x.made() > g*frames })
 		atomic.StoreUint64(&x.score.Clock, 2*g+1)
@@ -63,7 +86,9 @@ func TestGenerations(t *testing.T) {
 		atomic.StoreUint64(&x.score.Clock, 2*g+2)
 	}
 	waitFor(t, "frames", func() bool { return x.made() >= generations*frames })
-	stop()
+	for _, stop := range stops {
+		stop()
+	}
 	made := x.made()
 	waitFor(t, "the last frames", func() bool { return x.out() == x.due() })
 	counted, rules := uint64(0), b.Counters()
@@ -86,11 +111,14 @@ func TestGenerations(t *testing.T) {
 	if s := b.Stats(); s.Failed != 0 {
 		t.Errorf("stats: %+v", s)
 	}
+	for queue, l := range b.queues[1] {
+		if received, _, _ := l.Stats(); received == 0 && queue < len(cpus) {
+			t.Errorf("nothing went up by queue %d of %d", queue, queues)
+		}
+	}
 	t.Logf("%d frames over %d tables in %v: %d in Go, %d in the cache, %d on their way for more than one change",
 		made, generations+1, time.Since(began), inGo, inCache, x.score.Late)
-	if os.Getenv("BLADEFLOW_GENERATIONS") != "" {
-		flowtest.Record(t, "generations", 0, began, map[string]uint64{"frames": made, "generations": generations,
-			"verdicts_of_neither_generation": x.score.Wrong, "judged_in_go": inGo, "judged_in_the_cache": inCache,
-			"counted_for_rules": counted, "came_out": x.out(), "dropped": dropped, "over_more_than_one_change": x.score.Late})
-	}
+	return map[string]uint64{"frames": made, "generations": generations,
+		"verdicts_of_neither_generation": x.score.Wrong, "judged_in_go": inGo, "judged_in_the_cache": inCache,
+		"counted_for_rules": counted, "came_out": x.out(), "dropped": dropped, "over_more_than_one_change": x.score.Late}
 }

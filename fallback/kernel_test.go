@@ -63,9 +63,16 @@ func newCable(t testing.TB, name string) *cable {
 // layCable lays a cable at whose far end an XDP program sees what arrives.
 func layCable(t testing.TB, name string, program *ebpf.Program) *cable {
 	t.Helper()
+	return layWide(t, name, program, 1)
+}
+
+// layWide is layCable with so many queues at both ends: what leaves by one of them comes in
+// by that of the same number.
+func layWide(t testing.TB, name string, program *ebpf.Program, queues int) *cable {
+	t.Helper()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "rep" + name
-	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far" + name}))
+	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues = "rep"+name, queues, queues
+	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far" + name, PeerNumRxQueues: uint32(queues), PeerNumTxQueues: uint32(queues)}))
 	c := &cable{}
 	for _, end := range []struct {
 		name  string

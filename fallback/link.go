@@ -2,9 +2,9 @@ package fallback
 
 import "github.com/bladeflow/bladeflow/flow"
 
-// Link receives and sends the frames of one representor. A Link is opened and
-// closed by whoever gives it to a [Datapath]; Recv is called by one goroutine at a
-// time, everything else by any.
+// Link receives and sends the frames of one representor, or those of one of its queues. A
+// Link is opened and closed by whoever gives it to a [Datapath]; Recv is called by one
+// goroutine at a time, everything else by any.
 type Link interface {
 	// Recv fills frames with what has arrived and returns how many there are. It
 	// waits for the first one; after Wake it returns 0 and no error. The frames

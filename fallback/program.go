@@ -53,14 +53,46 @@ const (
 // plus matcher.Compile.
 func compile(t *flow.Table, ms *meters) *program {
 	p := &program{table: t, match: matcher.Compile(t), entry: make([]int32, t.Len()+1)}
+	known := map[short]int32{}
 	for i := range p.entry {
-		p.entry[i] = int32(len(p.code))
+		begin := len(p.code)
+		p.entry[i] = int32(begin)
 		r := t.Rule(i)
 		for at := range r.Actions {
 			p.add(r, at, ms)
 		}
+		if s, ok := shortened(p.code[begin:]); ok {
+			if at, is := known[s]; is {
+				p.code, p.entry[i] = p.code[:begin], at
+			} else {
+				known[s] = int32(begin)
+			}
+		}
 	}
 	return p
+}
+
+// short is a list of at most two steps. Most rules have one, and few different ones: they
+// share it, so that the code of a large table stays in the processor's nearest cache.
+type short struct {
+	length int
+	steps  [2]step
+}
+
+// shortened returns code as a short, if it is one that rules may share: edits and meters are
+// each rule's own.
+func shortened(code []step) (s short, ok bool) {
+	if len(code) > len(s.steps) {
+		return s, false
+	}
+	for i, c := range code {
+		if c.op == edit || c.op == police {
+			return s, false
+		}
+		s.steps[i] = c
+	}
+	s.length = len(code)
+	return s, true
 }
 
 // add appends the steps of one action of a rule.

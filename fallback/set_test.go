@@ -272,7 +272,7 @@ func TestPoliceShared(t *testing.T) {
 	d, _, _ := taped(t)
 	for _, w := range d.workers {
 		w.d = d
-		d.links[w.port] = sink{}
+		d.links[w.port] = []Link{sink{}}
 	}
 	d.kernel = sink{}
 	if err := d.Swap(flowtest.NewTable(nil, flow.Actions{{Op: flow.Police, Rate: 1, Burst: room*length + length/2}, {Op: flow.Output, Ports: []flow.Port{2}}})); err != nil {

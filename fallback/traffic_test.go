@@ -91,6 +91,12 @@ const burst = 64
 // the last one; before each burst it asks whether to go on.
 func (x *traffic) start(t testing.TB, far int, pace func() (goOn bool)) (stop func()) {
 	t.Helper()
+	return x.startOn(t, far, -1, pace)
+}
+
+// startOn is start on a CPU; -1 is any.
+func (x *traffic) startOn(t testing.TB, far, cpu int, pace func() (goOn bool)) (stop func()) {
+	t.Helper()
 	here, err := netns.Get()
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +109,14 @@ func (x *traffic) start(t testing.TB, far int, pace func() (goOn bool)) (stop fu
 		if err := netns.Set(here); err != nil {
 			ended <- err
 			return
+		}
+		if cpu >= 0 {
+			var only unix.CPUSet
+			only.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &only); err != nil {
+				ended <- err
+				return
+			}
 		}
 		context := make([]byte, 24) // struct xdp_md
 		binary.NativeEndian.PutUint32(context[4:], 64)
@@ -160,12 +174,28 @@ func every(gap time.Duration) func() bool {
 	}
 }
 
-// layTraffic lays cables for ports 1 … n, whose far ends count what x makes.
-func layTraffic(t testing.TB, n int, x *traffic) map[flow.Port]*cable {
+// usableCPUs are those that this thread may run on.
+func usableCPUs(t testing.TB) (cpus []int) {
+	t.Helper()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := 0; len(cpus) < set.Count(); cpu++ {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus
+}
+
+// layTraffic lays cables of so many queues for ports 1 … n, whose far ends count what x
+// makes.
+func layTraffic(t testing.TB, n int, x *traffic, queues int) map[flow.Port]*cable {
 	t.Helper()
 	cables := map[flow.Port]*cable{}
 	for port := flow.Port(1); int(port) <= n; port++ {
-		cables[port] = layCable(t, string(rune('a'+port-1)), x.sink)
+		cables[port] = layWide(t, string(rune('a'+port-1)), x.sink, queues)
 	}
 	return cables
 }

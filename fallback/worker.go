@@ -3,9 +3,13 @@ package fallback
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/matcher"
 )
@@ -16,9 +20,10 @@ const batchSize = 64
 
 // worker judges the frames of one link.
 type worker struct {
-	d    *Datapath
-	port flow.Port
-	link Link
+	d     *Datapath
+	port  flow.Port
+	queue int // of the port's
+	link  Link
 
 	mu      sync.Mutex // held for a whole batch; guards what follows
 	tally   tally
@@ -26,26 +31,54 @@ type worker struct {
 	batch   matcher.Batch
 	placed  []int32 // which frame of the batch each key is of
 	edit    editor
-	samples []*Samples    // of those who look on
-	now     time.Duration // when the batch was judged; valid iff its program polices
-	ports   []flow.Port   // where `normal` delivers a frame
-	touched []flow.Port   // whose links to flush after the batch
-	dirty   []bool        // by port: is it in touched
+	samples []*Samples       // of those who look on
+	now     time.Duration    // when the batch was judged; valid iff its program polices
+	ports   []flow.Port      // where `normal` delivers a frame
+	touched []flow.Port      // whose links to flush after the batch
+	dirty   []bool           // by port: is it in touched
+	flows   []flowcache.Flow // to be made known to the cache
 }
 
-func newWorker(d *Datapath, port flow.Port, link Link) *worker {
+func newWorker(d *Datapath, port flow.Port, queue int) *worker {
 	return &worker{
-		d: d, port: port, link: link,
+		d: d, port: port, queue: queue, link: d.links[port][queue],
 		batch:   matcher.Batch{Keys: make([]flow.Key, batchSize), Rules: make([]int32, batchSize)},
 		placed:  make([]int32, batchSize),
 		ports:   make([]flow.Port, 0, len(d.links)),
 		touched: make([]flow.Port, 0, len(d.links)),
 		dirty:   make([]bool, len(d.links)),
+		flows:   make([]flowcache.Flow, 0, batchSize),
+	}
+}
+
+// settleDown keeps the worker on a CPU if it is one of several of its port. Its thread ends
+// with it. Where the kernel does not want that it runs as others do.
+func (w *worker) settleDown() {
+	if len(w.d.links[w.port]) == 1 {
+		return
+	}
+	runtime.LockOSThread()
+	var usable, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &usable) != nil {
+		return
+	}
+	nth := w.queue % usable.Count()
+	for cpu := 0; ; cpu++ {
+		if !usable.IsSet(cpu) {
+			continue
+		}
+		if nth == 0 {
+			one.Set(cpu)
+			unix.SchedSetaffinity(0, &one)
+			return
+		}
+		nth--
 	}
 }
 
 // run receives and judges until ctx is done or the link dies.
 func (w *worker) run(ctx context.Context) error {
+	w.settleDown()
 	frames := make([][]byte, batchSize)
 	for ctx.Err() == nil {
 		n, err := w.link.Recv(frames)
@@ -152,13 +185,22 @@ func (w *worker) act(p *program, code []step, frame []byte, k *flow.Key) {
 	}
 }
 
+// out is the link that the worker sends by to a port that has one.
+func (w *worker) out(port flow.Port) Link {
+	queues := w.d.links[port]
+	if w.queue < len(queues) {
+		return queues[w.queue]
+	}
+	return queues[w.queue%len(queues)]
+}
+
 // send puts a copy of the frame as it is now on a port.
 func (w *worker) send(port flow.Port) {
-	if int(port) >= len(w.d.links) || w.d.links[port] == nil {
+	if !w.d.has(port) {
 		w.stats.NoPort++
 		return
 	}
-	if err := w.d.links[port].Send(w.edit.frame); err != nil {
+	if err := w.out(port).Send(w.edit.frame); err != nil {
 		w.stats.fail(err)
 		return
 	}
@@ -186,7 +228,7 @@ func (w *worker) deliver() {
 func (w *worker) flush() {
 	for _, port := range w.touched {
 		w.dirty[port] = false
-		if err := w.d.links[port].Flush(); err != nil {
+		if err := w.out(port).Flush(); err != nil {
 			w.stats.fail(err)
 		}
 	}

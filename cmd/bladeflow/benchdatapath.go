@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/peers"
 )
 
@@ -48,6 +49,9 @@ figures spread: those that go far apart are marked with "wide".`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := needRoot("bench datapath"); err != nil {
 			return err
+		}
+		if c.Frames < 1 || c.RoundTrips < 1 || c.Repetitions < 1 || c.Rules < 1 || c.Flows < 1 { // 0 would mean the default
+			return &flow.Fault{Code: "E_BENCH", What: "bench datapath", Why: "a number is below 1", Remedy: "see 'bladeflow bench datapath --help'"}
 		}
 		ctx, stop := untilSignal(cmd)
 		defer stop()

@@ -113,7 +113,7 @@ spec:
                                    # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
                                    # for a fabric to set up; a real card's VFs need no words
   datapath: afxdp                  # or afpacket
-  cache:                           # of flows, in the kernel; afxdp has one in any case, afpacket none
+  cache:                           # of flows, in the kernel; afxdp has one in any case, afpacket none (pins: of an agent before are taken off)
     pins: /run/bladeflow/bpf/blade1-flows  # on a bpffs (mount -t bpf bpf /run/bladeflow/bpf): it answers while no agent runs;
                                    # left out, the cache ends with the agent and the blade's kernel gets all frames
     flows: 32768                   # that fit: a power of two up to 262144, 128 bytes each
@@ -162,7 +162,8 @@ func (f *File) spec(r *reader, v value, dir string) {
 		}
 		return filepath.Join(dir, p)
 	}
-	named := false // the socket
+	named := false   // the socket
+	answers := false // something is said of a flow cache that answers
 	r.fields(v, fields{
 		"store": {optional, func(v value) { f.store(r, v, inDir) }},
 		"rules": {optional, func(v value) { v.list(func(v value) { f.Rules = append(f.Rules, inDir(v.text())) }) }},
@@ -173,7 +174,7 @@ func (f *File) spec(r *reader, v value, dir string) {
 				r.fields(v, fields{
 					"name":   {required, func(v value) { p.Name = v.text() }},
 					"netdev": {required, func(v value) { p.Netdev = v.text() }},
-					"fail":   {optional, func(v value) { p.Fail = failOf(v) }},
+					"fail":   {optional, func(v value) { p.Fail, answers = failOf(v), true }},
 				})
 				if slices.ContainsFunc(f.Ports, func(o PortMap) bool { return o.Name == p.Name || o.Netdev == p.Netdev }) {
 					v.fault("E_PORT_TWICE", "a port before it has the same name or netdev", "name each port and netdev once")
@@ -212,12 +213,12 @@ func (f *File) spec(r *reader, v value, dir string) {
 			})
 		}},
 		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},
-		"fail":     {optional, func(v value) { f.Fail = failOf(v) }},
+		"fail":     {optional, func(v value) { f.Fail, answers = failOf(v), true }},
 		"cache": {optional, func(v value) {
 			r.fields(v, fields{
 				"pins":    {optional, func(v value) { f.Cache.Pins = inDir(v.text()) }},
-				"flows":   {optional, func(v value) { f.Cache.Flows = v.number(flowcache.MaxFlows) }},
-				"upcalls": {optional, func(v value) { f.Cache.Upcalls = v.number(1e9) }},
+				"flows":   {optional, func(v value) { f.Cache.Flows, answers = v.number(flowcache.MaxFlows), true }},
+				"upcalls": {optional, func(v value) { f.Cache.Upcalls, answers = v.number(1e9), true }},
 			})
 		}},
 		"interval": {optional, func(v value) {
@@ -246,6 +247,8 @@ func (f *File) spec(r *reader, v value, dir string) {
 	switch {
 	case f.Cache.Flows < 4 || f.Cache.Flows&(f.Cache.Flows-1) != 0:
 		v.fault("E_VALUE", fmt.Sprintf("cache: %d flows are not a power of two from 4 on", f.Cache.Flows), "write flows: 32768")
+	case f.Datapath == "afpacket" && answers:
+		v.fault("E_FIELD_CLASH", "nothing of datapath afpacket answers while no agent listens, so fail, cache.flows and cache.upcalls say nothing", "leave them out, or write datapath: afxdp")
 	case f.Store == nil && len(f.Rules) == 0:
 		v.fault("E_FIELD_MISSING", "neither rules nor a store say what is wanted", "add rules or store")
 	case f.Store != nil && (len(f.Rules) > 0 || f.Uplink != "" || len(f.Stations) > 0):

@@ -121,6 +121,12 @@ func TestParseFileRefuses(t *testing.T) {
 	check("5:22: spec.store.endpoints", "empty", strings.Replace(member, "'https://h:1'", "", 1))
 	check("5:48: spec.store.token", "no such field", strings.Replace(member, "keep: k", "keep: k, token: t", 1))
 	check("5:3: spec", "neither rules nor a store", strings.Replace(smallest, "rules: [r.yaml]", "interval: 2s", 1))
+	for _, only := range []string{"fail: kernel", "cache: {flows: 64}", "cache: {upcalls: 1}", "ports: [{name: a, netdev: rep0, fail: closed}]"} {
+		check("5:3: spec", "nothing of datapath afpacket answers", smallest+"  datapath: afpacket\n  "+only+"\n")
+	}
+	if _, err := ParseFile("a.yaml", []byte(smallest+"  datapath: afpacket\n  cache: {pins: /p}\n")); err != nil { // they are taken off
+		t.Error(err)
+	}
 	check("6:17: spec.rule_metrics", "not known", smallest+"  rule_metrics: maybe\n")
 }
 

@@ -110,7 +110,7 @@ func (d *Daemon) open() error {
 	if err := d.openLinks(maps); err != nil {
 		return err
 	}
-	if d.datapath, err = fallback.New(fallback.Config{Links: d.links.links(), Kernel: &d.links.kernel, Cache: d.cache}); err != nil {
+	if d.datapath, err = fallback.New(fallback.Config{Queues: d.links.queues(), Kernel: &d.links.kernel, Cache: d.cache}); err != nil {
 		return err
 	}
 	samples := d.datapath.Sample(fallback.Want{})
@@ -251,7 +251,7 @@ func portMaps(inv fabric.Inventory) ([]PortMap, error) {
 // the inventory, it is asked again for those that were removed.
 func (d *Daemon) openLinks(ports []PortMap) error {
 	d.links = &links{ports: ports, mode: d.file.Datapath, log: d.log, home: netns.None(), names: func() ([]PortMap, error) { return ports, nil },
-		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}, detach: func(flow.Port) {}}
+		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}, detach: func(flow.Port) {}, spread: func(int) int { return 0 }}
 	if len(d.file.Ports) == 0 {
 		d.links.names = func() ([]PortMap, error) {
 			inv, _, err := d.discover()
@@ -265,22 +265,41 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 		if err := d.endCache(); err != nil {
 			return err
 		}
-		d.links.open = func(_ flow.Port, ifindex int) (socket, error) {
+		d.links.open = func(_ flow.Port, ifindex int) ([]socket, error) {
 			if err := flowcache.Free(ifindex); err != nil {
 				return nil, err
 			}
-			return afpacket.Open(ifindex)
+			l, err := afpacket.Open(ifindex)
+			return []socket{l}, err
 		}
 		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afpacket.OpenKernel(indexes) }
 	} else {
 		if err := d.openCache(); err != nil {
 			return err
 		}
-		d.links.openAll = func(indexes map[flow.Port]int) (kernel, error) { return afxdp.OpenKernel(indexes) }
+		d.links.openAll = d.passFrames
 	}
 	d.closers = append(d.closers, d.links.Close)
 	return d.links.take()
 }
+
+// passFrames opens the way to the blade's kernel: live frames, or taps where this kernel has
+// none (before 5.18).
+func (d *Daemon) passFrames(indexes map[flow.Port]int) (kernel, error) {
+	k, err := afxdp.OpenKernel(indexes)
+	if err == nil {
+		return k, nil
+	}
+	taps, missing := afpacket.OpenKernel(indexes)
+	if missing != nil {
+		return nil, errors.Join(err, missing)
+	}
+	d.log.Warn("frames are passed to the kernel by tap devices", "error", err)
+	return taps, nil
+}
+
+// inOnly ends LinkStatus.XDP of a netdev that takes no XDP frames.
+const inOnly = " (in only)"
 
 // endCache ends a flow cache that an agent before has pinned where the configuration says:
 // it would answer by that agent's table for ever.
@@ -311,31 +330,49 @@ func (d *Daemon) openCache() (err error) {
 	}
 	if err != nil {
 		d.log.Warn("every frame goes up to software", "error", err)
-		d.links.open = func(_ flow.Port, ifindex int) (socket, error) { return afxdp.Open(ifindex) }
+		d.links.open = func(_ flow.Port, ifindex int) ([]socket, error) {
+			l, err := afxdp.Open(ifindex)
+			return []socket{l}, err
+		}
 		d.links.xdp = func(flow.Port) string { return string(flowcache.Native) }
 		return nil
 	}
 	d.closers = append(d.closers, d.cache.Close)
 	d.links.xdp = func(port flow.Port) string {
-		mode, _, _ := d.cache.Port(port)
+		mode, _, ok := d.cache.Port(port)
+		if ok && !d.cache.Leads(port) {
+			return string(mode) + inOnly
+		}
 		return string(mode)
 	}
 	d.links.detach = func(port flow.Port) { _ = d.cache.Detach(port) } // an error says that the device is gone
+	d.links.spread = afxdp.Queues
 	d.links.review = func() {
 		if err := d.cache.Review(); err != nil {
 			d.log.Warn("flows leave from Go, not from the flow cache", "error", err)
 		}
 	}
-	d.links.fail = func(port flow.Port) string { return string(cmp.Or(d.links.ports[port-1].Fail, d.file.Fail)) }
-	d.links.open = func(port flow.Port, ifindex int) (socket, error) {
+	fail := func(port flow.Port) Fail { return cmp.Or(d.links.ports[port-1].Fail, d.file.Fail) }
+	d.links.fail = func(port flow.Port) string {
+		if c.Pins == "" { // what decides ends with the agent
+			return "kernel"
+		}
+		return string(fail(port))
+	}
+	d.links.open = func(port flow.Port, ifindex int) ([]socket, error) {
 		p := flowcache.PortConfig{Upcalls: c.Upcalls}
-		if d.links.fail(port) == "kernel" {
+		if fail(port) == "kernel" {
 			p.Fail = flowcache.ToKernel
 		}
 		if err := d.cache.Attach(port, ifindex, p); err != nil {
 			return nil, err
 		}
-		return afxdp.OpenIn(ifindex, d.cache.Sockets(), uint32(port))
+		queues, err := afxdp.OpenIn(ifindex, d.cache.Sockets(), func(queue int) uint32 { return flowcache.Place(port, queue) })
+		var sockets []socket
+		for _, l := range queues {
+			sockets = append(sockets, l)
+		}
+		return sockets, err
 	}
 	return nil
 }

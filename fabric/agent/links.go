@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +23,8 @@ import (
 // the lab is replaced. A socket on a netdev that was removed receives nothing for ever, and
 // the datapath that has it knows its ports since it was made.
 //
-// Idea. The datapath gets a [seat] for each port, which stays; a socket sits on it as long
-// as the port's netdev is there. One goroutine listens to the kernel's link events, takes
+// Idea. The datapath gets a [seat] for each receive queue of a port, which stays; a socket
+// sits on it as long as the port's netdev is there. One goroutine listens to the kernel's link events, takes
 // the sockets of removed netdevs off their seats, and puts new ones on when the netdevs are
 // back, whatever their numbers are then. What the datapath would send to an empty seat is
 // refused and counted, as to a port that is down.
@@ -203,19 +204,20 @@ type links struct {
 	ports   []PortMap // netdevs by port, the first port first
 	names   func() ([]PortMap, error)
 	mode    string
-	open    func(port flow.Port, ifindex int) (socket, error)
-	detach  func(port flow.Port)        // is called when a port's netdev is another's or gone
-	xdp     func(port flow.Port) string // LinkStatus.XDP of an open link
-	fail    func(port flow.Port) string // LinkStatus.Fail
-	review  func()                      // looks at what netdevs can do, in their namespace
+	open    func(port flow.Port, ifindex int) ([]socket, error) // one for each receive queue
+	detach  func(port flow.Port)                                // is called when a port's netdev is another's or gone
+	xdp     func(port flow.Port) string                         // LinkStatus.XDP of an open link
+	fail    func(port flow.Port) string                         // LinkStatus.Fail
+	review  func()                                              // looks at what netdevs can do, in their namespace
+	spread  func(ifindex int) int                               // over how many receive queues frames come; 0 if it makes no difference
 	openAll func(indexes map[flow.Port]int) (kernel, error)
-	seats   []*seat
+	seats   [][]*seat // by port, and then by queue, of which there is at least one
 	kernel  passer
 	home    netns.NsHandle // where the netdevs are
 	log     *slog.Logger
 
 	mu     sync.Mutex // guards what follows
-	faults []error    // why each seat is empty; nil for a taken one
+	faults []error    // why each port has no socket, or not enough; nil where all is well
 	netdev []string   // by which name each was found last
 }
 
@@ -242,23 +244,29 @@ func (k *links) take() (err error) {
 			return &flow.Fault{Code: "E_NETDEV", What: fmt.Sprintf("port %s: netdev %s", m.Name, m.Netdev), Why: bare(err),
 				Remedy: "name the representor as `ip link` shows it", Err: err}
 		}
-		l, err := k.open(flow.Port(i+1), dev.Index)
+		sockets, err := k.open(flow.Port(i+1), dev.Index)
 		if err != nil {
 			return fmt.Errorf("port %s: %w", m.Name, err)
 		}
-		s := newSeat()
-		s.put(l, dev.Index)
-		k.seats = append(k.seats, s)
+		var seats []*seat
+		for _, l := range sockets {
+			s := newSeat()
+			s.put(l, dev.Index)
+			seats = append(seats, s)
+		}
+		k.seats = append(k.seats, seats)
 		indexes[flow.Port(i+1)] = dev.Index
 	}
 	return k.kernel.renew(func() (kernel, error) { return k.openAll(indexes) })
 }
 
-// links returns the seats as the datapath wants them.
-func (k *links) links() map[flow.Port]fallback.Link {
-	out := map[flow.Port]fallback.Link{}
-	for i, s := range k.seats {
-		out[flow.Port(i+1)] = s
+// queues returns the seats as the datapath wants them.
+func (k *links) queues() map[flow.Port][]fallback.Link {
+	out := map[flow.Port][]fallback.Link{}
+	for i, seats := range k.seats {
+		for _, s := range seats {
+			out[flow.Port(i+1)] = append(out[flow.Port(i+1)], s)
+		}
 	}
 	return out
 }
@@ -338,24 +346,25 @@ func (k *links) look() {
 		}
 	}
 	names := make([]string, len(k.seats))
-	for i, s := range k.seats {
+	for i := range k.seats {
 		names[i] = k.ports[i].Netdev
 		for _, m := range ports {
 			if m.Name == k.ports[i].Name {
 				names[i] = m.Netdev
 			}
 		}
-		k.leave(i, s, names[i], there[names[i]])
+		k.leave(i, names[i], there[names[i]])
 	}
 	changed := false
-	for i, s := range k.seats {
-		changed = k.settle(i, s, names[i], there[names[i]]) || changed
+	for i := range k.seats {
+		changed = k.settle(i, names[i], there[names[i]]) || changed
+		k.compare(i, names[i])
 	}
 	if changed {
 		indexes := map[flow.Port]int{}
-		for i, s := range k.seats {
-			if s.ifindex != 0 {
-				indexes[flow.Port(i+1)] = s.ifindex
+		for i, seats := range k.seats {
+			if seats[0].ifindex != 0 {
+				indexes[flow.Port(i+1)] = seats[0].ifindex
 			}
 		}
 		if err := k.kernel.renew(func() (kernel, error) { return k.openAll(indexes) }); err != nil {
@@ -367,33 +376,42 @@ func (k *links) look() {
 // stray reports whether a seat's socket is not on the netdev of the name it had: then
 // names are asked for anew.
 func (k *links) stray(there map[string]int) bool {
-	for i, s := range k.seats {
-		if s.ifindex == 0 || there[k.netdev[i]] != s.ifindex {
+	for i, seats := range k.seats {
+		if seats[0].ifindex == 0 || there[k.netdev[i]] != seats[0].ifindex {
 			return true
 		}
 	}
 	return false
 }
 
-// leave empties seat i if its netdev is not the one of this number any more. All seats are
-// left before the first is taken: a netdev may have got the name of another.
-func (k *links) leave(i int, s *seat, name string, ifindex int) {
-	if s.ifindex == 0 || s.ifindex == ifindex {
+// leave empties the seats of port i, counted from 0, if its netdev is not the one of this
+// number any more. All ports' seats are left before the first is taken: a netdev may have got
+// the name of another.
+func (k *links) leave(i int, name string, ifindex int) {
+	if on := k.seats[i][0].ifindex; on == 0 || on == ifindex {
 		return
 	}
-	s.clear()
+	for _, s := range k.seats[i] {
+		s.clear()
+	}
 	k.detach(flow.Port(i + 1))
 	k.note(i, name, errAway)
 	k.log.Warn("a netdev was removed", "port", k.ports[i].Name, "netdev", name)
 }
 
-// settle takes an empty seat i for a netdev of this number, 0 if there is none, and
-// reports whether a socket was put on.
-func (k *links) settle(i int, s *seat, name string, ifindex int) bool {
-	if s.ifindex != 0 || ifindex == 0 {
+// settle takes the empty seats of port i for a netdev of this number, 0 if there is none,
+// and reports whether sockets were put on.
+func (k *links) settle(i int, name string, ifindex int) bool {
+	if k.seats[i][0].ifindex != 0 || ifindex == 0 {
 		return false
 	}
-	l, err := k.open(flow.Port(i+1), ifindex)
+	sockets, err := k.open(flow.Port(i+1), ifindex)
+	if had := len(k.seats[i]); err == nil && len(sockets) != had {
+		for _, l := range sockets {
+			l.Close()
+		}
+		err = &otherQueues{len(sockets), had}
+	}
 	if err != nil {
 		if words(k.fault(i)) != err.Error() {
 			k.log.Error("a link cannot be opened", "port", k.ports[i].Name, "netdev", name, "error", err)
@@ -401,10 +419,38 @@ func (k *links) settle(i int, s *seat, name string, ifindex int) bool {
 		k.note(i, name, err)
 		return false
 	}
-	s.put(l, ifindex)
+	for q, l := range sockets {
+		k.seats[i][q].put(l, ifindex)
+	}
 	k.note(i, name, nil)
 	k.log.Info("a link is open again", "port", k.ports[i].Name, "netdev", name)
 	return true
+}
+
+// otherQueues says that a netdev has other receive queues than its port has workers.
+type otherQueues struct{ has, had int }
+
+func (o *otherQueues) Error() string {
+	return fmt.Sprintf("it spreads frames over %d receive queues, and over %d when the agent began: set them back (ethtool -L), or start the agent again", o.has, o.had)
+}
+
+// compare notes whether all queues of port i's netdev are read. What comes by another one is
+// answered by the flow cache, or gets what it would without an agent, and is counted so.
+func (k *links) compare(i int, name string) {
+	on := k.seats[i][0].ifindex
+	if on == 0 {
+		return
+	}
+	was, odd := k.fault(i).(*otherQueues)
+	switch n, had := k.spread(on), len(k.seats[i]); {
+	case n != 0 && n != had && (!odd || was.has != n):
+		err := &otherQueues{n, had}
+		k.note(i, name, err)
+		k.log.Error("a link is not read whole", "port", k.ports[i].Name, "netdev", name, "error", err)
+	case odd && n == had:
+		k.note(i, name, nil)
+		k.log.Info("a link is read whole again", "port", k.ports[i].Name, "netdev", name)
+	}
 }
 
 func (k *links) note(i int, name string, err error) {
@@ -424,15 +470,18 @@ func (k *links) status() []LinkStatus {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	out := []LinkStatus{}
-	for i, s := range k.seats {
-		l := LinkStatus{Port: k.ports[i].Name, Netdev: k.netdev[i], Mode: k.mode, XDP: k.xdp(flow.Port(i + 1)), Fail: k.fail(flow.Port(i + 1)), Open: true}
-		s.mu.RLock()
-		l.Since = s.since
-		s.mu.RUnlock()
+	for i, seats := range k.seats {
+		l := LinkStatus{Port: k.ports[i].Name, Netdev: k.netdev[i], Mode: k.mode, XDP: k.xdp(flow.Port(i + 1)), Fail: k.fail(flow.Port(i + 1)), Queues: len(seats), Open: true}
+		for _, s := range seats {
+			received, sent, dropped := s.Stats()
+			l.Received, l.Sent, l.Dropped = l.Received+received, l.Sent+sent, l.Dropped+dropped
+			s.mu.RLock()
+			l.Since = s.since
+			s.mu.RUnlock()
+		}
 		if err := k.faults[i]; err != nil {
 			l.Open, l.Reason = false, err.Error()
 		}
-		l.Received, l.Sent, l.Dropped = s.Stats()
 		out = append(out, l)
 	}
 	return out
@@ -441,7 +490,7 @@ func (k *links) status() []LinkStatus {
 // Close closes all links. Nothing of them may be in use.
 func (k *links) Close() error {
 	errs := []error{k.kernel.Close()}
-	for _, s := range k.seats {
+	for _, s := range slices.Concat(k.seats...) {
 		if err := s.Close(); !errors.Is(err, os.ErrClosed) {
 			errs = append(errs, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bladeflow/bladeflow/fallback/afpacket"
+	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
@@ -254,5 +255,47 @@ func TestSeat(t *testing.T) {
 		if !e.closed {
 			t.Fatalf("socket %d of %d was never closed", n, rounds)
 		}
+	}
+}
+
+// TestSpread changes over how many queues a netdev spreads frames, under a link that is open
+// and before one is opened: neither is passed over in silence.
+func TestSpread(t *testing.T) {
+	spread, opened := 2, 0
+	k := &links{ports: []PortMap{{Name: "p", Netdev: "lo"}}, log: quiet, detach: func(flow.Port) {}, review: func() {},
+		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, spread: func(int) int { return spread },
+		openAll: func(map[flow.Port]int) (kernel, error) { return nil, nil },
+		open: func(flow.Port, int) (all []socket, err error) {
+			for range spread {
+				all = append(all, &empty{woken: make(chan struct{}, 1)})
+			}
+			opened++
+			return all, nil
+		}}
+	k.names = func() ([]PortMap, error) { return k.ports, nil }
+	if err := k.take(); err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	check := func(now int, open bool) {
+		t.Helper()
+		spread = now
+		k.look()
+		if s := k.status()[0]; s.Open != open || open != (s.Reason == "") || s.Queues != 2 {
+			t.Errorf("with %d queues: %+v", now, s)
+		}
+	}
+	check(2, true)
+	check(4, false)
+	check(3, false)
+	check(2, true)
+	if opened != 1 {
+		t.Errorf("opened %d times", opened)
+	}
+	k.leave(0, "lo", 0)
+	check(3, false)
+	check(2, true)
+	if len(k.queues()[1]) != 2 {
+		t.Errorf("queues: %v", k.queues())
 	}
 }

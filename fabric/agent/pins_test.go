@@ -38,7 +38,7 @@ func TestPinnedCache(t *testing.T) {
 			}
 			end := running(t, d)
 			until(t, d, "the first generation", func(s *Status) bool {
-				return s.Generation == 1 && s.Links[0].XDP == "native" && s.Links[0].Fail == "kernel" && s.Links[1].Fail == "closed" && s.Cache.Pins == pins
+				return s.Generation == 1 && s.Links[0].XDP == "native (in only)" && s.Links[0].Fail == "kernel" && s.Links[1].Fail == "closed" && s.Cache.Pins == pins
 			})
 			passes(t, "far1", "far0")
 			until(t, d, "the frames are counted", func(s *Status) bool {

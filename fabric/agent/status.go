@@ -101,8 +101,9 @@ type LinkStatus struct {
 	Port   string `json:"port"`
 	Netdev string `json:"netdev"`         // its representor
 	Mode   string `json:"mode"`           // how frames come and go: afxdp (an XDP program and a socket of it) or afpacket
-	XDP    string `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it; empty without one
-	Fail   string `json:"fail,omitempty"` // what unknown flows get while no agent listens: closed or kernel; empty without a flow cache
+	XDP    string `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it; "… (in only)" where the netdev takes no XDP frames, so that flows leave by it from Go; empty without one
+	Fail   string `json:"fail,omitempty"` // what unknown flows get while no agent listens: closed or kernel, which all frames get without pins; empty without a flow cache
+	Queues int    `json:"queues"`         // receive queues, each with a socket
 
 	// Open says that frames do come and go. A link whose netdev was removed is not open
 	// until it is back; Reason then says so.

@@ -94,7 +94,7 @@ type Link struct {
 	Port   string    `json:"port"`
 	Netdev string    `json:"netdev"`         // its representor
 	Mode   string    `json:"mode"`           // afxdp (an XDP program and a socket of it) or afpacket
-	XDP    string    `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it
+	XDP    string    `json:"xdp,omitempty"`  // where the program is: native, in the driver, or generic, behind it; "… (in only)" if flows leave from Go
 	Fail   string    `json:"fail,omitempty"` // what unknown flows get while no agent listens: closed or kernel
 	Open   bool      `json:"open"`           // frames come and go
 	Since  time.Time `json:"since"`

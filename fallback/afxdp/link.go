@@ -3,6 +3,7 @@ package afxdp
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"runtime"
 	"sync"
@@ -29,12 +30,16 @@ const (
 )
 
 // Sizes of the rings, in frames. 4,096 received frames are what a burst may hold
-// while something else has the CPU: 4 ms at 1 Mpps. Both halves of packet memory
-// make 10 MiB per link.
+// while something else has the CPU: 4 ms at 1 Mpps. Queues of one device share them,
+// down to fewestFrames each. Both halves of packet memory make 10 MiB per link.
 const (
 	receiveFrames  = 4096
+	fewestFrames   = 1024
 	transmitFrames = 1024
 )
+
+// MaxQueues is how many receive queues a device may have.
+const MaxQueues = 64
 
 // stuckAfter is how long Flush keeps asking a kernel that takes nothing.
 const stuckAfter = 50 * time.Millisecond
@@ -43,21 +48,24 @@ const stuckAfter = 50 * time.Millisecond
 // kernel lets go of it in a deferred job.
 const busyFor = time.Second
 
-// Link is an AF_XDP socket on a representor, and the XDP program that leads the
-// representor's frames to it. While the Link is open none of them reaches the
+// Link is an AF_XDP socket on a receive queue of a representor, and the XDP program that
+// leads the representor's frames to it. While the Link is open none of them reaches the
 // kernel; without a Link all do. If the device is removed the Link receives nothing
 // any more and sends with an error. A Link of [OpenIn] has no program of its own.
 //
 // One goroutine receives. Any may send.
 type Link struct {
 	ifindex  int
+	queue    int
+	frames   int   // that may be received and not looked at yet
+	sender   *Link // sends for this one, because its queue only receives; else nil
 	fd       int
 	file     *os.File // fd, known to the runtime's poller: waiting costs no thread
 	raw      syscall.RawConn
 	sockets  *ebpf.Map
 	program  *ebpf.Program
 	attached link.Link
-	memory   []byte // receiveFrames for the fill and rx rings, then transmitFrames for tx
+	memory   []byte // frames for the fill and rx rings, then transmitFrames for tx
 
 	// The receiver's side.
 	fill     *ring.Out[uint64]
@@ -75,48 +83,88 @@ type Link struct {
 	lost   uint64           // frames the kernel took and the device refused
 }
 
+// Queues returns over how many receive queues a device spreads frames; 0 if nobody can tell.
+// The calling thread must be in the device's network namespace.
+func Queues(ifindex int) int {
+	n, err := ring.Queues(ifindex)
+	if err != nil {
+		return 0
+	}
+	return n.Receive
+}
+
 // Open attaches to a device, which needs native XDP and one receive queue. The
 // calling thread must be in the device's network namespace; afterwards the Link
 // works from any.
-func Open(ifindex int) (*Link, error) { return open(ifindex, (*Link).attach) }
-
-// OpenIn is Open for a device that has an XDP program, in whatever mode, which leads
-// frames to the socket at this place of an XSKMAP. The Link puts its socket there; the
-// kernel takes it out when the Link is closed or its process dies.
-func OpenIn(ifindex int, sockets *ebpf.Map, place uint32) (*Link, error) {
-	return open(ifindex, func(l *Link) error {
-		if err := sockets.Put(place, uint32(l.fd)); err != nil {
-			return fmt.Errorf("put the socket into the map: %w", err)
-		}
-		return nil
-	})
+func Open(ifindex int) (*Link, error) {
+	if n, err := ring.Queues(ifindex); err == nil && n.Receive > 1 {
+		return nil, fault(ifindex, fmt.Errorf("the device spreads frames over %d receive queues and only one is read (ethtool -L … combined 1)", n.Receive))
+	}
+	return open(&Link{ifindex: ifindex, frames: receiveFrames}, (*Link).attach)
 }
 
-// open makes a Link, whose socket gets its frames by what attach does.
-func open(ifindex int, attach func(*Link) error) (*Link, error) {
-	l := &Link{ifindex: ifindex, fd: -1, held: make([]uint64, 0, receiveFrames)}
+// OpenIn makes a Link for each receive queue of a device that has an XDP program, in
+// whatever mode, which leads frames to the sockets at these places of an XSKMAP. They are
+// in the order of the queues. The kernel takes them out when the Links are closed or their
+// process dies. A queue without a transmit queue of its number sends by another one.
+func OpenIn(ifindex int, sockets *ebpf.Map, place func(queue int) uint32) ([]*Link, error) {
+	n, err := ring.Queues(ifindex)
+	if err != nil { // the driver does not say, as those do that have one
+		n = ring.Channels{Receive: 1, Transmit: 1}
+	}
+	if n.Receive > MaxQueues {
+		return nil, fault(ifindex, fmt.Errorf("the device spreads frames over %d receive queues: %d at most can be read (ethtool -L … combined %d)", n.Receive, MaxQueues, MaxQueues))
+	}
+	n.Receive = max(n.Receive, 1)
+	frames := max(receiveFrames>>bits.Len(uint(n.Receive-1)), fewestFrames)
+	var links []*Link
+	for queue := range n.Receive {
+		l, err := open(&Link{ifindex: ifindex, queue: queue, frames: frames}, func(l *Link) error {
+			if err := sockets.Put(place(queue), uint32(l.fd)); err != nil {
+				return fmt.Errorf("put the socket into the map: %w", err)
+			}
+			return nil
+		})
+		if err != nil {
+			for _, l := range links {
+				l.Close()
+			}
+			return nil, err
+		}
+		if queue >= n.Transmit && n.Transmit > 0 {
+			l.sender = links[queue%n.Transmit]
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// open makes l a Link, whose socket gets its frames by what attach does.
+func open(l *Link, attach func(*Link) error) (*Link, error) {
+	l.fd, l.held = -1, make([]uint64, 0, l.frames)
 	l.ready = func(uintptr) bool { return !l.rx.Empty() }
 	if err := l.open(attach); err != nil {
 		l.Close()
-		return nil, &flow.Fault{Code: "E_AFXDP", What: fmt.Sprintf("AF_XDP on interface %d", ifindex), Why: err.Error(),
-			Remedy: "use AF_PACKET on this port, or a kernel and a driver with native XDP", Err: err}
+		return nil, fault(l.ifindex, err)
 	}
 	return l, nil
 }
 
+func fault(ifindex int, err error) error {
+	return &flow.Fault{Code: "E_AFXDP", What: fmt.Sprintf("AF_XDP on interface %d", ifindex), Why: err.Error(),
+		Remedy: "use AF_PACKET on this port, or a kernel and a driver with native XDP", Err: err}
+}
+
 func (l *Link) open(attach func(*Link) error) error {
-	if n, err := ring.ReceiveQueues(l.ifindex); err == nil && n > 1 {
-		return fmt.Errorf("the device spreads frames over %d receive queues and only one is read (ethtool -L … combined 1)", n)
-	}
 	if err := l.openSocket(); err != nil {
 		return err
 	}
-	for i := range receiveFrames {
+	for i := range l.frames {
 		l.fill.Push(uint64(i) * frameSize)
 	}
 	l.fill.Publish()
 	for i := range transmitFrames {
-		l.free = append(l.free, uint64(receiveFrames+i)*frameSize)
+		l.free = append(l.free, uint64(l.frames+i)*frameSize)
 	}
 	if err := attach(l); err != nil {
 		return err
@@ -134,7 +182,7 @@ func (l *Link) openSocket() error {
 		return fmt.Errorf("open a socket: %w", err)
 	}
 	l.fd = fd
-	l.memory, err = unix.Mmap(-1, 0, (receiveFrames+transmitFrames)*frameSize, unix.PROT_READ|unix.PROT_WRITE,
+	l.memory, err = unix.Mmap(-1, 0, (l.frames+transmitFrames)*frameSize, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return fmt.Errorf("map packet memory: %w", err)
@@ -143,7 +191,7 @@ func (l *Link) openSocket() error {
 		return err
 	}
 	for _, r := range []struct{ option, size int }{
-		{unix.XDP_UMEM_FILL_RING, receiveFrames}, {unix.XDP_RX_RING, receiveFrames},
+		{unix.XDP_UMEM_FILL_RING, l.frames}, {unix.XDP_RX_RING, l.frames},
 		{unix.XDP_UMEM_COMPLETION_RING, transmitFrames}, {unix.XDP_TX_RING, transmitFrames},
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_XDP, r.option, r.size); err != nil {
@@ -154,10 +202,10 @@ func (l *Link) openSocket() error {
 	if err != nil {
 		return fmt.Errorf("ask for the ring layout: %w", err)
 	}
-	if l.fill, err = ring.MapOut[uint64](fd, unix.XDP_UMEM_PGOFF_FILL_RING, at.Fr, receiveFrames); err != nil {
+	if l.fill, err = ring.MapOut[uint64](fd, unix.XDP_UMEM_PGOFF_FILL_RING, at.Fr, l.frames); err != nil {
 		return err
 	}
-	if l.rx, err = ring.MapIn[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, at.Rx, receiveFrames); err != nil {
+	if l.rx, err = ring.MapIn[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, at.Rx, l.frames); err != nil {
 		return err
 	}
 	if l.done, err = ring.MapIn[uint64](fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, at.Cr, transmitFrames); err != nil {
@@ -169,7 +217,7 @@ func (l *Link) openSocket() error {
 	// The default send buffer holds 92 small frames, so that the kernel would stop
 	// in the middle of every larger flush.
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
-	bind := &unix.SockaddrXDP{Flags: unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP, Ifindex: uint32(l.ifindex)}
+	bind := &unix.SockaddrXDP{Flags: unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP, Ifindex: uint32(l.ifindex), QueueID: uint32(l.queue)}
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		err := unix.Bind(fd, bind)
 		if errors.Is(err, unix.EBUSY) && time.Since(start) < busyFor {
@@ -258,6 +306,9 @@ func (l *Link) Send(frame []byte) error {
 	if len(frame) > MaxFrame {
 		return fmt.Errorf("send %d bytes: %w", len(frame), unix.EMSGSIZE)
 	}
+	if l.sender != nil {
+		return l.sender.Send(frame)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -280,6 +331,9 @@ func (l *Link) Send(frame []byte) error {
 // Flush returns when the kernel has taken every frame sent so far, whoever sent
 // it, or with the reason why it will not.
 func (l *Link) Flush() error {
+	if l.sender != nil {
+		return l.sender.Flush()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {

@@ -1,18 +1,21 @@
 package flowcache
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
@@ -128,7 +131,7 @@ func put(t *testing.T, k *Cache, epoch uint64, f []byte, v Verdict, want bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := k.Install(epoch, &key, v, 42); got != want {
+	if got := k.Install(epoch, []Flow{{&key, v, 42}}) == 1; got != want {
 		t.Errorf("Install: %v, want %v", got, want)
 	}
 }
@@ -183,7 +186,7 @@ func listen(t *testing.T, k *Cache) (hangUp func()) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	must.Have(t, "afxdp", err)
-	must.Have(t, "afxdp", k.Sockets().Put(uint32(here), uint32(fd)))
+	must.Have(t, "afxdp", k.Sockets().Put(Place(here, 0), uint32(fd)))
 	return func() { unix.Close(fd) }
 }
 
@@ -538,5 +541,152 @@ func TestRefusals(t *testing.T) {
 	}
 	if err := k.Detach(here); err != nil {
 		t.Error("again:", err)
+	}
+}
+
+// addVeth lays a veth pair a, b with this number for a, or any if it is 0, and returns it.
+func addVeth(t *testing.T, ifindex int) int {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = "a", ifindex
+	must.Have(t, "veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
+	l, err := netlink.LinkByName("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Index
+}
+
+// TestDistant attaches a device whose number is beyond those in memory.
+func TestDistant(t *testing.T) {
+	inNamespace(t)
+	const number = 1<<16 + 5
+	if got := addVeth(t, number); got != number {
+		t.Fatalf("the device has number %d", got)
+	}
+	dir := pinDir(t)
+	k := open(t, Config{PinDir: dir}, PortConfig{})
+	if err := k.Attach(7, number, PortConfig{Fail: ToKernel}); err != nil {
+		t.Fatal(err)
+	}
+	beginWith(t, k, Digest{1})
+	p, err := k.program(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	context := make([]byte, 24) // struct xdp_md
+	binary.NativeEndian.PutUint32(context[4:], 60)
+	binary.NativeEndian.PutUint32(context[12:], number)
+	if got, err := p.Run(&ebpf.RunOptions{Data: frame(1), Context: context}); err != nil || got != xdpPass {
+		t.Errorf("the program says %d, %v, want %d", got, err, xdpPass)
+	}
+	if _, s, _ := k.Port(7); s.Unheard != 1 {
+		t.Errorf("port: %+v", s)
+	}
+	k.Close()
+	k = open(t, Config{PinDir: dir}, PortConfig{})
+	if got := k.portOf(number); got != 7 {
+		t.Errorf("adopted as the device of port %d", got)
+	}
+	beginWith(t, k, Digest{1}) // nobody has attached it
+	if got := k.portOf(number); got != 0 {
+		t.Errorf("still the device of port %d", got)
+	}
+}
+
+// TestAttachAgain attaches a port that is attached: its settings are new, its link is not.
+func TestAttachAgain(t *testing.T) {
+	inNamespace(t)
+	k := open(t, Config{}, PortConfig{})
+	id := func() link.ID {
+		i, err := k.ports[here].link.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i.ID
+	}
+	first := id()
+	check(t, k, frame(1), xdpDrop)
+	if err := k.Attach(here, loopback, PortConfig{Fail: ToKernel}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, k, frame(1), xdpPass)
+	if again := id(); again != first {
+		t.Errorf("link %d became %d", first, again)
+	}
+}
+
+// TestLonger changes a device's MTU: longer frames than it can send are not the cache's.
+func TestLonger(t *testing.T) {
+	inNamespace(t)
+	ifindex := addVeth(t, 0)
+	k := open(t, Config{}, PortConfig{Fail: ToKernel})
+	if err := k.Attach(7, ifindex, PortConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	long := append(frame(1), make([]byte, 1000)...)
+	put(t, k, begin(t, k), long, Verdict{Op: Drop}, true)
+	dev, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mtu := range []int{1500, 1000, 1046, 1045} {
+		if err := errors.Join(netlink.LinkSetMTU(dev, mtu), k.Review()); err != nil {
+			t.Fatal(err)
+		}
+		want := uint32(xdpDrop)
+		if len(long) > mtu+14 {
+			want = xdpPass
+		}
+		check(t, k, long, want)
+	}
+}
+
+// TestUnused closes a cache that never had a table: nothing of it stays, unless there was
+// something before.
+func TestUnused(t *testing.T) {
+	inNamespace(t)
+	dir := pinDir(t)
+	k := open(t, Config{PinDir: dir}, PortConfig{})
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left: %v", err)
+	}
+	k = open(t, Config{PinDir: dir}, PortConfig{})
+	begin(t, k)
+	for range 2 {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+		k = open(t, Config{PinDir: dir}, PortConfig{})
+		if k.fresh {
+			t.Error("what was in use is gone")
+		}
+	}
+}
+
+// TestPinsHalfReplaced kills an owner while it puts new maps over those of another size: who
+// comes next adopts nothing of the mixture.
+func TestPinsHalfReplaced(t *testing.T) {
+	inNamespace(t)
+	dir := pinDir(t)
+	k := open(t, Config{PinDir: dir}, PortConfig{})
+	put(t, k, beginWith(t, k, Digest{1}), frame(1), Verdict{Op: Pass}, true)
+	identity := k.Stats().Identity
+	k.Close()
+	if err := os.Remove(filepath.Join(dir, xdp.CacheMapControl)); err != nil { // the first step
+		t.Fatal(err)
+	}
+	k = open(t, Config{PinDir: dir}, PortConfig{})
+	if s := k.Stats(); s.Identity == identity || s.Flows != 0 {
+		t.Errorf("adopted: %+v", s)
+	}
+	begin(t, k)
+	k.Close()
+	k = open(t, Config{PinDir: dir}, PortConfig{})
+	if k.fresh {
+		t.Error("the new maps are not pinned")
 	}
 }

@@ -68,8 +68,8 @@ type PortStats struct {
 
 // Attach puts the program on a port's device, natively where its driver can, and makes
 // the device the port's way out. If the owner before had the program on this
-// device, program and settings are replaced without a gap. The calling thread must be in
-// the device's network namespace. Flows leave by the device from the cache if it takes XDP
+// device, program and settings are replaced without a gap; if this one has, only the
+// settings are. The calling thread must be in the device's network namespace. Flows leave by the device from the cache if it takes XDP
 // frames (see [Cache.Review]), else from Go.
 func (k *Cache) Attach(n flow.Port, ifindex int, c PortConfig) error {
 	k.mu.Lock()
@@ -92,9 +92,16 @@ func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
 	if err != nil {
 		return err
 	}
-	k.configure(n, ifindex, c)
-	p := &port{ifindex: ifindex, longest: dev.Attrs().MTU + 14}
+	if err := k.configure(n, ifindex, c); err != nil {
+		return err
+	}
+	p := &port{ifindex: ifindex, longest: longest(dev)}
 	if old := k.ports[n]; old != nil {
+		if mode, here := sits(old.link, dev); here && old.ifindex == ifindex { // to put it on anew takes some cards' links down
+			old.mode, old.longest = mode, p.longest
+			k.limit()
+			return nil
+		}
 		old.link.Detach() // its device may be gone
 		old.link.Close()
 		delete(k.ports, n)
@@ -108,22 +115,50 @@ func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
 	return nil
 }
 
+// longest is how long a frame may be that leaves by a device.
+func longest(dev netlink.Link) int { return dev.Attrs().MTU + 14 }
+
 // recognize makes the cache forget what it knows if the owner before had another device
 // for a port, or another port for its device: by the verdicts that are in it frames would
 // leave where they do not belong.
 func (k *Cache) recognize(n flow.Port, ifindex int) {
-	if k.begun || n > MaxPort || ifindex <= 0 || ifindex >= xdp.Devices {
+	if k.begun || n > MaxPort || ifindex <= 0 {
 		return
 	}
-	had, was := k.table.mem.Ports[n].Ifindex, k.table.mem.Devices[ifindex]
+	had, was := k.table.mem.Ports[n].Ifindex, uint64(k.portOf(ifindex))
 	known := k.table.mem.State.View[k.table.epoch()&1].Table != Digest{}
 	if known && (had != 0 && had != uint32(ifindex) || was != 0 && was != uint64(n)) {
 		k.table.forget()
 	}
 }
 
+// portOf returns the port whose device has this number; 0 if none has.
+func (k *Cache) portOf(ifindex int) flow.Port {
+	if ifindex < xdp.Devices {
+		return flow.Port(atomic.LoadUint64(&k.table.mem.Devices[ifindex]))
+	}
+	var n uint64
+	k.maps.Distant.Lookup(uint32(ifindex), &n) // 0 if it is not there
+	return flow.Port(n)
+}
+
+// setPortOf makes a device that of a port; 0 is none.
+func (k *Cache) setPortOf(ifindex int, n flow.Port) error {
+	switch {
+	case ifindex < xdp.Devices:
+		atomic.StoreUint64(&k.table.mem.Devices[ifindex], uint64(n))
+	case n == 0:
+		k.maps.Distant.Delete(uint32(ifindex)) // may not be there
+	default:
+		if err := k.maps.Distant.Put(uint32(ifindex), uint64(n)); err != nil {
+			return fmt.Errorf("make it the port's: %w", err)
+		}
+	}
+	return nil
+}
+
 // configure writes what the program must know of a port.
-func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) {
+func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) error {
 	if c.Burst == 0 {
 		c.Burst = DefaultBurst
 	}
@@ -141,19 +176,17 @@ func (k *Cache) configure(n flow.Port, ifindex int, c PortConfig) {
 	}
 	atomic.StoreUint32(&m.Fail, fail)
 	if m.Ifindex != uint32(ifindex) {
-		if m.Ifindex != 0 && atomic.LoadUint64(&k.table.mem.Devices[m.Ifindex]) == uint64(n) { // another port may have it by now
-			atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
+		if m.Ifindex != 0 && k.portOf(int(m.Ifindex)) == n { // another port may have it by now
+			k.setPortOf(int(m.Ifindex), 0)
 		}
 		atomic.StoreUint32(&m.Ifindex, uint32(ifindex))
 	}
-	atomic.StoreUint64(&k.table.mem.Devices[ifindex], uint64(n))
+	return k.setPortOf(ifindex, n)
 }
 
 // put gets the program onto the device: into the link that is there, or by a new one.
 func (k *Cache) put(p *port, dev netlink.Link) error {
-	program := func(mode Mode) (*ebpf.Program, error) {
-		return k.program(mode == Generic || dev.Attrs().NumRxQueues != 1)
-	}
+	program := func(mode Mode) (*ebpf.Program, error) { return k.program(mode == Generic) }
 	if stray := k.strays[p.ifindex]; stray != nil {
 		if mode, here := sits(stray, dev); here {
 			prog, err := program(mode)
@@ -220,8 +253,8 @@ func (k *Cache) Output(n flow.Port, ifindex int) error {
 }
 
 func (k *Cache) output(n flow.Port, ifindex int) (netlink.Link, error) {
-	if n == 0 || n > MaxPort || ifindex <= 0 || ifindex >= xdp.Devices {
-		return nil, fmt.Errorf("port %d, interface %d: ports go up to %d, interfaces to %d", n, ifindex, MaxPort, xdp.Devices-1)
+	if n == 0 || n > MaxPort || ifindex <= 0 {
+		return nil, fmt.Errorf("port %d, interface %d: ports go from 1 to %d", n, ifindex, MaxPort)
 	}
 	dev, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
@@ -261,8 +294,8 @@ func (k *Cache) unpin(ifindex int) error {
 func (k *Cache) retire(n flow.Port) {
 	k.maps.Out.Delete(uint32(n)) // may not be there
 	m := &k.table.mem.Ports[n]
-	if m.Ifindex != 0 && k.table.mem.Devices[m.Ifindex] == uint64(n) {
-		atomic.StoreUint64(&k.table.mem.Devices[m.Ifindex], 0)
+	if m.Ifindex != 0 && k.portOf(int(m.Ifindex)) == n {
+		k.setPortOf(int(m.Ifindex), 0)
 	}
 	atomic.StoreUint32(&m.Ifindex, 0)
 }
@@ -304,11 +337,18 @@ func (k *Cache) Detach(n flow.Port) error {
 		return nil
 	}
 	delete(k.ports, n)
-	delete(k.reach, n)
+	k.reach[n] = false
 	k.limit()
 	err := errors.Join(p.link.Detach(), p.link.Close(), k.unpin(p.ifindex))
 	k.retire(n)
 	return err
+}
+
+// Leads reports whether flows leave by a port from the cache, and not from Go.
+func (k *Cache) Leads(n flow.Port) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return n <= MaxPort && k.reach[n]
 }
 
 // Port returns how a port is attached, and what it has counted; ok is false if it is not.

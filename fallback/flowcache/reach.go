@@ -62,9 +62,9 @@ func takes(family uint16, ifindex int) (bool, error) {
 	return false, nil
 }
 
-// Review looks again which devices of ports take XDP frames. Flows that leave by one that
-// does not any more go to Go from now on. The calling thread must be in the devices'
-// network namespace. To be called often: what is sent meanwhile is lost. The kernel is
+// Review looks again which devices of ports take XDP frames, and how long ones. Flows that
+// leave by one that takes none any more go to Go from now on, and so do frames that are too
+// long for some port. The calling thread must be in the devices' network namespace. To be called often: what is sent meanwhile is lost. The kernel is
 // asked without the lock that [Cache.Install] needs.
 func (k *Cache) Review() error {
 	k.mu.Lock()
@@ -75,20 +75,30 @@ func (k *Cache) Review() error {
 	k.mu.Unlock()
 	netdev, missing := family()
 	open := map[flow.Port]bool{} // none is, if the kernel cannot tell
+	lengths := map[flow.Port]int{}
 	errs := []error{missing}
 	for n, ifindex := range devices {
 		if missing == nil {
 			takes, err := takes(netdev, ifindex)
 			open[n], errs = takes, append(errs, err)
 		}
+		dev, err := netlink.LinkByIndex(ifindex)
+		if err == nil {
+			lengths[n] = longest(dev)
+		}
+		errs = append(errs, err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for n, ifindex := range devices {
 		if p := k.ports[n]; p != nil && p.ifindex == ifindex { // else it has changed meanwhile, and Attach has asked
 			errs = append(errs, k.openWay(n, ifindex, open[n]))
+			if lengths[n] != 0 {
+				p.longest = lengths[n]
+			}
 		}
 	}
+	k.limit()
 	return errors.Join(errs...)
 }
 
@@ -97,7 +107,7 @@ func (k *Cache) Review() error {
 // if it is back, under its number, before anybody looks.
 func (k *Cache) openWay(n flow.Port, ifindex int, open bool) error {
 	if !open {
-		delete(k.reach, n)
+		k.reach[n] = false
 		k.maps.Out.Delete(uint32(n)) // may not be there
 		k.table.expel(n)
 		return nil

@@ -65,19 +65,26 @@ func (s *stand) newDatapath(t traffic, cache *flowcache.Cache, inward flow.Actio
 	if err != nil {
 		return nil, nil, err
 	}
-	config := fallback.Config{Links: map[flow.Port]fallback.Link{}, Cache: cache}
+	config := fallback.Config{Queues: map[flow.Port][]fallback.Link{}, Cache: cache}
 	err = s.middle.Do(func() error {
 		for port, index := range map[flow.Port]int{insidePort: s.inside, outsidePort: s.outside} {
-			open := func() (*afxdp.Link, error) { return afxdp.Open(index) }
-			if cache != nil {
-				open = func() (*afxdp.Link, error) { return afxdp.OpenIn(index, cache.Sockets(), uint32(port)) }
+			open := func() ([]*afxdp.Link, error) {
+				l, err := afxdp.Open(index)
+				return []*afxdp.Link{l}, err
 			}
-			l, err := open()
+			if cache != nil {
+				open = func() ([]*afxdp.Link, error) {
+					return afxdp.OpenIn(index, cache.Sockets(), func(queue int) uint32 { return flowcache.Place(port, queue) })
+				}
+			}
+			queues, err := open()
 			if err != nil {
 				return err
 			}
-			s.onClose(l.Close)
-			config.Links[port] = l
+			for _, l := range queues {
+				s.onClose(l.Close)
+				config.Queues[port] = append(config.Queues[port], l)
+			}
 		}
 		return nil
 	})

@@ -15,17 +15,19 @@ type channels struct {
 	receive, transmit, other, combined  uint32
 }
 
-// ReceiveQueues returns how many queues a device spreads received frames over. It
-// fails where the driver does not say. The calling thread must be in the device's
-// network namespace.
-func ReceiveQueues(ifindex int) (int, error) {
+// Channels is how many queues a device has.
+type Channels struct{ Receive, Transmit int }
+
+// Queues returns over how many queues a device spreads frames. It fails where the driver
+// does not say. The calling thread must be in the device's network namespace.
+func Queues(ifindex int) (Channels, error) {
 	dev, err := net.InterfaceByIndex(ifindex)
 	if err != nil {
-		return 0, err
+		return Channels{}, err
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return Channels{}, err
 	}
 	defer unix.Close(fd)
 	c := channels{cmd: unix.ETHTOOL_GCHANNELS}
@@ -37,7 +39,7 @@ func ReceiveQueues(ifindex int) (int, error) {
 	copy(req.name[:unix.IFNAMSIZ-1], dev.Name)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
 	if errno != 0 {
-		return 0, fmt.Errorf("%s: ask for channels: %w", dev.Name, errno)
+		return Channels{}, fmt.Errorf("%s: ask for channels: %w", dev.Name, errno)
 	}
-	return int(c.receive + c.combined), nil
+	return Channels{int(c.receive + c.combined), int(c.transmit + c.combined)}, nil
 }

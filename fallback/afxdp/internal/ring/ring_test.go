@@ -115,7 +115,7 @@ func TestErrors(t *testing.T) {
 	if _, err := Statistics(fd); err == nil {
 		t.Error("Statistics of no socket")
 	}
-	if _, err := ReceiveQueues(1 << 30); err == nil {
+	if _, err := Queues(1 << 30); err == nil {
 		t.Error("queues of a device that is not there")
 	}
 }

@@ -14,15 +14,17 @@ import (
 )
 
 type CacheEntry struct {
-	_       structs.HostLayout
-	Key     [8]uint64
-	Stamp   uint64
-	Verdict CacheVerdict
-	Packets uint64
-	Bytes   uint64
-	Seen    uint64
-	Line    uint32
-	Pad     [5]uint32
+	_           structs.HostLayout
+	Key         [8]uint64
+	Stamp       uint64
+	Verdict     CacheVerdict
+	Packets     uint64
+	Bytes       uint64
+	MorePackets uint64
+	MoreBytes   uint64
+	Seen        uint64
+	Line        uint32
+	Pad         uint32
 }
 
 type CacheLine struct {
@@ -95,6 +97,7 @@ const (
 	CacheMapBook       = "book"
 	CacheMapControl    = "control"
 	CacheMapDevices    = "devices"
+	CacheMapDistant    = "distant"
 	CacheMapOut        = "out"
 	CacheMapPorts      = "ports"
 	CacheMapSets       = "sets"
@@ -159,6 +162,7 @@ type CacheMapSpecs struct {
 	Book    *ebpf.MapSpec `ebpf:"book"`
 	Control *ebpf.MapSpec `ebpf:"control"`
 	Devices *ebpf.MapSpec `ebpf:"devices"`
+	Distant *ebpf.MapSpec `ebpf:"distant"`
 	Out     *ebpf.MapSpec `ebpf:"out"`
 	Ports   *ebpf.MapSpec `ebpf:"ports"`
 	Sets    *ebpf.MapSpec `ebpf:"sets"`
@@ -197,6 +201,7 @@ type CacheMaps struct {
 	Book    *ebpf.Map `ebpf:"book"`
 	Control *ebpf.Map `ebpf:"control"`
 	Devices *ebpf.Map `ebpf:"devices"`
+	Distant *ebpf.Map `ebpf:"distant"`
 	Out     *ebpf.Map `ebpf:"out"`
 	Ports   *ebpf.Map `ebpf:"ports"`
 	Sets    *ebpf.Map `ebpf:"sets"`
@@ -209,6 +214,7 @@ func (m *CacheMaps) Close() error {
 		m.Book,
 		m.Control,
 		m.Devices,
+		m.Distant,
 		m.Out,
 		m.Ports,
 		m.Sets,

@@ -14,9 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lines is how many lines the book has, Devices how many interface numbers are known.
+// Lines is how many lines the book has, Queues how many sockets a port may have, and
+// Devices how many interface numbers are known in memory; greater ones are in the map
+// Distant.
 const (
 	Lines   = 65536
+	Queues  = 64
 	Devices = 65536
 )
 

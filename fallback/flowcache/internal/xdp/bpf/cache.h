@@ -16,7 +16,9 @@ typedef __u64 u64;
 #define WORDS 8  // flow.Words
 #define WAYS 4   // entries that share a set
 #define LINES 65536 // rules that can have counters at a time
-#define MAX_IFINDEX 65536
+#define PORTS 1024
+#define QUEUES 64 // receive queues of a port that have a place for a socket
+#define MAX_IFINDEX 65536 // those from here on are in a hash
 
 // The key of a packet: flow.Key, word for word.
 struct key {
@@ -42,11 +44,13 @@ struct entry {
 	u64 key[WORDS];
 	u64 stamp; // the epoch it is valid in; 0 while it is being written
 	struct verdict verdict;
-	u64 packets;
+	u64 packets; // of the device's first queue, which one CPU at a time reads
 	u64 bytes;
-	u64 seen; // for the owner: packets when it was last looked at for a victim
+	u64 more_packets; // of all others, by several CPUs at once
+	u64 more_bytes;
+	u64 seen; // for the owner: all packets when it was last looked at for a victim
 	u32 line; // for the owner: which line of the book it counts for
-	u32 pad[5];
+	u32 pad;
 };
 
 struct set {
@@ -90,9 +94,9 @@ struct state {
 
 enum fail { FAIL_CLOSED = XDP_DROP, FAIL_KERNEL = XDP_PASS };
 
-// A port of the blade, and what its frames met. One device fills one port, by one
-// queue in native mode; in generic mode several CPUs may, and the bucket is then
-// only nearly exact.
+// A port of the blade, and what its frames met. One device fills one port; where it
+// has several queues, or in generic mode, several CPUs do, and the bucket is then only
+// nearly exact. Counters always are.
 struct port {
 	u32 ifindex; // 0 if nothing is attached
 	u32 fail; // enum fail: what unknown frames get when nobody listens
