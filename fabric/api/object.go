@@ -44,7 +44,7 @@ type BladeView struct {
 	Wanted  uint64 `json:"wanted"` // generation published
 	Running uint64 `json:"running"`
 	Digest  string `json:"digest,omitempty"` // of the content running
-	Proved  bool   `json:"proved"`           // that content is, and it is the one wanted
+	Proved  bool   `json:"proved"`           // that content is, and it is the one wanted; false of a blade that is silent, whatever it said last
 
 	VFs     int       `json:"vfs"`
 	Used    int       `json:"used"` // VFs that a vNIC has

@@ -104,7 +104,7 @@ func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *a
 		s := r.status.Status
 		b.Running, b.Digest, b.Devices, b.Error = s.Generation, s.Digest, s.Devices, s.Error
 		b.Links, b.Events = s.Links, s.Events[max(0, len(s.Events)-bladeEvents):]
-		b.Proved = s.Proved && told != nil && s.Digest == told.record.Spec.Digest
+		b.Proved = r.alive != nil && s.Proved && told != nil && s.Digest == told.record.Spec.Digest
 	}
 	if r.rules != nil {
 		b.Rules = &api.RuleTile{Hardware: r.rules.Status.Hardware, Mixed: r.rules.Status.Mixed, Software: r.rules.Status.Software}

@@ -155,7 +155,7 @@ func TestCutOff(t *testing.T) {
 	if p.Status.State != "moving" || p.Status.VNICs[0].Link {
 		t.Errorf("%+v", p.Status)
 	}
-	if text := r.want(200, "GET", "blades/b1", ""); !strings.Contains(text, `"state":"silent"`) {
+	if text := r.want(200, "GET", "blades/b1", ""); !strings.Contains(text, `"state":"silent"`) || !strings.Contains(text, `"proved":false`) {
 		t.Error(text)
 	}
 	// It is back, as a new process that finds what it had set up.
