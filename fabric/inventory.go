@@ -16,6 +16,10 @@ import (
 // Inventory is what one blade has, in the order of PCI addresses.
 type Inventory struct {
 	NICs []NIC
+
+	// RDMANetns says whether network namespaces share the RDMA devices ("shared") or each
+	// has its own ("exclusive"); empty if it cannot be read.
+	RDMANetns string
 }
 
 // NIC is one card: the physical functions that share a PCI slot. Its identity is
@@ -71,6 +75,7 @@ const (
 type Netdev struct {
 	Name     string
 	MAC      uint64 // as in flow.Station; 0 if it is not an Ethernet device
+	ByChance bool   // the kernel made the MAC up: nobody chose it
 	MTU      int
 	Speed    BitsPerSecond // 0 if unknown, as it is while the link is down
 	Link     string        // the kernel's operstate: up, down, dormant, …
@@ -97,6 +102,7 @@ func (b BitsPerSecond) String() string {
 // RDMA is one RDMA device.
 type RDMA struct {
 	Name     string
+	Software bool   // the kernel emulates it on the function's netdev (rxe, siw)
 	GUID     string // node GUID
 	Firmware string
 	Ports    []RDMAPort

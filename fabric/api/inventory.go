@@ -9,8 +9,9 @@ type Inventory struct {
 
 // InventoryStatus is what was read. Lists are never null.
 type InventoryStatus struct {
-	NICs     []NIC     `json:"nics"`
-	Findings []Finding `json:"findings"`
+	NICs      []NIC     `json:"nics"`
+	RDMANetns string    `json:"rdmaNetns,omitempty"` // shared or exclusive
+	Findings  []Finding `json:"findings"`
 }
 
 // NIC is one card; vendor and device are 0x15b3.
@@ -64,6 +65,7 @@ type Netdev struct {
 // RDMA is one RDMA device.
 type RDMA struct {
 	Name     string     `json:"name"`
+	Software bool       `json:"software,omitempty"` // the kernel emulates it
 	GUID     string     `json:"guid,omitempty"`
 	Firmware string     `json:"firmware,omitempty"`
 	Ports    []RDMAPort `json:"ports,omitempty"`

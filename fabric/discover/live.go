@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
 )
@@ -11,13 +13,14 @@ import (
 // Live reads the running system and compares the reading with what netlink,
 // devlink, sriovnet and rdmamap say. Our reading stands; what differs is a finding.
 // From devlink comes only what sysfs does not have: the eSwitch mode, and the
-// firmware of functions without RDMA. Cost: the reading, and a netlink request for
+// firmware of functions without RDMA; from the kernel's RDMA how namespaces share devices. Cost: the reading, and a netlink request for
 // each netdev.
 func Live() (fabric.Inventory, []fabric.Finding, error) {
 	inv, findings, err := Read("/")
 	if err != nil {
 		return inv, findings, err
 	}
+	inv.RDMANetns, _ = netlink.RdmaSystemGetNetnsMode() // a kernel without RDMA has none
 	answers, cards, failures := ask(inv)
 	findings = append(findings, failures...)
 	findings = append(findings, compare(inv, answers)...)
@@ -79,11 +82,13 @@ func facts(inv fabric.Inventory) map[question]string {
 	return f
 }
 
-// rdmaSet writes the names of RDMA devices so that two sets compare.
+// rdmaSet writes the names of a function's own RDMA devices so that two sets compare.
 func rdmaSet(devices []fabric.RDMA) string {
 	var names []string
 	for _, d := range devices {
-		names = append(names, d.Name)
+		if !d.Software {
+			names = append(names, d.Name)
+		}
 	}
 	return nameSet(names)
 }
@@ -120,7 +125,8 @@ type card struct {
 
 // adopt fills in what only devlink has.
 func adopt(inv fabric.Inventory, cards map[fabric.PCI]card) fabric.Inventory {
-	out := fabric.Inventory{NICs: slices.Clone(inv.NICs)}
+	out := inv
+	out.NICs = slices.Clone(inv.NICs)
 	for n := range out.NICs {
 		out.NICs[n].PFs = slices.Clone(out.NICs[n].PFs)
 		for p := range out.NICs[n].PFs {

@@ -12,7 +12,7 @@ import (
 // `bladeflow inventory` prints and what its agent reports. What is unknown is absent.
 // It is the one place where an inventory is written; the manager reads it back.
 func NewObject(name string, inv fabric.Inventory, findings []fabric.Finding) api.Inventory {
-	o := api.Inventory{Head: api.NewHead(api.KindInventory, name), Status: api.InventoryStatus{NICs: []api.NIC{}, Findings: []api.Finding{}}}
+	o := api.Inventory{Head: api.NewHead(api.KindInventory, name), Status: api.InventoryStatus{NICs: []api.NIC{}, RDMANetns: inv.RDMANetns, Findings: []api.Finding{}}}
 	for _, n := range inv.NICs {
 		nic := api.NIC{Name: n.Name, Slot: n.Slot, Serial: n.Serial, Part: n.Part,
 			Vendor: fmt.Sprintf("0x%04x", n.Vendor), Device: fmt.Sprintf("0x%04x", n.Device)}
@@ -54,7 +54,7 @@ func netdevObject(d *fabric.Netdev) *api.Netdev {
 func rdmaObjects(devices []fabric.RDMA) []api.RDMA {
 	var out []api.RDMA
 	for _, d := range devices {
-		r := api.RDMA{Name: d.Name, GUID: d.GUID, Firmware: d.Firmware}
+		r := api.RDMA{Name: d.Name, Software: d.Software, GUID: d.GUID, Firmware: d.Firmware}
 		for _, p := range d.Ports {
 			r.Ports = append(r.Ports, api.RDMAPort(p))
 		}

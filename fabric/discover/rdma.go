@@ -10,8 +10,9 @@ import (
 	"github.com/bladeflow/bladeflow/fabric"
 )
 
-// readRDMA files each RDMA device under its PCI function. Devices in software
-// (rxe, siw) have a netdev instead of a function and belong to no card's list.
+// readRDMA files each RDMA device under its PCI function. One in software (rxe, siw) has a
+// netdev instead, and is filed under that one's function; on a netdev that is no card's
+// it belongs to no list.
 func (r *reader) readRDMA() {
 	for _, name := range r.list(rdmaDir) {
 		dir := path.Join(rdmaDir, name)
@@ -20,10 +21,14 @@ func (r *reader) readRDMA() {
 			continue
 		}
 		p, ok := r.function(dir)
+		software := !ok
+		if dev := cmp.Or(r.text(dir+"/ports/1/gid_attrs/ndevs/0"), r.text(dir+"/parent")); software && dev != "" {
+			p, ok = r.function(path.Join(netDir, path.Base(dev)))
+		}
 		if !ok {
 			continue
 		}
-		d := fabric.RDMA{Name: name, GUID: r.text(dir + "/node_guid"), Firmware: r.text(dir + "/fw_ver")}
+		d := fabric.RDMA{Name: name, Software: software, GUID: r.text(dir + "/node_guid"), Firmware: r.text(dir + "/fw_ver")}
 		for _, number := range r.list(dir + "/ports") {
 			n, err := strconv.Atoi(number)
 			if err != nil || n < 1 {

@@ -108,6 +108,8 @@ func (r *reader) readNetdevs() {
 				r.find("E_SYSFS_VALUE", dir+"/address", "%q is not a MAC", mac)
 			}
 		}
+		const random = 1 // NET_ADDR_RANDOM
+		d.ByChance = r.number(dir+"/addr_assign_type", 0, 255, 0) == random
 		p, onPCI := r.function(dir)
 		switch v, isRep := vfPort(d.PortName); {
 		case isRep && d.SwitchID != "":

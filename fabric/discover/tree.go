@@ -154,8 +154,8 @@ func (t Tree) Unpack(dir string) error {
 // it: the files and links that [ReadFS] looks at.
 var recorded = map[string][]string{
 	pciDir:  {"class", "vendor", "device", "numa_node", "driver", "physfn", "sriov_totalvfs", "sriov_numvfs", "vpd", "config", "virtfn*"},
-	netDir:  {"address", "type", "mtu", "operstate", "speed", "phys_switch_id", "phys_port_name"},
-	rdmaDir: {"node_guid", "fw_ver", "ports/*/state", "ports/*/link_layer", "ports/*/rate"},
+	netDir:  {"address", "addr_assign_type", "type", "mtu", "operstate", "speed", "phys_switch_id", "phys_port_name"},
+	rdmaDir: {"node_guid", "fw_ver", "parent", "ports/1/gid_attrs/ndevs/0", "ports/*/state", "ports/*/link_layer", "ports/*/rate"},
 }
 
 // Record returns the part of a root's tree that the reader looks at. Reading the

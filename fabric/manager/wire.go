@@ -315,7 +315,7 @@ func modelNetdev(d *api.Netdev) *fabric.Netdev {
 func modelRDMA(devices []api.RDMA) []fabric.RDMA {
 	var out []fabric.RDMA
 	for _, d := range devices {
-		r := fabric.RDMA{Name: d.Name, GUID: d.GUID, Firmware: d.Firmware}
+		r := fabric.RDMA{Name: d.Name, Software: d.Software, GUID: d.GUID, Firmware: d.Firmware}
 		for _, p := range d.Ports {
 			r.Ports = append(r.Ports, fabric.RDMAPort(p))
 		}
