@@ -11,20 +11,20 @@ import (
 )
 
 // Netlink tells real cards, by rtnetlink through their PFs, as `ip link set PF vf N`
-// does. It is written from the kernel's documentation and has run on no card yet:
-// TestNetlink is what HARDWARE.md would cite, and it skips where there is no card
+// does. It has run on an emulated igb only: TestNetlink skips where there is no card
 // with VFs in switchdev mode.
 //
 // A kernel keeps no note of who set a VF up, so our mark is the alias of the VF's
 // representor, which lives as long as the VF does. A VF without it is clean as long
 // as nobody gave it an address, a VLAN, a rate or trust: spoof check and link have
-// different defaults in different drivers.
+// different defaults in different drivers. An address that its own driver made up and
+// told the PF, as igbvf does, was given by nobody.
 //
 // Only what differs is told, because drivers refuse requests about what they do not
 // have even where nothing would change.
 type Netlink struct {
 	Blade     fabric.BladeID
-	Links     *netlink.Handle // of the namespace that PFs and representors are in
+	Links     *netlink.Handle // of the namespace that PFs and representors are in: this process's
 	Inventory func() (fabric.Inventory, error)
 }
 
@@ -39,7 +39,7 @@ const mark = "bladeflow"
 func (n *Netlink) Read() (map[fabric.VFID]fabric.VFState, error) {
 	out := map[fabric.VFID]fabric.VFState{}
 	err := n.each(func(id fabric.VFID, at place) error {
-		if ours := at.marked(); ours || touched(at.setting) {
+		if ours := at.marked(); ours || touched(at.setting) && !at.byChance {
 			out[id] = fabric.VFState{Setting: at.setting, Ours: ours}
 		}
 		return nil
@@ -57,6 +57,7 @@ func touched(s fabric.Setting) bool {
 type place struct {
 	pf, representor netlink.Link
 	setting         fabric.Setting
+	byChance        bool // there is nothing but an address, which the VF's driver made up
 }
 
 func (p place) marked() bool { return strings.HasPrefix(p.representor.Attrs().Alias, mark) }
@@ -72,12 +73,18 @@ func (n *Netlink) each(f func(fabric.VFID, place) error) error {
 			if pf.Netdev == nil || len(pf.VFs) == 0 {
 				continue
 			}
-			link, err := n.Links.LinkByName(pf.Netdev.Name)
+			// The library's reading of a PF asks for all of its VFs with counters: see readVFs.
+			dev, err := net.InterfaceByName(pf.Netdev.Name)
 			if err != nil {
 				return fmt.Errorf("PF %s: %w", pf.Netdev.Name, err)
 			}
+			link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: dev.Name, Index: dev.Index}}
+			infos, err := readVFs(dev.Index)
+			if err != nil {
+				return fmt.Errorf("VFs of %s: %w", pf.Netdev.Name, err)
+			}
 			shown := map[int]fabric.Setting{}
-			for _, info := range link.Attrs().Vfs {
+			for _, info := range infos {
 				shown[info.ID] = settingOf(info)
 			}
 			for _, vf := range pf.VFs {
@@ -90,7 +97,10 @@ func (n *Netlink) each(f func(fabric.VFID, place) error) error {
 					return fmt.Errorf("representor %s: %w", vf.Representor.Name, err)
 				}
 				id := fabric.VFID{Blade: n.Blade, PF: fabric.PFID{PCI: pf.PCI, Serial: nic.Serial}, Index: vf.Index}
-				if err := f(id, place{link, rep, s}); err != nil {
+				chosen := s
+				chosen.MAC = 0
+				byChance := vf.Netdev != nil && vf.Netdev.ByChance && vf.Netdev.MAC == s.MAC && !touched(chosen)
+				if err := f(id, place{link, rep, s, byChance}); err != nil {
 					return err
 				}
 			}
