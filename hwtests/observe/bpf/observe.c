@@ -131,6 +131,11 @@ static __always_inline int record(struct scratch *s, __u64 len)
 	return 1;
 }
 
+/* fits says whether a length is one that may be loaded. Two comparisons, because compilers
+ * make one of them, of another register, and verifiers before Linux 6.13 then know nothing
+ * of this one. */
+#define fits(len, most) (({ barrier_var(len); len != 0; }) && ({ barrier_var(len); len <= (most); }))
+
 SEC("xdp")
 int observe_xdp(struct xdp_md *x)
 {
@@ -140,7 +145,7 @@ int observe_xdp(struct xdp_md *x)
 	if (!s)
 		return XDP_ABORTED;
 	int ours = 0;
-	if (len > 0 && len <= MAX_FRAME && bpf_xdp_load_bytes(x, 0, s->words, len) == 0)
+	if (fits(len, MAX_FRAME) && bpf_xdp_load_bytes(x, 0, s->words, len) == 0)
 		ours = record(s, len);
 	else
 		ours = record(s, 0);
@@ -162,14 +167,15 @@ int observe_tcx(struct __sk_buff *b)
 	__u8 *to = (__u8 *)s->words;
 	int loaded = 0;
 	if (!b->vlan_present) {
-		loaded = len > 0 && len <= MAX_FRAME && bpf_skb_load_bytes(b, 0, to, len) == 0;
+		loaded = fits(len, MAX_FRAME) && bpf_skb_load_bytes(b, 0, to, len) == 0;
 	} else if (len > 12 && len <= MAX_FRAME - 4) {
 		__u16 tci = b->vlan_tci;
 		to[12] = b->vlan_proto & 0xff;
 		to[13] = b->vlan_proto >> 8 & 0xff;
 		to[14] = tci >> 8;
 		to[15] = tci & 0xff;
-		loaded = bpf_skb_load_bytes(b, 0, to, 12) == 0 && bpf_skb_load_bytes(b, 12, to + 16, len - 12) == 0;
+		__u64 rest = len - 12;
+		loaded = bpf_skb_load_bytes(b, 0, to, 12) == 0 && fits(rest, MAX_FRAME - 16) && bpf_skb_load_bytes(b, 12, to + 16, rest) == 0;
 		len += 4;
 	}
 	return record(s, loaded ? len : 0) && then == THEN_DROP ? TCX_DROP : TCX_NEXT;
