@@ -46,7 +46,7 @@ var policy = map[string][]string{
 	"fabric/capacity/history": {"flow", "fabric/capacity"},
 	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fallback/flowcache", "fabric", "fabric/discover", "fabric/api", "fabric/provision", "fabric/store", "fabric/pki"},
-	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic",
+	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic", "offload/tcflower",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/api", "fabric/capacity", "fabric/client", "fabric/discover", "fabric/manager",
 		"fabric/pki", "fabric/provision", "fabric/store",
 		"hwtests/lab", "hwtests/netns", "hwtests/observe", "hwtests/traffic"},

@@ -21,6 +21,7 @@ type ChangesConfig struct {
 	Entries int
 	Seed    uint64
 	Source  string
+	Plug    lab.Plug // see [lab.Config]
 	Say     func(format string, a ...any)
 }
 
@@ -83,7 +84,7 @@ type Changed struct {
 func Changes(ctx context.Context, c ChangesConfig) (*Changed, error) {
 	w := newWitnessed(partPackets)
 	ch, err := Start(ctx, Config{Source: c.Source, Interval: time.Minute, Tap: w.tap,
-		Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: partPackets}})
+		Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: partPackets, Plug: c.Plug}})
 	if err != nil {
 		return nil, err
 	}

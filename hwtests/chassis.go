@@ -136,7 +136,7 @@ func (b *Blade) open(c Config) error {
 	b.Agent = agent.New(agent.Config{
 		Samples:  samples,
 		Source:   &b.wanted,
-		Devices:  []agent.Device{{Name: b.NIC.Name(), Driver: b.NIC}},
+		Devices:  []agent.Device{{Name: b.Hardware.Name(), Driver: b.Hardware}},
 		Datapath: timed{b.Datapath, b},
 		Check:    new(verify.Prover).Check,
 		Interval: c.Interval,

@@ -11,11 +11,12 @@ import (
 // ConserveConfig says what [Conserve] sends.
 type ConserveConfig struct {
 	Packets int
-	Rate    int    // frames per second to begin with
-	Rules   int    // random rules of the blade
-	Entries int    // size of the card's table
-	Seed    uint64 // of rules and packets
-	Source  string // see [Config.Source]
+	Rate    int      // frames per second to begin with
+	Rules   int      // random rules of the blade
+	Entries int      // size of the card's table
+	Seed    uint64   // of rules and packets
+	Source  string   // see [Config.Source]
+	Plug    lab.Plug // see [lab.Config]
 	Say     func(format string, a ...any)
 }
 
@@ -34,7 +35,7 @@ type Conserved struct {
 // packets and bytes counted in hardware and in software are, together and exactly,
 // those that were sent.
 func Conserve(ctx context.Context, c ConserveConfig) (*Conserved, error) {
-	ch, err := Start(ctx, Config{Source: c.Source, Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: c.Packets}})
+	ch, err := Start(ctx, Config{Source: c.Source, Config: lab.Config{Blades: 1, VFs: 4, Entries: c.Entries, Sequences: c.Packets, Plug: c.Plug}})
 	if err != nil {
 		return nil, err
 	}

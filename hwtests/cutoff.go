@@ -17,6 +17,7 @@ const isolation = 60 * time.Second
 // CutOffConfig says what [CutOff] does.
 type CutOffConfig struct {
 	Away time.Duration // 60 s if zero
+	Plug lab.Plug      // see [lab.Config]
 	Log  *slog.Logger  // of manager and agents; nothing is logged if nil
 }
 
@@ -42,7 +43,7 @@ func CutOff(ctx context.Context, c CutOffConfig) (*Isolation, error) {
 	if c.Away == 0 {
 		c.Away = isolation
 	}
-	f, err := StartFabric(ctx, FabricConfig{Config: Config{Log: c.Log, Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}}})
+	f, err := StartFabric(ctx, FabricConfig{Config: Config{Log: c.Log, Config: lab.Config{Blades: 2, VFs: 2, Entries: 128, Plug: c.Plug}}})
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/bladeflow/bladeflow/flow/ruleset"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 	"github.com/bladeflow/bladeflow/offload"
-	"github.com/bladeflow/bladeflow/offload/softnic"
 )
 
 //go:embed demo.yaml
@@ -26,6 +25,7 @@ type DemoConfig struct {
 	Rate        int           // frames per second, all ports together; 20,000 if zero
 	Seed        uint64        // of the order of the traffic
 	Source      string        // see [Config.Source]
+	Plug        lab.Plug      // see [lab.Config]
 	Blind       flow.Key      // bits of every mask that the cards ignore: silicon that lies
 	Say         func(format string, a ...any)
 
@@ -111,7 +111,7 @@ func Demo(ctx context.Context, c DemoConfig) (*Report, error) {
 	count := int(c.Duration.Seconds() * float64(c.Rate))
 	c.Say("building a chassis of %d blades with %d VFs each, with a manager and an agent on each blade", c.Blades, c.VFs)
 	f, err := StartFabric(ctx, FabricConfig{Config: Config{Source: c.Source, Interval: 500 * time.Millisecond,
-		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Sequences: min(max(count, 1<<16), demoBurst)}}})
+		Config: lab.Config{Blades: c.Blades, VFs: c.VFs, Entries: demoEntries, Plug: c.Plug, Sequences: min(max(count, 1<<16), demoBurst)}}})
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (d *demo) run(ctx context.Context, count int) error {
 			return err
 		}
 		d.tables = append(d.tables, t)
-		if err := b.NIC.SetFaults(softnic.Faults{Blind: d.Blind}); err != nil {
+		if err := b.Hardware.Lie(d.Blind); err != nil {
 			return err
 		}
 	}
@@ -283,7 +283,7 @@ func (d *demo) burst(ctx context.Context, streams []Stream, count int) error {
 // until it is there again.
 func (d *demo) heal(ctx context.Context) error {
 	b := d.chassis.Blades[0]
-	before, err := b.NIC.Installed(ctx)
+	before, err := b.Hardware.Installed(ctx)
 	if err != nil {
 		return err
 	}
@@ -295,12 +295,12 @@ func (d *demo) heal(ctx context.Context) error {
 	at, _ := b.Datapath.Table().Index(victim.Rule)
 	name := b.Datapath.Table().Rule(at).Name
 	d.Say("deleting an entry of rule %s from the card of %s behind the agent's back", name, b.Name)
-	if err := b.NIC.Evict(victim.ID); err != nil {
+	if err := b.Hardware.Evict(victim.ID); err != nil {
 		return err
 	}
 	start := time.Now()
 	for {
-		now, err := b.NIC.Installed(ctx)
+		now, err := b.Hardware.Installed(ctx)
 		if err != nil {
 			return err
 		}
@@ -308,8 +308,8 @@ func (d *demo) heal(ctx context.Context) error {
 		if s := b.Agent.Status(); back && s.Proved && s.Drift.Healed > 0 {
 			break
 		}
-		if time.Since(start) > 20*time.Second {
-			return fmt.Errorf("%s: the entry of rule %s did not come back in 20 s", b.Name, name)
+		if time.Since(start) > settling {
+			return fmt.Errorf("%s: the entry of rule %s did not come back in %s", b.Name, name, settling)
 		}
 		select {
 		case <-ctx.Done():

@@ -170,8 +170,8 @@ func (f *Fabric) Apply(ctx context.Context, objects ...any) error {
 }
 
 // settling is how long a fabric may take to become as it is wanted before a scenario
-// gives up: long, for machines are busy.
-const settling = 30 * time.Second
+// gives up: long, for machines are busy, and some are emulated.
+const settling = 2 * time.Minute
 
 // Settled waits until every blade has done what it is told, with all of it proved, and
 // the profiles named are active; and returns where the first of them is.

@@ -124,11 +124,11 @@ func (b *Blade) Told() []Told {
 // prove reads the card and holds it against the table in force.
 func (b *Blade) prove() error {
 	ctx := context.Background()
-	model, err := b.NIC.Model(ctx)
+	model, err := b.Hardware.Model(ctx)
 	if err != nil {
 		return err
 	}
-	installed, err := b.NIC.Installed(ctx)
+	installed, err := b.Hardware.Installed(ctx)
 	if err != nil {
 		return err
 	}

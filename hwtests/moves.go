@@ -15,6 +15,7 @@ import (
 // MovesConfig says what [Moves] does.
 type MovesConfig struct {
 	Moves int          // an odd number, so that the revert has something to do
+	Plug  lab.Plug     // see [lab.Config]
 	Log   *slog.Logger // of manager and agents; nothing is logged if nil
 }
 
@@ -46,7 +47,7 @@ func spread(values []float64) Spread {
 // Moves creates a profile, moves it to and fro between two blades, and reverts to the
 // state after the creation, each under traffic.
 func Moves(ctx context.Context, c MovesConfig) (*Moved, error) {
-	f, err := StartFabric(ctx, FabricConfig{Config: Config{Log: c.Log, Config: lab.Config{Blades: 2, VFs: 2, Entries: 128}}})
+	f, err := StartFabric(ctx, FabricConfig{Config: Config{Log: c.Log, Config: lab.Config{Blades: 2, VFs: 2, Entries: 128, Plug: c.Plug}}})
 	if err != nil {
 		return nil, err
 	}

@@ -76,6 +76,7 @@ func TestDemo(t *testing.T) {
 // TestLyingCard has cards that ignore one bit of their masks, while their dump shows
 // it: the proof holds, and only packets can tell.
 func TestLyingCard(t *testing.T) {
+	t.Parallel() // beside TestCutOff, which mostly waits
 	needs(t, "afxdp")
 	for name, bit := range map[string]struct {
 		f flow.Field

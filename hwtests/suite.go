@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // Scenario is one thing to be shown with packets.
@@ -21,7 +23,21 @@ type Scenario struct {
 
 	// Run returns what it found and what of that was not as it should be. An error
 	// says that nothing can be said.
-	Run func(ctx context.Context, seed uint64, say func(format string, a ...any)) (found any, wrong []string, err error)
+	Run func(ctx context.Context, t Terms) (found any, wrong []string, err error)
+}
+
+// Terms are on what a scenario runs, and how.
+type Terms struct {
+	Seed uint64 // of rules and packets
+	Say  func(format string, a ...any)
+	Plug lab.Plug // makes the cards; nil makes the lab's own
+
+	// Slow is how many times slower than a machine of its own this one is, an emulated
+	// one for example: rates and numbers of packets are divided by it, and above 1 no
+	// time that something took is found wrong. 0 is 1.
+	Slow int
+
+	card *card // that is under test; nil in a lab
 }
 
 // Scenarios returns all of them, the quick ones first. Each brings up a chassis of its
@@ -37,8 +53,8 @@ func Scenarios() []Scenario {
 	}
 }
 
-func runDemo(ctx context.Context, seed uint64, say func(string, ...any)) (any, []string, error) {
-	r, err := Demo(ctx, DemoConfig{Seed: seed, Say: say})
+func runDemo(ctx context.Context, t Terms) (any, []string, error) {
+	r, err := Demo(ctx, DemoConfig{Rate: 20_000 / t.Slow, Seed: t.Seed, Plug: t.Plug, Say: t.Say})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -52,10 +68,10 @@ func runDemo(ctx context.Context, seed uint64, say func(string, ...any)) (any, [
 	return r, wrong, nil
 }
 
-func runLiar(ctx context.Context, seed uint64, say func(string, ...any)) (any, []string, error) {
+func runLiar(ctx context.Context, t Terms) (any, []string, error) {
 	var blind flow.Key
 	blind.Set(flow.DstPort, 1<<2)
-	r, err := Demo(ctx, DemoConfig{Seed: seed, Duration: time.Second, Blind: blind, Say: say})
+	r, err := Demo(ctx, DemoConfig{Rate: 20_000 / t.Slow, Seed: t.Seed, Duration: time.Second, Blind: blind, Plug: t.Plug, Say: t.Say})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,35 +82,35 @@ func runLiar(ctx context.Context, seed uint64, say func(string, ...any)) (any, [
 	return map[string]any{"blind": "dst_port/2", "mismatches": r.Mismatches, "first": r.Different}, wrong, nil
 }
 
-func runMoves(ctx context.Context, _ uint64, say func(string, ...any)) (any, []string, error) {
+func runMoves(ctx context.Context, t Terms) (any, []string, error) {
 	const moves = 21
-	say("moving a profile %d times", moves)
-	r, err := Moves(ctx, MovesConfig{Moves: moves})
+	t.Say("moving a profile %d times", moves)
+	r, err := Moves(ctx, MovesConfig{Moves: moves, Plug: t.Plug})
 	if err != nil {
 		return nil, nil, err
 	}
 	wrong := r.Wrong
-	if slowest := max(r.Create, r.Seconds.Max, r.Revert.Seconds); slowest > goal.Seconds() {
+	if slowest := max(r.Create, r.Seconds.Max, r.Revert.Seconds); slowest > goal.Seconds() && t.Slow == 1 {
 		wrong = append(wrong, fmt.Sprintf("the slowest of create, move and revert took %.2f s", slowest))
 	}
 	return r, wrong, nil
 }
 
-func runConserve(ctx context.Context, seed uint64, say func(string, ...any)) (any, []string, error) {
-	const packets = 1_000_000
-	r, err := Conserve(ctx, ConserveConfig{Packets: packets, Rate: 60_000, Rules: 60, Entries: 48, Seed: seed, Say: say})
+func runConserve(ctx context.Context, t Terms) (any, []string, error) {
+	packets := 1_000_000 / t.Slow
+	r, err := Conserve(ctx, ConserveConfig{Packets: packets, Rate: 60_000 / t.Slow, Rules: 60, Entries: 48, Seed: t.Seed, Plug: t.Plug, Say: t.Say})
 	if err != nil {
 		return nil, nil, err
 	}
 	wrong := r.Different
-	if r.Packets.Sent != packets || r.Packets.Hardware+r.Packets.Software != packets {
+	if r.Packets.Sent != uint64(packets) || r.Packets.Hardware+r.Packets.Software != uint64(packets) {
 		wrong = append(wrong, fmt.Sprintf("of %d packets %d were judged, %d in hardware and %d in software", packets, r.Packets.Sent, r.Packets.Hardware, r.Packets.Software))
 	}
 	return r, wrong, nil
 }
 
-func runChanges(ctx context.Context, seed uint64, say func(string, ...any)) (any, []string, error) {
-	r, err := Changes(ctx, ChangesConfig{Changes: 100, Rate: 200_000, Rules: 40, Entries: 64, Seed: seed, Say: say})
+func runChanges(ctx context.Context, t Terms) (any, []string, error) {
+	r, err := Changes(ctx, ChangesConfig{Changes: 100, Rate: 200_000 / t.Slow, Rules: 40, Entries: 64, Seed: t.Seed, Plug: t.Plug, Say: t.Say})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,15 +118,15 @@ func runChanges(ctx context.Context, seed uint64, say func(string, ...any)) (any
 	if r.Neither > 0 || r.Back > 0 {
 		wrong = append(wrong, fmt.Sprintf("%d packets were judged by no single table, %d by an older one than a packet before them", r.Neither, r.Back))
 	}
-	if r.Differ < 10_000 {
+	if r.Differ < 10_000/t.Slow {
 		wrong = append(wrong, fmt.Sprintf("only %d packets tell old from new", r.Differ))
 	}
 	return r, wrong, nil
 }
 
-func runCutOff(ctx context.Context, _ uint64, say func(string, ...any)) (any, []string, error) {
-	say("cutting a blade off for %s", isolation)
-	r, err := CutOff(ctx, CutOffConfig{})
+func runCutOff(ctx context.Context, t Terms) (any, []string, error) {
+	t.Say("cutting a blade off for %s", isolation)
+	r, err := CutOff(ctx, CutOffConfig{Plug: t.Plug})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,19 +149,31 @@ type RunMetadata struct {
 
 // RunSpec is what was asked.
 type RunSpec struct {
-	On        string   `json:"on"` // lab
+	On        string   `json:"on"`             // lab, vm or nic:PCI
+	Card      string   `json:"card"`           // softnic, tcamsim, or the driver of a real card
+	Slow      int      `json:"slow,omitempty"` // see [Terms]; 0 is 1
 	Seed      uint64   `json:"seed"`
 	Scenarios []string `json:"scenarios"`
 }
 
 // RunStatus is what was found.
 type RunStatus struct {
-	Commit    string    `json:"commit,omitempty"` // of the program, if it was said
-	Machine   Machine   `json:"machine"`
-	Started   time.Time `json:"started"`
-	Seconds   float64   `json:"seconds"`
-	Passed    bool      `json:"passed"`
-	Scenarios []Result  `json:"scenarios"`
+	Commit    string     `json:"commit,omitempty"` // of the program, if it was said
+	Evidence  string     `json:"evidence"`         // what this shows of cards: emulated, or proven on a real one
+	Machine   Machine    `json:"machine"`
+	NIC       *TestedNIC `json:"nic,omitempty"` // the real card
+	Started   time.Time  `json:"started"`
+	Seconds   float64    `json:"seconds"`
+	Passed    bool       `json:"passed"`
+	Scenarios []Result   `json:"scenarios"`
+}
+
+// TestedNIC is the card of a run on a real one.
+type TestedNIC struct {
+	Driver   string `json:"driver"`
+	Firmware string `json:"firmware,omitempty"`
+	Serial   string `json:"serial,omitempty"`
+	Model    string `json:"model"` // device model
 }
 
 // Machine is where it ran.
@@ -167,22 +195,47 @@ type Result struct {
 	Error   string   `json:"error,omitempty"`
 }
 
-// RunScenarios runs those of the names, all if there are none, on the emulated chassis. An
-// unknown name is a *[flow.Fault]; a scenario that fails is in the record, and the others
-// run all the same.
-func RunScenarios(ctx context.Context, seed uint64, names []string, say func(format string, a ...any)) (*Run, error) {
-	chosen, err := choose(names)
+// RunConfig says what [RunScenarios] runs, and on what.
+type RunConfig struct {
+	Card      string   // softnic or tcamsim: what plays the cards of a lab
+	Device    string   // model of a real card; that of its driver if empty
+	TakeVFs   bool     // the real card's VFs may be removed and others created
+	Scenarios []string // all if there are none
+	Terms              // Plug is chosen by Card
+}
+
+// RunScenarios runs scenarios on the emulated chassis. An unknown name is a *[flow.Fault]; a
+// scenario that fails is in the record, and the others run all the same.
+func RunScenarios(ctx context.Context, c RunConfig) (*Run, error) {
+	chosen, err := choose(c.Scenarios, Scenarios())
 	if err != nil {
 		return nil, err
 	}
-	r := &Run{APIVersion: "bladeflow/v1", Kind: "HardwareTest", Metadata: RunMetadata{"lab"}, Spec: RunSpec{On: "lab", Seed: seed}}
-	r.Status = RunStatus{Machine: machine(), Started: time.Now().UTC(), Passed: true}
+	if c.Plug, err = plugOf(c.Card); err != nil {
+		return nil, err
+	}
+	r := newRun("lab", c.Card, device.Emulated, c.Terms)
+	return r, r.run(ctx, chosen, c.Terms)
+}
+
+func newRun(on, card string, evidence device.Tier, t Terms) *Run {
+	r := &Run{APIVersion: "bladeflow/v1", Kind: "HardwareTest", Metadata: RunMetadata{on}, Spec: RunSpec{On: on, Card: card, Seed: t.Seed}}
+	if t.Slow > 1 {
+		r.Spec.Slow = t.Slow
+	}
+	r.Status = RunStatus{Evidence: string(evidence), Machine: machine(), Started: time.Now().UTC(), Passed: true}
+	return r
+}
+
+// run runs scenarios and adds them to the record.
+func (r *Run) run(ctx context.Context, chosen []Scenario, t Terms) error {
+	t.Slow = max(1, t.Slow)
 	for _, s := range chosen {
-		say("%s: %s", s.Name, s.Shows)
+		t.Say("%s: %s", s.Name, s.Shows)
 		begin := time.Now()
-		found, wrong, err := s.Run(ctx, seed, say)
+		found, wrong, err := s.Run(ctx, t)
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 		one := Result{Name: s.Name, Shows: s.Shows, Passed: err == nil && len(wrong) == 0, Seconds: time.Since(begin).Seconds(), Found: found, Wrong: wrong}
 		if err != nil {
@@ -193,12 +246,13 @@ func RunScenarios(ctx context.Context, seed uint64, names []string, say func(for
 		r.Status.Passed = r.Status.Passed && one.Passed
 	}
 	r.Status.Seconds = time.Since(r.Status.Started).Seconds()
-	return r, nil
+	return nil
 }
 
-// choose returns the scenarios of the names, in their own order.
-func choose(names []string) ([]Scenario, error) {
-	all := Scenarios()
+// choose returns those scenarios of some lists that have the names, all if there are none,
+// in their own order.
+func choose(names []string, lists ...[]Scenario) ([]Scenario, error) {
+	all := slices.Concat(lists...)
 	if len(names) == 0 {
 		return all, nil
 	}

@@ -1,8 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,26 +26,36 @@ func hwtestCommand() *cobra.Command {
 
 func hwtestRun() *cobra.Command {
 	var on, commit string
-	var names []string
-	var seed uint64
+	c := hwtests.RunConfig{}
 	cmd := &cobra.Command{
-		Use:   "run --on lab",
+		Use:   "run --on lab|vm|nic:PCI",
 		Short: "run scenarios and record what they found",
 		Long: `Run scenarios with real packets and compare every frame with what the rules mean. They are:
-` + scenarioList() + `
-With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if all of them passed. Needs root.
-They run on the emulated chassis; VMs and real cards are not supported yet.`,
+` + scenarioList(hwtests.Scenarios()) + `
+They run on the emulated chassis: on this machine's kernel, or on a stock kernel in QEMU (--on vm;
+'make vm' gets both ready), where --card tcamsim has the cards played by a kernel module that takes
+tc flower. On a real card of this machine (--on nic:0000:3b:00.0, the address of a PF), and in QEMU
+on the machine's own, run:
+` + scenarioList(hwtests.CardScenarios()) + `
+With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if all of them passed. Needs root.`,
 		Example: `  bladeflow hwtest run --on lab
-  bladeflow hwtest run --on lab --scenario cutoff -o json`,
+  bladeflow hwtest run --on lab --scenario cutoff -o json
+  bladeflow hwtest run --on vm --card tcamsim
+  bladeflow hwtest run --on nic:0000:3b:00.0`,
 	}
 	f := cmd.Flags()
-	choiceFlag(cmd, &on, "on", "", "lab", "what to run on", "lab")
-	f.StringArrayVar(&names, "scenario", nil, "only this one; may be repeated")
+	f.StringVar(&on, "on", "lab", "what to run on: lab, vm or nic:PCI")
+	_ = cmd.RegisterFlagCompletionFunc("on", cobra.FixedCompletions([]string{"lab", "vm", "nic:"}, cobra.ShellCompDirectiveNoFileComp))
+	choiceFlag(cmd, &c.Card, "card", "", "softnic", "what plays the cards in lab and vm", "softnic", "tcamsim")
+	f.StringVar(&c.Device, "device", "", "device model of the real card; that of its driver if not given")
+	f.BoolVar(&c.TakeVFs, "take-vfs", false, "let a scenario remove the real card's VFs and create others")
+	f.StringArrayVar(&c.Scenarios, "scenario", nil, "only this one; may be repeated")
 	f.StringVar(&commit, "commit", "", "commit of this program, for the record")
-	f.Uint64Var(&seed, "seed", uint64(time.Now().UnixNano()), "of rules and packets; another one each time if not given")
+	f.IntVar(&c.Slow, "slow", 0, "how many times slower than others this machine is: rates and numbers of packets are divided by it, and above 1 no times are judged; 0 is 1, and 20 in an emulated vm")
+	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "of rules and packets; another one each time if not given")
 	f.Lookup("seed").DefValue = "0" // which help does not print: the clock is no default to show
 	var completions []string
-	for _, s := range hwtests.Scenarios() {
+	for _, s := range append(hwtests.Scenarios(), hwtests.CardScenarios()...) {
 		completions = append(completions, s.Name+"\t"+s.Shows)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("scenario", cobra.FixedCompletions(completions, cobra.ShellCompDirectiveNoFileComp))
@@ -49,9 +67,23 @@ They run on the emulated chassis; VMs and real cards are not supported yet.`,
 		ctx, stop := untilSignal(cmd)
 		defer stop()
 		start := time.Now()
-		r, err := hwtests.RunScenarios(ctx, seed, names, func(format string, a ...any) {
+		c.Say = func(format string, a ...any) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%5.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, a...))
-		})
+		}
+		var r *hwtests.Run
+		var err error
+		switch pci, nic := strings.CutPrefix(on, "nic:"); {
+		case nic:
+			r, err = hwtests.RunCard(ctx, pci, c)
+		case on == "vm" && os.Getenv("BLADEFLOW_IN_VM") != "":
+			r, err = hwtests.RunMachine(ctx, c)
+		case on == "vm":
+			r, err = runInMachine(ctx, cmd.ErrOrStderr(), c)
+		case on == "lab":
+			r, err = hwtests.RunScenarios(ctx, c)
+		default:
+			err = usage("--on "+on, "unknown", flow.Suggest(on, "lab", "vm", "nic:PCI"))
+		}
 		if err != nil {
 			return err
 		}
@@ -61,16 +93,53 @@ They run on the emulated chassis; VMs and real cards are not supported yet.`,
 			err = printRun(cmd.OutOrStdout(), r)
 		}
 		if err == nil && !r.Status.Passed {
-			err = &flow.Fault{Code: "E_MISMATCH", What: "hwtest run", Why: "a scenario failed", Remedy: fmt.Sprintf("see above; --seed %d repeats it", seed)}
+			err = &flow.Fault{Code: "E_MISMATCH", What: "hwtest run", Why: "a scenario failed", Remedy: fmt.Sprintf("see above; --seed %d repeats it", c.Seed)}
 		}
 		return err
 	}
 	return cmd
 }
 
-func scenarioList() string {
+// runInMachine runs the scenarios in a virtual machine, by the runner beside this program:
+// this program is what it runs there, and its record is the one that is returned.
+func runInMachine(ctx context.Context, progress io.Writer, c hwtests.RunConfig) (*hwtests.Run, error) {
+	fault := func(why, remedy string, err error) error {
+		return &flow.Fault{Code: "E_VM", What: "virtual machine", Why: why, Remedy: remedy, Err: err}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fault(err.Error(), "say where this program is by calling it with its path", err)
+	}
+	runner := filepath.Join(filepath.Dir(self), "vm")
+	if _, err := os.Stat(runner); err != nil {
+		return nil, fault("there is no runner beside this program: "+err.Error(), "build it with make vm", err)
+	}
+	args := []string{self, "hwtest", "run", "--on", "vm", "--card", c.Card, "--seed", fmt.Sprint(c.Seed), "--slow", fmt.Sprint(cmp.Or(c.Slow, emulatedSlow)), "-o", "json"}
+	for _, name := range c.Scenarios {
+		args = append(args, "--scenario", name)
+	}
+	cmd := exec.CommandContext(ctx, runner, args...)
+	cmd.Stderr = progress
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var r hwtests.Run
+	if json.Unmarshal(out, &r) != nil || r.Kind != "HardwareTest" {
+		return nil, fault(fmt.Sprintf("it gave no record: %v", err), "see above; `make vm` gets a machine ready", err)
+	}
+	return &r, nil
+}
+
+// emulatedSlow is how much slower the scenarios' machine is taken to be: all of it, card
+// and senders too, is one CPU that QEMU emulates.
+const emulatedSlow = 20
+
+func scenarioList(scenarios []hwtests.Scenario) string {
 	var rows string
-	for _, s := range hwtests.Scenarios() {
+	for _, s := range scenarios {
 		rows += fmt.Sprintf("  %-9s %s\n", s.Name, s.Shows)
 	}
 	return rows
@@ -96,6 +165,6 @@ func printRun(w io.Writer, r *hwtests.Run) error {
 			fmt.Fprintf(w, "%s: %s\n", s.Name, s.Error)
 		}
 	}
-	_, err := fmt.Fprintf(w, "seed %d, kernel %s, %d cores, %s\n", r.Spec.Seed, r.Status.Machine.Kernel, r.Status.Machine.Cores, r.Status.Machine.CPU)
+	_, err := fmt.Fprintf(w, "on %s with card %s (%s), seed %d, kernel %s, %d cores, %s\n", r.Spec.On, r.Spec.Card, r.Status.Evidence, r.Spec.Seed, r.Status.Machine.Kernel, r.Status.Machine.Cores, r.Status.Machine.CPU)
 	return err
 }

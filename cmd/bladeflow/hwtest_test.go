@@ -26,3 +26,19 @@ func TestHwtestRun(t *testing.T) {
 		t.Errorf("the record does not say where and when: %+v", s)
 	}
 }
+
+// TestHwtestRefuses asks for what cannot be run on here, and is told what to do.
+func TestHwtestRefuses(t *testing.T) {
+	needsLab(t) // and so root
+	check := func(exit, code string, args ...string) {
+		t.Helper()
+		stdout, stderr, err := invoke("", append([]string{"hwtest", "run", "--scenario", "demo"}, args...)...)
+		if why := wrongFault(err, stdout, stderr, exit, code); why != "" {
+			t.Errorf("%q: %s", args, why)
+		}
+	}
+	check("2", "E_USAGE", "--on", "moon")
+	check("2", "E_USAGE", "--on", "nic:0000:03:00.0") // demo needs a chassis
+	check("3", "E_CARD", "--on", "lab", "--card", "tcamsim")
+	check("3", "E_VM", "--on", "vm") // there is no runner beside this test
+}

@@ -22,7 +22,8 @@ type Blade struct {
 	Workloads []*Workload   // of VF 0, 1, …
 	Card      *netns.NS     // where the card's netdevs are
 	Host      *netns.NS     // the blade's own namespace: representors
-	NIC       *softnic.NIC  // nil iff Config.Bare
+	Hardware  Hardware      // nil iff Config.Bare
+	NIC       *softnic.NIC  // what Hardware is; nil if Config.Bare or Config.Plug said so
 	PinDir    string        // of the card, for softnic.Open
 	SysRoot   string        // a tree like /, with the sys/ of a blade that has such a card
 }
@@ -87,19 +88,4 @@ func (p *Attachment) Sender() (*traffic.Sender, error) {
 // port's representor: they leave the port whatever the table says.
 func (p *Attachment) HostSender() (*traffic.Sender, error) {
 	return traffic.Open(p.Representor.NS, p.Representor.Name)
-}
-
-// plug makes the blade's card.
-func (b *Blade) plug(entries int) error {
-	c := softnic.Config{Name: b.Name, Entries: entries, PinDir: b.PinDir}
-	for _, p := range b.Attached {
-		c.Ports = append(c.Ports, softnic.Port{Port: p.Port, Front: p.Front.Name, Back: p.Back.Name})
-	}
-	return b.Card.Do(func() (err error) {
-		b.NIC, err = softnic.Create(c)
-		if err != nil {
-			return fmt.Errorf("blade %s: %w", b.Name, err)
-		}
-		return nil
-	})
 }

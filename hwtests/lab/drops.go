@@ -58,15 +58,15 @@ func (l *Lab) Drops() (Drops, error) {
 		}
 	}
 	for _, b := range l.Blades {
-		if b.NIC == nil {
+		if b.Hardware == nil {
 			continue
 		}
-		stats, err := b.NIC.Stats()
+		lost, err := b.Hardware.Lost()
 		if err != nil {
 			return nil, fmt.Errorf("drop counters of the card of %s: %w", b.Name, err)
 		}
-		for _, s := range stats {
-			d.add(b.Card.Name, b.At(s.Port).Name, "lost", s.Lost)
+		for port, n := range lost {
+			d.add(b.Card.Name, b.At(port).Name, "lost", n)
 		}
 	}
 	return d, nil

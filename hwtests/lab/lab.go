@@ -24,6 +24,7 @@ type Config struct {
 	Keep      int          // frames that each observer keeps whole, 2 KiB each
 	Kernel    observe.Then // what the representors' observers do with frames the kernel got; Drop is the zero value
 	Bare      bool         // no cards: the netdevs of a card are there, and nothing joins them
+	Plug      Plug         // makes the cards; nil makes those of package softnic
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -107,8 +108,8 @@ func (l *Lab) Down() error {
 	l.down.Do(func() {
 		var errs []error
 		for _, b := range l.Blades {
-			if b.NIC != nil {
-				errs = append(errs, b.NIC.Destroy())
+			if b.Hardware != nil {
+				errs = append(errs, b.Hardware.Destroy())
 			}
 		}
 		for _, o := range l.observers {
@@ -256,7 +257,7 @@ func (l *Lab) plug() error {
 		return nil
 	}
 	for _, b := range l.Blades {
-		if err := b.plug(l.config.Entries); err != nil {
+		if err := b.plug(l.config.Plug, l.config.Entries); err != nil {
 			return err
 		}
 	}

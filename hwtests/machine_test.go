@@ -1,0 +1,47 @@
+package hwtests
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/hwtests/must"
+)
+
+// inMachine skips a test that is not in the machine of hwtests/vm.
+func inMachine(t *testing.T) {
+	t.Helper()
+	var err error
+	if os.Getenv("BLADEFLOW_IN_VM") == "" {
+		err = errors.New("`make vm` runs it")
+	}
+	must.Have(t, "tcamsim", err)
+}
+
+func passed(t *testing.T, r *Run, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	show(t, r)
+	for _, s := range r.Status.Scenarios {
+		if !s.Passed {
+			t.Errorf("%s: %v %s", s.Name, s.Wrong, s.Error)
+		}
+	}
+}
+
+// TestCardScenarios runs what runs on real cards on the machine's own.
+func TestCardScenarios(t *testing.T) {
+	inMachine(t)
+	r, err := RunCard(t.Context(), machineCard, RunConfig{Scenarios: []string{"inventory", "settings", "entries", "packets"}, Terms: Terms{Seed: flowtest.Seed(t), Say: t.Logf}})
+	passed(t, r, err)
+}
+
+// TestCardChassis has tcamsim play the cards of a chassis.
+func TestCardChassis(t *testing.T) {
+	inMachine(t)
+	r, err := RunScenarios(t.Context(), RunConfig{Card: "tcamsim", Scenarios: []string{"demo"}, Terms: Terms{Seed: flowtest.Seed(t), Slow: 20, Say: t.Logf}})
+	passed(t, r, err)
+}
