@@ -85,7 +85,7 @@ long-drift: ## 1,000 entries of a card changed behind the agent's back, 20 at a 
 	BLADEFLOW_DRIFT=1000 $(GO) test -count=1 -timeout 20m -v -run '^TestDrifts$$' ./fabric/agent
 
 .PHONY: hardware
-hardware: ## write the device models' rows in HARDWARE.md anew
+hardware: ## write the tables of HARDWARE.md anew, from device models and recorded runs
 	$(GO) test -count=1 -run '^TestHardware$$' ./offload/device -update
 
 .PHONY: modelcheck
@@ -161,24 +161,26 @@ long-generations: ## 100 million frames through the flow cache across 10,000 tab
 	@mkdir -p docs/results
 	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
 
-# VM are the packages that have tests for it. A machine that is not to be had, or too slow, is said loudly and is no failure
-# unless BLADEFLOW_MUST names vm.
-VM ?= ./offload/tcflower ./offload/ntuple ./fabric/provision ./hwtests/vm
+# VM are the packages that have tests for it; hwtests takes the card apart and comes last. A machine that is not to be
+# had, or too slow, is said loudly and is no failure unless BLADEFLOW_MUST names vm.
+VM ?= ./offload/tcflower ./offload/ntuple ./fabric/provision ./hwtests/vm ./hwtests
 RUN ?= ^Test(Kernel|Card|Netlink)
+IN_VM = BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sriov
 .PHONY: vm
 vm: ## tc flower, ethtool rules and SR-IOV on a stock kernel in QEMU; gets both from apt, 140 MB the first time (root then)
 	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
-	@bin/vm prepare; case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; \
-	  BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sriov \
-	  $(GO) test -count=1 -p 1 -short -timeout 10m -run '$(RUN)' -exec $(CURDIR)/bin/vm $(VM) </dev/null
+	@bin/vm prepare; case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; $(IN_VM) bin/vm test -short -run '$(RUN)' $(VM)
 
 .PHONY: long-vm
-long-vm: ## make vm in the long form, with rates and the tests of its runner (20 min)
-	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
+long-vm: build ## every scenario in QEMU, with both kinds of cards, make vm in the long form, and tests of its runner; writes docs/results/vm.json and vm-softnic.json (45 min)
+	@mkdir -p bin docs/results && $(GO) build -o bin/vm ./hwtests/vm
 	BLADEFLOW_MUST=vm bin/vm prepare
 	BLADEFLOW_MUST=vm $(GO) test -count=1 -v -timeout 10m -run '^Test(Machine|Stop)$$' ./hwtests/vm
-	BLADEFLOW_MUST=vm,flower,tcamsim,sriov BLADEFLOW_VM_ENTRIES=2000 BLADEFLOW_VM_ROUNDS=100 \
-	  $(GO) test -count=1 -v -p 1 -timeout 30m -run '$(RUN)' -exec $(CURDIR)/bin/vm $(VM) </dev/null
+	BLADEFLOW_VM_ENTRIES=2000 BLADEFLOW_VM_ROUNDS=100 $(IN_VM) bin/vm test -v -timeout 30m -run '$(RUN)' $(VM)
+	bin/bladeflow hwtest run --on vm --card tcamsim --commit "$$(git rev-parse HEAD)" -o json >bin/vm.json
+	mv bin/vm.json docs/results/vm.json
+	bin/bladeflow hwtest run --on vm --card softnic --commit "$$(git rev-parse HEAD)" -o json >bin/vm.json
+	mv bin/vm.json docs/results/vm-softnic.json
 
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone

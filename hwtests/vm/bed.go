@@ -21,11 +21,11 @@ import (
 
 // bed is what a machine is made of. It is written into the cache when all of it is there.
 type bed struct {
-	Kernel string // 6.12.117+deb12-amd64
-	Root   string // the unpacked packages
-	Module string // tcamsim.ko
-	Source string // digest of what the module was built from
-	Accel  string // of QEMU
+	Kernel  string // 6.12.117+deb12-amd64
+	Root    string // the unpacked packages
+	Modules string // folder of our own
+	Source  string // digest of what they were built from
+	Accel   string // of QEMU
 }
 
 // kernelPackage depends on the newest kernel of its series: old ones leave the pool, so
@@ -93,7 +93,7 @@ func prepare(ctx context.Context, cache string, say func(string, ...any)) (bed, 
 	}
 	if digest := sourceDigest(); b.Source != digest {
 		say("building tcamsim for %s", b.Kernel)
-		if b.Module, err = build(ctx, cache, b); err != nil {
+		if b.Modules, err = build(ctx, cache, b); err != nil {
 			return b, errors.Join(errOurs, err)
 		}
 		b.Source = digest
@@ -226,7 +226,10 @@ func sourceDigest() string {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }
 
-// build builds the module against the headers, in the cache.
+// own are the modules of that folder.
+var own = []string{"tcamsim", "manyvfs"}
+
+// build builds our modules against the headers, in the cache.
 func build(ctx context.Context, cache string, b bed) (string, error) {
 	dir := filepath.Join(cache, "tcamsim")
 	if err := os.RemoveAll(dir); err != nil {
@@ -238,7 +241,7 @@ func build(ctx context.Context, cache string, b bed) (string, error) {
 	// Without the empty variable it wants pahole, which nothing here needs.
 	make := exec.CommandContext(ctx, "make", "-s", "-C", headers(b), "M="+dir, "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules")
 	make.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=") // of a make that called us
-	return filepath.Join(dir, "tcamsim.ko"), tell(make)
+	return dir, tell(make)
 }
 
 // tell runs a command whose output is of interest only if it fails.

@@ -4,7 +4,8 @@
 // on the first of them.
 //
 //	vm prepare                        get QEMU, kernel and headers, build the module
-//	go test -exec bin/vm ./offload/…  run a package's tests there
+//	vm test [FLAGS] PACKAGE…          run packages' tests there, all in one machine
+//	go test -exec bin/vm ./offload/…  the same, a machine for each package
 //	vm kernel                         say which kernel that is
 //
 // The same program is PID 1 of the machine: it loads modules, mounts this checkout (to be

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,18 +65,31 @@ func work() (int, error) {
 	if err := os.WriteFile("/sys/bus/pci/devices/"+card+"/sriov_numvfs", []byte(cardVFs), 0); err != nil {
 		return 0, fmt.Errorf("VFs: %w", err)
 	}
-	if err := up("eth0", "eth1"); err != nil {
+	if err := up("lo", "eth0", "eth1"); err != nil {
 		return 0, err
 	}
-	out, err := output()
+	out, err := port("out")
 	if err != nil {
 		return 0, err
 	}
 	defer out.Close()
+	errs, err := port("errs")
+	if err != nil {
+		return 0, err
+	}
+	defer errs.Close()
 	if err := unix.Mount("checkout", "/checkout", "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=262144"); err != nil {
 		return 0, fmt.Errorf("mount the checkout: %w", err)
 	}
-	return test(j, out)
+	code := 0
+	for i := range j.Programs {
+		one, err := runHere(&j.Programs[i], j.Env, streams{out, errs})
+		if err != nil {
+			return 0, err
+		}
+		code = cmp.Or(code, one)
+	}
+	return code, nil
 }
 
 // up brings netdevs up and waits a little for their links: igb sets no rate of a VF, and
@@ -108,59 +121,56 @@ func up(names ...string) error {
 	return nil
 }
 
-// output opens the port that is the host's stdout.
-func output() (*os.File, error) {
+// port opens one of the ports to the host by its name.
+func port(name string) (*os.File, error) {
 	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
 		return nil, err
 	}
 	for _, file := range names {
-		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == "out" {
+		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == name {
 			return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(file)), os.O_RDWR, 0)
 		}
 	}
-	return nil, errors.New("no port for output")
+	return nil, fmt.Errorf("no port %s to the host", name)
 }
 
 // Bits of /proc/sys/kernel/tainted that say that the kernel found itself wrong: it died,
 // it warned, a CPU was stuck.
 const broken = 1<<7 | 1<<9 | 1<<14
 
-// test runs the test binary. A kernel that complained makes a failure of a test that
-// passed.
-func test(j job, out io.Writer) (int, error) {
-	cmd := exec.Command("/test", j.Args...)
-	cmd.Dir = filepath.Join("/checkout", j.Dir)
-	cmd.Env = append([]string{"PATH=/bin", "TMPDIR=/run", "HOME=/run", "BLADEFLOW_IN_VM=1"}, j.Env...)
-	// The port takes one writer at a time and no poller: not for the test itself.
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, err
-	}
-	cmd.Stdout, cmd.Stderr = w, w
-	var copied sync.WaitGroup
-	copied.Go(func() { io.Copy(out, r) })
+// runHere runs a program of the job. A kernel that complained makes a failure of a test
+// that passed.
+func runHere(p *program, env []string, to streams) (int, error) {
+	begin := time.Now()
+	cmd := exec.Command("/"+p.File, p.Args...)
+	cmd.Dir = filepath.Join("/checkout", p.Dir)
+	cmd.Env = append([]string{"PATH=/bin", "TMPDIR=/run", "HOME=/run", "BLADEFLOW_IN_VM=1"}, env...)
+	// A port takes one writer at a time and no poller: not for the test itself, which gets
+	// pipes because these are no files to package exec.
+	cmd.Stdout, cmd.Stderr = struct{ io.Writer }{to.out}, struct{ io.Writer }{to.errs}
 	code := 0
-	err = cmd.Run()
-	w.Close()
-	copied.Wait()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
 		code = max(exit.ExitCode(), 1) // -1 says that a signal ended it
 	case err != nil:
-		return 0, fmt.Errorf("test: %w", err)
+		return 0, fmt.Errorf("program: %w", err)
 	}
 	tainted := 0
 	if text, err := os.ReadFile("/proc/sys/kernel/tainted"); err == nil {
 		fmt.Sscan(string(text), &tainted)
 	}
 	if tainted&broken != 0 && code == 0 {
-		fmt.Fprintln(out, "vm: the test passed, and the kernel complained:")
+		fmt.Fprintln(to.errs, "vm: the test passed, and the kernel complained:")
 		code = 1
 	}
 	if code != 0 {
-		fmt.Fprintf(out, "vm: the end of the kernel's log:\n%s\n", kernelLog())
+		fmt.Fprintf(to.errs, "vm: the end of the kernel's log:\n%s\n", kernelLog())
+	}
+	if p.Name != "" { // as go test says it
+		fmt.Fprintf(to.out, "%s\t%s\t%.3fs\n", map[bool]string{true: "ok  ", false: "FAIL"}[code == 0], p.Name, time.Since(begin).Seconds())
 	}
 	return code, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -123,6 +124,39 @@ func netdev(t *testing.T, links []link, chosen func(link) bool) *api.Netdev {
 	return d
 }
 
+// addRDMA makes an RDMA device in software on a netdev: the machine's cards have none.
+func addRDMA(t *testing.T, name, netdev string) {
+	t.Helper()
+	printed(t, "rdma", "link", "add", name, "type", "rxe", "netdev", netdev)
+}
+
+// rdmaOf returns the RDMA devices on a netdev, in the words of inventory.
+func rdmaOf(t *testing.T, netdev string) (out []api.RDMA) {
+	t.Helper()
+	type device struct {
+		Name   string `json:"ifname"`
+		GUID   string `json:"node_guid"`
+		FW     string
+		Port   int
+		State  string
+		Netdev string
+	}
+	devices := answer[[]device](t, "rdma", "-j", "dev")
+	for _, port := range answer[[]device](t, "rdma", "-j", "link") {
+		if port.Netdev != netdev {
+			continue
+		}
+		d := devices[slices.IndexFunc(devices, func(d device) bool { return d.Name == port.Name })]
+		rate, err := os.ReadFile("/sys/class/infiniband/" + port.Name + "/ports/1/rate") // which rdma does not show
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, api.RDMA{Name: d.Name, Software: true, GUID: d.GUID, Firmware: d.FW,
+			Ports: []api.RDMAPort{{Number: port.Port, Layer: "Ethernet", State: port.State, Rate: strings.TrimSpace(string(rate))}}})
+	}
+	return out
+}
+
 // TestCardInventory compares what inventory prints with what lspci, ip, devlink, ethtool and rdma
 // say, field by field.
 func TestCardInventory(t *testing.T) {
@@ -133,9 +167,8 @@ func TestCardInventory(t *testing.T) {
 		Versions struct{ Running map[string]string }
 	}
 	info := answer[struct{ Info map[string]devlinkInfo }](t, "devlink", "-j", "dev", "info").Info
-	if rdma := answer[[]struct{ Ifname string }](t, "rdma", "-j", "dev"); len(rdma) > 0 {
-		t.Errorf("there are RDMA devices that this test knows nothing of: %+v", rdma)
-	}
+	addRDMA(t, "rxe0", "eth1")
+	defer printed(t, "rdma", "link", "delete", "rxe0")
 	all := functions(t)
 	var vfs []string
 	for _, f := range all {
@@ -175,9 +208,10 @@ func TestCardInventory(t *testing.T) {
 			})
 			pf.VFs = append(pf.VFs, vf)
 		}
+		pf.RDMA = rdmaOf(t, pf.Netdev.Name)
 		want = append(want, api.NIC{Name: name, Slot: slot, Serial: f.serial, Vendor: "0x" + f.vendor, Device: "0x" + f.device, PFs: []api.PF{pf}})
 	}
-	if len(want) != 2 || len(want[0].PFs[0].VFs) != 7 || want[0].PFs[0].ESwitch != "switchdev" {
+	if len(want) != 2 || len(want[0].PFs[0].VFs) != 7 || want[0].PFs[0].ESwitch != "switchdev" || len(want[1].PFs[0].RDMA) != 1 {
 		t.Errorf("the tools see other cards than this machine has: %+v", want)
 	}
 	inv, findings, err := discover.Live()
@@ -191,6 +225,10 @@ func TestCardInventory(t *testing.T) {
 	var have api.Inventory
 	if err := json.Unmarshal(text, &have); err != nil {
 		t.Fatal(err)
+	}
+	mode := answer[[]struct{ Netns string }](t, "rdma", "-j", "system")
+	if len(mode) != 1 || mode[0].Netns != have.Status.RDMANetns {
+		t.Errorf("rdma says %+v of namespaces, inventory %q", mode, have.Status.RDMANetns)
 	}
 	if diff := cmp.Diff(want, have.Status.NICs); diff != "" {
 		t.Errorf("the tools (-) and inventory (+) differ:\n%s", diff)

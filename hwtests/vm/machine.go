@@ -20,10 +20,19 @@ import (
 
 // job is what the machine is to do. It lies at its root.
 type job struct {
-	Modules []string // files in /modules with their parameters, in order
-	Dir     string   // in the checkout
-	Args    []string // of the test binary
-	Env     []string
+	Modules  []string // files in /modules with their parameters, in order
+	Programs []program
+	Env      []string
+}
+
+// program is one that the machine runs.
+type program struct {
+	Name string // of the package that it tests; empty if it is the only one
+	File string // at the machine's root
+	Dir  string // in the checkout
+	Args []string
+
+	at string // on the host; not in the job
 }
 
 const (
@@ -35,9 +44,20 @@ const (
 	slowest    = 45 * time.Second // a machine that boots slower is too slow for the tests
 )
 
-// run runs a test binary in a machine and returns its exit code.
+// run runs a program in a machine and returns its exit code.
 func run(ctx context.Context, b bed, binary string, args []string) int {
-	image, err := image(b, binary, args)
+	_, dir, err := checkout()
+	if err != nil {
+		say("%v", err)
+		return exitUsage
+	}
+	return runAll(ctx, b, []program{{Args: args, Dir: dir, at: binary}}, timeLimit(args))
+}
+
+// runAll runs programs in one machine, one after the other, and returns the first exit code
+// that is not 0.
+func runAll(ctx context.Context, b bed, programs []program, limit time.Duration) int {
+	image, err := image(b, programs)
 	if err != nil {
 		say("%v", err)
 		return exitMissing
@@ -47,9 +67,9 @@ func run(ctx context.Context, b bed, binary string, args []string) int {
 		say("%v", err)
 		return exitUsage
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeLimit(args))
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	code, console, err := bootAgain(ctx, b, image, root, os.Stdout)
+	code, console, err := bootAgain(ctx, b, image, root, streams{os.Stdout, os.Stderr})
 	switch {
 	case err == nil: // it had its say in time
 	case ctx.Err() != nil:
@@ -78,7 +98,8 @@ func timeLimit(args []string) time.Duration {
 	return longest
 }
 
-// checkout returns the folder above this one that has go.mod, and the way from there.
+// checkout returns the folder above this one that has go.mod, and the way from there; of
+// a folder that is in no Go module, that itself.
 func checkout() (root, inside string, err error) {
 	here, err := os.Getwd()
 	if err != nil {
@@ -90,14 +111,15 @@ func checkout() (root, inside string, err error) {
 			return root, inside, err
 		}
 		if root == filepath.Dir(root) {
-			return "", "", fmt.Errorf("%s is in no Go module: run it by go test -exec", here)
+			return here, ".", nil
 		}
 	}
 }
 
-// image returns the initramfs: this program, the test, modules and tools.
-func image(b bed, binary string, args []string) ([]byte, error) {
+// image returns the initramfs: this program, the ones to run, modules and tools.
+func image(b bed, programs []program) ([]byte, error) {
 	var a archive
+	var j job
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("this program: %w", err)
@@ -106,16 +128,16 @@ func image(b bed, binary string, args []string) ([]byte, error) {
 	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "etc", "checkout"} {
 		a.dir(dir)
 	}
-	j := job{Args: args}
-	if binary != "" {
-		test, err := os.ReadFile(binary)
+	for i, p := range programs {
+		data, err := os.ReadFile(p.at)
 		if err != nil {
-			return nil, fmt.Errorf("test binary: %w", err)
+			return nil, fmt.Errorf("program: %w", err)
 		}
-		a.file("test", modeExec, test)
-		if _, j.Dir, err = checkout(); err != nil {
-			return nil, err
-		}
+		p.File = fmt.Sprintf("program%d", i)
+		a.file(p.File, modeExec, data)
+		j.Programs = append(j.Programs, p)
+	}
+	if len(programs) > 0 {
 		if err := addModules(&a, &j, b); err != nil {
 			return nil, err
 		}
@@ -141,18 +163,18 @@ func addModules(a *archive, j *job, b bed) error {
 	if err != nil {
 		return err
 	}
-	own, err := os.ReadFile(b.Module)
-	if err != nil {
-		return fmt.Errorf("tcamsim: %w", err)
-	}
-	for _, m := range append(modules, module{"tcamsim", own}) {
+	for _, m := range modules {
 		a.file("modules/"+m.name, modeFile, m.data)
-		line := m.name
-		if m.name == "tcamsim" {
-			line += " pci=" + card + " ports=8"
-		}
-		j.Modules = append(j.Modules, line)
+		j.Modules = append(j.Modules, m.name)
 	}
+	for _, name := range own {
+		data, err := os.ReadFile(filepath.Join(b.Modules, name+".ko"))
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+		a.file("modules/"+name, modeFile, data)
+	}
+	j.Modules = append(j.Modules, "tcamsim pci="+card+" ports=8") // a test loads the other one
 	return nil
 }
 
@@ -194,17 +216,20 @@ var errDied = errors.New("QEMU died")
 
 // bootAgain is boot, and boots again where QEMU died before anything was said: while a
 // machine finds its cards, their memory moves, and an emulator may trip over that.
-func bootAgain(ctx context.Context, b bed, image []byte, share string, out io.Writer) (code int, console []byte, err error) {
+func bootAgain(ctx context.Context, b bed, image []byte, share string, to streams) (code int, console []byte, err error) {
 	const tries = 3
 	for try := 1; ; try++ {
-		heard := &listener{Writer: out}
-		code, console, err = boot(ctx, b, image, share, heard)
-		if !errors.Is(err, errDied) || ctx.Err() != nil || heard.bytes > 0 || try == tries {
+		out, errs := &listener{Writer: to.out}, &listener{Writer: to.errs}
+		code, console, err = boot(ctx, b, image, share, streams{out, errs})
+		if !errors.Is(err, errDied) || ctx.Err() != nil || out.bytes+errs.bytes > 0 || try == tries {
 			return code, console, err
 		}
 		say("%v: once more", err)
 	}
 }
+
+// streams are where what a test writes to stdout and stderr goes.
+type streams struct{ out, errs io.Writer }
 
 // listener counts what passes.
 type listener struct {
@@ -218,8 +243,8 @@ func (l *listener) Write(b []byte) (int, error) {
 }
 
 // boot runs a machine to its end: its exit code, unless err says that it gave none, and
-// what it wrote to the console. What the test writes goes to out.
-func boot(ctx context.Context, b bed, image []byte, share string, out io.Writer) (code int, console []byte, err error) {
+// what it wrote to the console.
+func boot(ctx context.Context, b bed, image []byte, share string, to streams) (code int, console []byte, err error) {
 	dir, err := os.MkdirTemp("", "bladeflow-vm-")
 	if err != nil {
 		return 0, nil, err
@@ -229,16 +254,24 @@ func boot(ctx context.Context, b bed, image []byte, share string, out io.Writer)
 	if err := os.WriteFile(initrd, image, 0o600); err != nil {
 		return 0, nil, err
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, nil, err
-	}
-	defer r.Close()
-	defer w.Close()
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, emulator, qemuArgs(b, initrd, log, share)...)
 	cmd.Stderr = &said
-	cmd.ExtraFiles = []*os.File{w} // is /dev/fd/3 there
+	var copied sync.WaitGroup
+	defer func() {
+		for _, w := range cmd.ExtraFiles {
+			w.Close() // again is harmless
+		}
+		copied.Wait()
+	}()
+	for _, to := range []io.Writer{to.out, to.errs} { // are /dev/fd/3 and /dev/fd/4 there
+		r, w, err := os.Pipe()
+		if err != nil {
+			return 0, nil, err
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+		copied.Go(func() { io.Copy(to, r); r.Close() }) // a closed stdout is nobody's business here
+	}
 	// Go test kills its runner when time is up: QEMU must not outlive it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -246,9 +279,9 @@ func boot(ctx context.Context, b bed, image []byte, share string, out io.Writer)
 	if err := cmd.Start(); err != nil {
 		return 0, nil, fmt.Errorf("%s: %w", emulator, err)
 	}
-	w.Close()
-	var copied sync.WaitGroup
-	copied.Go(func() { io.Copy(out, r) }) // a closed stdout is nobody's business here
+	for _, w := range cmd.ExtraFiles {
+		w.Close()
+	}
 	err = cmd.Wait()
 	copied.Wait()
 	console, _ = os.ReadFile(log) // there is none if it did not start
@@ -280,12 +313,13 @@ func qemuArgs(b bed, initrd, log, share string) []string {
 	if b.Accel == "kvm" {
 		cpu, cpus = "host", "2"
 	}
-	args := []string{"-machine", "q35", "-accel", b.Accel, "-cpu", cpu, "-smp", cpus, "-m", "1024",
+	args := []string{"-machine", "q35", "-accel", b.Accel, "-cpu", cpu, "-smp", cpus, "-m", "2048",
 		"-display", "none", "-nodefaults", "-no-reboot", "-serial", "file:" + log,
 		"-kernel", kernelFile(b), "-initrd", initrd,
 		"-append", "console=ttyS0 panic=-1 oops=panic quiet net.ifnames=0 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 nokaslr",
 		"-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=4", exitPort),
-		"-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/fd/3", "-device", "virtserialport,chardev=out,name=out"}
+		"-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/fd/3", "-device", "virtserialport,chardev=out,name=out",
+		"-chardev", "file,id=errs,path=/dev/fd/4", "-device", "virtserialport,chardev=errs,name=errs"}
 	if share != "" {
 		args = append(args, "-fsdev", "local,id=checkout,readonly=on,security_model=none,path="+strings.ReplaceAll(share, ",", ",,"), "-device", "virtio-9p-pci,fsdev=checkout,mount_tag=checkout")
 		// Both cards on one cable, each behind a port of its own: 01:00.0 and 02:00.0.
@@ -320,14 +354,14 @@ func accelerator(ctx context.Context, b bed, say func(string, ...any)) string {
 
 // trial boots a machine that has nothing to do, and says how long that took.
 func trial(ctx context.Context, b bed) (time.Duration, error) {
-	image, err := image(b, "", nil)
+	image, err := image(b, nil)
 	if err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, slowest, fmt.Errorf("it does not boot within %v: this machine is too slow or too busy", slowest))
 	defer cancel()
 	start := time.Now()
-	_, console, err := bootAgain(ctx, b, image, "", io.Discard)
+	_, console, err := bootAgain(ctx, b, image, "", streams{io.Discard, io.Discard})
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -27,14 +27,15 @@ func main() {
 		guest()
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	// Go test sends SIGQUIT when time is up. A machine leaves nothing behind then either.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	defer stop()
 	os.Exit(command(ctx, os.Args[1:]))
 }
 
 func command(ctx context.Context, args []string) int {
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "vm: nothing to do: say prepare or kernel, or use it with go test -exec")
+		fmt.Fprintln(os.Stderr, "vm: nothing to do: say prepare, kernel or test, or use it with go test -exec")
 		return exitUsage
 	}
 	cache, err := cacheDir()
@@ -47,6 +48,10 @@ func command(ctx context.Context, args []string) int {
 			if b, err = load(cache); err == nil {
 				fmt.Println(b.Kernel)
 				return 0
+			}
+		case "test":
+			if b, err = load(cache); err == nil {
+				return runTests(ctx, b, args[1:])
 			}
 		default:
 			if b, err = load(cache); err == nil {
