@@ -25,6 +25,7 @@ func (a *Agent) observe(ctx context.Context) error {
 	for _, c := range a.devices {
 		before := c.found
 		a.review(c)
+		c.decide()
 		c.found = findDrift(c.left, c.installed)
 		if a.running != nil {
 			if err := a.prove(c); err != nil {

@@ -158,13 +158,32 @@ func (a *Agent) withdraw(ctx context.Context, c *card, in ...flow.Entry) {
 	for i := range in {
 		ops = append(ops, offload.Op{Kind: offload.Remove, Entry: in[i]})
 	}
-	for i, out := range c.Driver.Apply(ctx, ops) {
-		if out.Status == offload.Done {
-			c.ledger.close(&in[i], out.Final, a.running)
+	var out []flow.Entry
+	for i, o := range c.Driver.Apply(ctx, ops) {
+		switch {
+		case o.Status == offload.Done:
+			c.ledger.close(&in[i], o.Final, a.running)
+		case o.Status == offload.Unknown:
+			c.doubt, a.steady = append(c.doubt, in[i]), false
+		case o.Code != offload.CodeMissing:
+			a.steady = false
+			continue // it is still there, and no plan has it: the next round takes it out
+		}
+		out = append(out, in[i])
+	}
+	c.left = without(c.left, out)
+	c.canary.end()
+}
+
+// decide takes those entries for left that had to go, of which no answer came, and that
+// the dump shows: nobody else put them in. No plan has them, so the round takes them out.
+func (c *card) decide() {
+	there, left := byID(c.installed), byID(c.left)
+	for i := range c.doubt {
+		e := &c.doubt[i]
+		if is := there[e.ID]; is != nil && is.Equal(e) && left[e.ID] == nil {
+			c.left = append(slices.Clip(c.left), *e)
 		}
 	}
-	c.left = slices.DeleteFunc(slices.Clone(c.left), func(e flow.Entry) bool {
-		return slices.ContainsFunc(in, func(o flow.Entry) bool { return o.ID == e.ID })
-	})
-	c.canary.end()
+	c.doubt = nil
 }

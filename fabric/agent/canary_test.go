@@ -32,6 +32,7 @@ func TestCanary(t *testing.T) {
 		silent  bool                  // the flow ends when a canary is in
 		odd     bool                  // its packets have IP options from then on, with which the card misses them
 		effects [2]offloadtest.Effect // of what puts one in
+		leaving [2]offloadtest.Effect // of what takes it out at first
 		entries int
 		want    CanaryStatus
 	}{
@@ -45,13 +46,19 @@ func TestCanary(t *testing.T) {
 		{name: "half refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Works, offloadtest.Refuses}},
 		{name: "other half refused", entries: 64, effects: [2]offloadtest.Effect{offloadtest.Refuses, offloadtest.Works}},
 		{name: "no answer", entries: 64, effects: [2]offloadtest.Effect{offloadtest.LostReply, offloadtest.LostOp}},
+		{name: "no answer in the end", entries: 64, leaving: [2]offloadtest.Effect{offloadtest.LostReply, offloadtest.LostOp}, want: CanaryStatus{Right: 1}},
+		{name: "stays", entries: 64, leaving: [2]offloadtest.Effect{offloadtest.Refuses, offloadtest.LostOp}, want: CanaryStatus{Right: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, c.entries)
-			sent := -1 // entries of canaries; the table's come first
+			sent, gone := -1, 0 // entries of canaries; the table's come first
 			r.nic.Fault = func(_ int, op *offload.Op) offloadtest.Effect {
-				if sent < 0 || op.Kind != offload.Add {
+				switch {
+				case sent < 0 || op.Kind != offload.Add && gone == 2:
 					return offloadtest.Works
+				case op.Kind != offload.Add:
+					gone++
+					return c.leaving[gone-1]
 				}
 				sent++
 				return c.effects[(sent-1)%len(c.effects)]

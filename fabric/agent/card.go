@@ -19,7 +19,8 @@ type card struct {
 	since      time.Time    // when that was first seen
 	usage      usage        // of installed
 	canary     canary
-	found      drift // in the last round
+	doubt      []flow.Entry // of canaries, that may still be there: their removal got no answer
+	found      drift        // in the last round
 	model      device.Model
 	planner    offload.Planner
 	placements map[flow.RuleID]offload.Placement
