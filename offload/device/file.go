@@ -80,6 +80,7 @@ type form struct {
 	Tags       Tags                 `yaml:"tags"`
 	NonZero    []yaml.Node          `yaml:"nonzero"`
 	ByPort     bool                 `yaml:"proto_by_port"`
+	EthTypes   []yaml.Node          `yaml:"eth_types"`
 	InsertCost time.Duration        `yaml:"insert_cost"`
 	Actions    []yaml.Node          `yaml:"actions"`
 	Counters   counters             `yaml:"counters"`
@@ -218,7 +219,8 @@ func (r *reader) fields(f *form, m *Model) error {
 	return nil
 }
 
-// needs reads the lists of parts, and the protocols whose ports can be matched.
+// needs reads the lists of parts, the protocols whose ports can be matched, and the
+// frame types that can.
 func (r *reader) needs(f *form, m *Model) error {
 	for _, list := range []struct {
 		name string
@@ -242,6 +244,13 @@ func (r *reader) needs(f *form, m *Model) error {
 			return r.fail(n.Line, "port_protocols: "+n.Value, "no protocol", "use tcp, udp or sctp")
 		}
 		m.Protocols = append(m.Protocols, uint8(one.Value.Get(flow.Proto)))
+	}
+	for _, n := range f.EthTypes {
+		one, err := flow.ParseMatch("eth_type="+n.Value, nil)
+		if err != nil {
+			return r.fail(n.Line, "eth_types: "+n.Value, "no eth_type", "use a name or a number as in rules")
+		}
+		m.EthTypes = append(m.EthTypes, uint16(one.Value.Get(flow.EthType)))
 	}
 	return nil
 }
@@ -287,7 +296,8 @@ func (r *reader) evidence(f *form, _ *Model) error {
 			needed = append(needed, more.name)
 		}
 	}
-	for name, claimed := range map[string]bool{"insert_cost": f.InsertCost != 0, "tags": f.Tags != TagsFree, "nonzero": len(f.NonZero) > 0, "proto_by_port": f.ByPort} {
+	for name, claimed := range map[string]bool{"insert_cost": f.InsertCost != 0, "tags": f.Tags != TagsFree, "nonzero": len(f.NonZero) > 0, "proto_by_port": f.ByPort,
+		"eth_types": len(f.EthTypes) > 0} {
 		if claimed {
 			needed = append(needed, name)
 		}

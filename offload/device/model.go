@@ -53,6 +53,9 @@ type Model struct {
 	Tags        Tags   // what becomes of frames with tags
 	NonZero     []Part // looked at only where something else than zeros is wanted
 	ProtoByPort bool   // the protocol is looked at only by entries that match a port
+	// EthTypes are those that are looked at where an entry pins one of them. Empty means
+	// that all are.
+	EthTypes []uint16
 
 	// Actions are the ones an entry may have. Normal is never among them: it
 	// reaches a device only as the output it resolves to. Nor is Pass.

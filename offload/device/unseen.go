@@ -26,7 +26,7 @@ type Tags string
 // What becomes of frames with tags.
 const (
 	TagsFree  Tags = ""      // an entry can leave open whether there is a tag, or say that there is none
-	TagsThere Tags = "there" // it can say that there is a tag, and not that there is none
+	TagsThere Tags = "there" // it can say which tag is there, and neither that there is none nor that there is any
 	TagsSaid  Tags = "said"  // one that leaves it open is for frames without: so each has to say. Behind a tag it cannot say that there is no second
 )
 
@@ -36,9 +36,14 @@ func (m *Model) unseen(match *flow.Match) *Refusal {
 	outer, inner := match.Mask.Get(flow.VLAN)&flow.TagPresent != 0, match.Mask.Get(flow.CVLAN)&flow.TagPresent != 0
 	bare := outer && match.Value.Get(flow.VLAN)&flow.TagPresent == 0
 	single := inner && match.Value.Get(flow.CVLAN)&flow.TagPresent == 0
+	ethType := uint16(match.Value.Get(flow.EthType))
 	switch {
 	case m.Tags == TagsThere && (bare || single), m.Tags == TagsSaid && single && !bare:
 		return &Refusal{"E_FIELD_UNSUPPORTED", fmt.Sprintf("%s cannot match that a tag is not there", m.Name), "match the tag that is there, or leave open whether there is one"}
+	case m.Tags == TagsThere && (outer && nameless(match, flow.VLAN) || inner && nameless(match, flow.CVLAN)):
+		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("%s looks for a tag by what is in it", m.Name), "match one vlan_id, or leave open whether there is a tag"}
+	case len(m.EthTypes) > 0 && match.Mask.Get(flow.EthType) != 0 && !slices.Contains(m.EthTypes, ethType):
+		return &Refusal{"E_FIELD_UNSUPPORTED", fmt.Sprintf("%s does not look at this eth_type", m.Name), "match a version of IP, or leave out eth_type"}
 	case m.Tags == TagsSaid && !outer:
 		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("%s takes an entry that says nothing of tags for frames without", m.Name), "match a vlan_id, or vlan_id=none"}
 	}
@@ -51,6 +56,11 @@ func (m *Model) unseen(match *flow.Match) *Refusal {
 		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("%s looks at ip_proto only where it looks at a port", m.Name), "match a port, or leave out ip_proto"}
 	}
 	return nil
+}
+
+// nameless reports whether match says nothing of a tag but that it is there.
+func nameless(match *flow.Match, tag flow.Field) bool {
+	return match.Mask.Get(tag)&(flow.TagID|flow.TagPrio) == 0
 }
 
 // zero reports whether match looks at a part, and all it wants there is zeros.
@@ -83,6 +93,11 @@ func (m *Model) byPort(match *flow.Match) bool {
 func (m *Model) say(n *flow.Match, k *flow.Key) {
 	if m.Tags == TagsSaid {
 		n.Pin(flow.VLAN, k.Get(flow.VLAN), flow.TagPresent)
+	}
+	for _, f := range []flow.Field{flow.VLAN, flow.CVLAN} {
+		if m.Tags == TagsThere && n.Value.Get(f)&flow.TagPresent != 0 && nameless(n, f) {
+			pin(n, f, k, flow.TagPresent|flow.TagID)
+		}
 	}
 	if m.ProtoByPort && !m.byPort(n) && k.Get(flow.Flags)&flow.FlagL4 != 0 {
 		n.Pin(flow.Flags, flow.FlagL4, flow.FlagL4)
