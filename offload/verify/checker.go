@@ -50,17 +50,18 @@ type rule struct {
 // unknown marks a shield that was not looked for yet.
 const unknown = 0
 
-// entry is one entry and what is known of it.
+// entry is one entry and what is known of it. What it is stands elsewhere, because each
+// question walks through all of what is known.
 type entry struct {
-	flow.Entry
-	rank   uint64
-	rule   int32 // the number of its rule, or none
-	at     int32 // its place in listed
-	cost   int32 // boxes its proof looked at; valid iff proved
-	proved bool
-	empty  bool   // no key is in its match: it is in no index
-	vague  bool   // what it matches is not known: it is in no index either
-	round  uint32 // the last in which it was there; 0 if the number is free
+	*flow.Entry // nil if the number is free
+	rank        uint64
+	rule        int32 // the number of its rule, or none
+	at          int32 // its place in listed
+	cost        int32 // boxes its proof looked at; valid iff proved
+	proved      bool
+	empty       bool   // no key is in its match: it is in no index
+	vague       bool   // what it matches is not known: it is in no index either
+	round       uint32 // the last in which it was there; 0 if the number is free
 }
 
 // none stands for the number of a rule that the table does not have.
@@ -143,7 +144,7 @@ func (c *checker) check(i int32) (*Mismatch, *Unprovable) {
 			}
 		}
 		if c.left < 0 {
-			return nil, &Unprovable{Entry: e.Entry,
+			return nil, &Unprovable{Entry: *e.Entry,
 				Reason: fmt.Sprintf("what it answers falls into more than %d boxes between the matches of its rule, %s, and of those asked before", maxBoxes, c.ruleOf(e)),
 				Fix:    "to have it in hardware, narrow the match of that rule or join rules that are asked before it"}
 		}
@@ -166,7 +167,7 @@ func (c *checker) ruleOf(e *entry) string {
 // unclear says that the meaning of an entry is not known, or returns nil. A guard
 // that matches anything is harmless.
 func (c *checker) unclear(e *entry) *Unprovable {
-	u := &Unprovable{Entry: e.Entry, Fix: "if it comes back, another program writes to the device, or its driver misreads it"}
+	u := &Unprovable{Entry: *e.Entry, Fix: "if it comes back, another program writes to the device, or its driver misreads it"}
 	if e.Punt() {
 		if len(e.Actions) == 0 {
 			return nil
@@ -201,7 +202,7 @@ func (c *checker) metered(e *entry) *Unprovable {
 	if !e.Actions.Metered() && !r.Actions.Metered() {
 		return nil
 	}
-	u := &Unprovable{Entry: e.Entry, Fix: "a rule that polices lives in one place"}
+	u := &Unprovable{Entry: *e.Entry, Fix: "a rule that polices lives in one place"}
 	switch {
 	case !e.Actions.Equal(r.Actions):
 		u.Reason = fmt.Sprintf("it does not police as its rule, %s, does", r.Name)
@@ -336,7 +337,7 @@ func (c *checker) asked(i, j int32) int {
 // mismatch describes what e and rule w, which wins, do to a packet with key k. It
 // takes a frame on which their emissions differ, if there is one.
 func (c *checker) mismatch(e *entry, w *flow.Rule, k flow.Key) *Mismatch {
-	m := &Mismatch{Key: k, Entry: e.Entry, Rule: w, ports: c.want.Ports()}
+	m := &Mismatch{Key: k, Entry: *e.Entry, Rule: w, ports: c.want.Ports()}
 	in, sw := flow.Port(k.Get(flow.InPort)), c.want.Switch()
 	frames := variants(k, sw, e.Actions, w.Actions)
 	for _, f := range append(frames, frames[0]) { // the last round is for when none differs

@@ -272,7 +272,8 @@ func (c *checker) refill(installed []flow.Entry, listed []int32, d *change) bool
 				n = int32(len(c.entries))
 				c.entries = append(c.entries, entry{})
 			}
-			b := c.enter(n, &installed[k])
+			own := installed[k]
+			b := c.enter(n, &own)
 			if x := &c.entries[n]; !x.empty && !x.vague {
 				c.answers.put(n, &b, x.rank)
 				d.freshEntries = append(d.freshEntries, veil{b, x.rank})
@@ -285,10 +286,10 @@ func (c *checker) refill(installed []flow.Entry, listed []int32, d *change) bool
 	return true
 }
 
-// enter gives number n to a fresh entry and returns its box.
+// enter gives number n to a fresh entry, which it keeps, and returns its box.
 func (c *checker) enter(n int32, e *flow.Entry) box {
 	b, some := newBox(&e.Match)
-	c.entries[n] = entry{Entry: *e, rank: c.rankOf(e), rule: none, empty: !some, vague: some && c.takes(&e.Match) != nil, round: c.round}
+	c.entries[n] = entry{Entry: e, rank: c.rankOf(e), rule: none, empty: !some, vague: some && c.takes(&e.Match) != nil, round: c.round}
 	c.number[e.ID] = n
 	return b
 }
@@ -298,10 +299,11 @@ func (c *checker) fill(installed []flow.Entry, listed []int32) {
 	c.entries, c.freeEntries = make([]entry, len(installed)), nil
 	c.number = make(map[flow.EntryID]int32, len(installed))
 	boxes, ranks := make([]box, len(installed)), make([]uint64, len(installed))
+	own := slices.Clone(installed)
 	var full []int32
-	for k := range installed {
+	for k := range own {
 		n := int32(k)
-		boxes[k] = c.enter(n, &installed[k])
+		boxes[k] = c.enter(n, &own[k])
 		ranks[k] = c.entries[k].rank
 		c.entries[k].at, listed[k] = n, n
 		if x := &c.entries[k]; !x.empty && !x.vague {
