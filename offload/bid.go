@@ -2,7 +2,6 @@ package offload
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"slices"
 
@@ -51,30 +50,26 @@ func (p *piece) brings() float64 {
 // offer is a bid, or a piece of it, at the packets it brings for each entry.
 type offer struct {
 	ratio float64
-	m     *member
-	k     int    // of which units to look at the bids; valid iff b is nil
+	at    int32  // the rule's place
+	k     int32  // of which units to look at the bids; valid iff b is nil
 	b     *bid   // nil if they were not looked at yet
 	p     *piece // nil for the whole bid
 }
 
-// offers is a heap, the best on top.
-type offers []offer
-
-func (o offers) Len() int { return len(o) }
-
-func (o offers) Swap(i, j int) { o[i], o[j] = o[j], o[i] }
-
-func (o offers) Less(i, j int) bool {
-	a, b := &o[i], &o[j]
-	if a.ratio != b.ratio {
-		return a.ratio > b.ratio
+// better orders offers, the best first.
+func (o *offer) better(than *offer) bool {
+	if o.ratio != than.ratio {
+		return o.ratio > than.ratio
 	}
-	return cmp.Or(inOrder(a.m, b.m), cmp.Compare(a.nr(), b.nr()), cmp.Compare(a.kind(), b.kind())) < 0
+	if o.at != than.at {
+		return o.at < than.at
+	}
+	return cmp.Or(cmp.Compare(o.nr(), than.nr()), cmp.Compare(o.kind(), than.kind())) < 0
 }
 
 func (o *offer) nr() int {
 	if o.b == nil {
-		return o.k << 16
+		return int(o.k) << 16
 	}
 	return o.b.u.nr
 }
@@ -89,14 +84,55 @@ func (o *offer) kind() int {
 	return 2
 }
 
-// Push and Pop are for package heap.
-func (o *offers) Push(x any) { *o = append(*o, x.(offer)) }
+// offers is a heap, the best on top. That of package container/heap allocates for each
+// offer that comes or goes.
+type offers []offer
 
-func (o *offers) Pop() any {
-	last := len(*o) - 1
-	x := (*o)[last]
-	*o = (*o)[:last]
-	return x
+// order makes a heap of what is there.
+func (o offers) order() {
+	for i := len(o)/2 - 1; i >= 0; i-- {
+		o.sink(i)
+	}
+}
+
+// sink brings the i-th below what is better.
+func (o offers) sink(i int) {
+	for {
+		best := i
+		for _, kid := range [2]int{2*i + 1, 2*i + 2} {
+			if kid < len(o) && o[kid].better(&o[best]) {
+				best = kid
+			}
+		}
+		if best == i {
+			return
+		}
+		o[i], o[best] = o[best], o[i]
+		i = best
+	}
+}
+
+func (o *offers) push(x offer) {
+	*o = append(*o, x)
+	heap := *o
+	for i := len(heap) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !heap[i].better(&heap[up]) {
+			return
+		}
+		heap[i], heap[up] = heap[up], heap[i]
+		i = up
+	}
+}
+
+// pop takes off the best.
+func (o *offers) pop() offer {
+	heap := *o
+	best, last := heap[0], len(heap)-1
+	heap[0] = heap[last]
+	*o = heap[:last]
+	o.sink(0)
+	return best
 }
 
 // nothing stands for the cost of what replaces what it needs: an entry that takes the
@@ -114,21 +150,18 @@ func (p *placer) bidOf(m *member, u *unit) *bid {
 	b := &bid{plan: p, m: m, u: u}
 	at := m.place[after]
 	b.packets = p.weights[at]
-	if p.flows != nil {
-		b.flows = p.flows[at]
-	}
-	if n := p.ways(m); n > 1 || !u.whole {
-		all, sum := 0.0, 0.0
-		b.flows = nil
-		if p.flows != nil {
-			for _, f := range p.flows[at] {
-				all += f.packets
-				if u.match.Matches(f.key) {
-					sum += f.packets
-					b.flows = append(b.flows, f)
-				}
-			}
+	flows := p.flowsOf(m)
+	n := p.ways(m)
+	all, sum, every := 0.0, 0.0, n == 1 && u.whole
+	for i := range flows {
+		f := &flows[i]
+		all += f.packets
+		if every || u.match.Matches(f.key) {
+			sum += f.packets
+			b.flows = append(b.flows, f)
 		}
+	}
+	if !every {
 		b.packets = max(cold, sum+(p.weights[at]-all)/float64(n))
 	}
 	u.bid = b
@@ -151,7 +184,7 @@ func (p *placer) pass() {
 	for _, m := range p.members {
 		m.wanted = nil
 		if !m.whole {
-			p.offers = append(p.offers, offer{ratio: p.atMost(m), m: m})
+			p.offers = append(p.offers, offer{ratio: p.atMost(m), at: m.place[after]})
 		}
 	}
 	for _, b := range p.bids {
@@ -160,15 +193,15 @@ func (p *placer) pass() {
 			f.barren = false
 		}
 	}
-	heap.Init(&p.offers)
+	p.offers.order()
 	for len(p.offers) > 0 {
 		if p.room() == 0 && !p.displaces(p.offers[0].ratio) {
 			break
 		}
-		o := heap.Pop(&p.offers).(offer)
+		o := p.offers.pop()
 		switch {
 		case o.b == nil:
-			p.look(o.m, o.k)
+			p.look(p.members[o.at], int(o.k))
 		case o.p != nil:
 			p.tryPiece(o.p, o.ratio)
 		default:
@@ -223,8 +256,8 @@ func (p *placer) look(m *member, k int) {
 		p.refuse(m, why)
 		return
 	}
-	if k == 0 && n > 1 && p.flows != nil {
-		for _, f := range p.flows[m.place[after]] {
+	if k == 0 && n > 1 {
+		for _, f := range p.flowsOf(m) {
 			st := pinned(flow.Station{VLAN: uint16(f.key.Get(flow.VLAN) & flow.TagID), MAC: f.key.Get(flow.DstMAC)})
 			if at, known := p.station[st]; known && at > 0 {
 				p.offerUnits(m, at)
@@ -233,7 +266,7 @@ func (p *placer) look(m *member, k int) {
 	}
 	p.offerUnits(m, k)
 	if k+1 < n {
-		heap.Push(&p.offers, offer{ratio: p.weights[m.place[after]] / float64(n), m: m, k: k + 1})
+		p.offers.push(offer{ratio: p.weights[m.place[after]] / float64(n), at: m.place[after], k: int32(k + 1)})
 	}
 }
 
@@ -267,7 +300,7 @@ func (p *placer) offerWhole(b *bid) {
 		return
 	}
 	b.offered = ratio(p.gain(b), cost)
-	heap.Push(&p.offers, offer{ratio: b.offered, m: b.m, b: b})
+	p.offers.push(offer{ratio: b.offered, at: b.m.place[after], b: b})
 }
 
 // gain returns what all of b brings that its pieces do not.
@@ -295,7 +328,7 @@ func (p *placer) cost(b *bid) (int, *device.Refusal) {
 	if !ok {
 		return 0, p.hopeless
 	}
-	var lacks []*member
+	lacks := p.lacking[:0]
 	for _, q := range asks {
 		if p.model.Order != device.Honoured || q.level == m.level {
 			return 0, p.orderRefusal(m.rule, q.rule)
@@ -303,11 +336,10 @@ func (p *placer) cost(b *bid) (int, *device.Refusal) {
 		if q.whole {
 			continue
 		}
-		guard, refusal := p.guardOf(q)
-		if refusal != nil {
+		if refusal := p.guardOf(q); refusal != nil {
 			return 0, refusal
 		}
-		if (q.wider || !u.whole) && slices.ContainsFunc(u.parts, func(with part) bool { return guard.Covers(&with.Match) }) {
+		if (q.widened != nil || !u.whole) && slices.ContainsFunc(u.parts, func(with part) bool { return q.guards().Covers(&with.Match) }) {
 			return 0, &device.Refusal{Code: "E_GUARD_COVERS", Reason: fmt.Sprintf("rule %s is asked before it, in software, and its guard would punt all of this", q.rule.Name),
 				Fix: "make " + q.rule.Name + " one that the device can hold, or match fewer packets with it"}
 		}
@@ -324,6 +356,7 @@ func (p *placer) cost(b *bid) (int, *device.Refusal) {
 	if u.station != nil && u.station.needed == 0 {
 		cost++
 	}
+	p.lacking = lacks
 	if !b.wants && len(lacks) <= fewGuards {
 		b.wants = true
 		for _, q := range lacks {
@@ -359,7 +392,7 @@ func (p *placer) tryWhole(b *bid, offered float64) {
 	gain := p.gain(b)
 	if now := ratio(gain, cost); now < offered {
 		b.offered = now
-		heap.Push(&p.offers, offer{ratio: now, m: b.m, b: b})
+		p.offers.push(offer{ratio: now, at: b.m.place[after], b: b})
 		return
 	}
 	if cost > p.room() {
@@ -386,7 +419,7 @@ func (p *placer) settle(b *bid) {
 			continue
 		}
 		if q.needed == 1 {
-			heap.Push(&p.offers, offer{ratio: p.atMost(q), m: q})
+			p.offers.push(offer{ratio: p.atMost(q), at: q.place[after]})
 		}
 		p.tell(q)
 	}
@@ -404,7 +437,7 @@ func (p *placer) tell(q *member) {
 		if cost, why := p.cost(w); why == nil {
 			if now := ratio(p.gain(w), cost); now > 1.2*w.offered {
 				w.offered = now
-				heap.Push(&p.offers, offer{ratio: now, m: w.m, b: w})
+				p.offers.push(offer{ratio: now, at: w.m.place[after], b: w})
 			}
 		}
 	}
@@ -419,7 +452,7 @@ func (p *placer) offerPiece(b *bid) {
 		}
 		if made := p.pieceAround(b, f); made != nil {
 			made.around = f
-			heap.Push(&p.offers, offer{ratio: made.brings() / float64(1+p.stationCost(b)), m: b.m, b: b, p: made})
+			p.offers.push(offer{ratio: made.brings() / float64(1+p.stationCost(b)), at: b.m.place[after], b: b, p: made})
 			return
 		}
 		f.barren = true
@@ -434,7 +467,7 @@ func (p *placer) tryPiece(piece *piece, offered float64) {
 	}
 	gain, cost := piece.brings(), 1+p.stationCost(b)
 	if now := gain / float64(cost); now < offered {
-		heap.Push(&p.offers, offer{ratio: now, m: b.m, b: b, p: piece})
+		p.offers.push(offer{ratio: now, at: b.m.place[after], b: b, p: piece})
 		return
 	}
 	if cost > p.room() {

@@ -75,7 +75,7 @@ func (p *placer) loses(l *loser) bool {
 		}
 	}
 	if l.b.u.whole && l.b.m.needed > 0 {
-		if _, none := p.guardOf(l.b.m); none != nil {
+		if p.guardOf(l.b.m) != nil {
 			return false // others rely on it
 		}
 		freed--

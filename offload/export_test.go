@@ -1,9 +1,15 @@
 package offload
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Stale says what the planner remembers wrongly, or "".
 func (p *Planner) Stale() string {
+	most := p.mostAsks
+	p.mostAsks = math.MaxInt // what is remembered may be more than the last device has room for
+	defer func() { p.mostAsks = most }()
 	for _, m := range p.members {
 		for u := range m.all {
 			if !u.asked {

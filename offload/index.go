@@ -131,11 +131,28 @@ func newIndex(ms []*member, depth int) *index {
 	return x
 }
 
-// add puts rules into the index.
+// add puts rules into the index. It looks at each rule once, for all axes.
 func (x *index) add(ms []*member) {
 	x.members = append(x.members, ms...)
+	come := make([][]arrival, len(x.axes))
+	for _, m := range ms {
+		for i := range x.axes {
+			a := &x.axes[i]
+			p := a.of(&m.rule.Match)
+			if p.len == 0 {
+				a.root.add(m)
+				continue
+			}
+			if come[i] == nil {
+				come[i] = make([]arrival, 0, len(ms))
+			}
+			come[i] = append(come[i], arrival{p, m})
+		}
+	}
 	for i := range x.axes {
-		x.axes[i].add(ms)
+		if len(come[i]) > 0 {
+			x.axes[i].add(come[i])
+		}
 	}
 }
 
@@ -148,18 +165,7 @@ type arrival struct {
 // few new prefixes are put in one by one.
 const fewPrefixes = 64
 
-func (a *axis) add(ms []*member) {
-	var come []arrival
-	for _, m := range ms {
-		if p := a.of(&m.rule.Match); p.len > 0 {
-			come = append(come, arrival{p, m})
-		} else {
-			a.root.add(m)
-		}
-	}
-	if len(come) == 0 {
-		return
-	}
+func (a *axis) add(come []arrival) {
 	slices.SortFunc(come, func(x, y arrival) int { return comparePrefix(x.prefix, y.prefix) })
 	if len(come) > fewPrefixes {
 		a.merge(come)
@@ -189,7 +195,10 @@ func (a *axis) merge(come []arrival) {
 	keep := func(p prefix, n *node) {
 		a.values, a.lens, a.nodes = append(a.values, p.value), append(a.lens, uint8(p.len)), append(a.nodes, n)
 	}
-	made := make([]node, n-len(old.nodes))
+	made, all := make([]node, n-len(old.nodes)), make([]*member, len(come))
+	for i := range come {
+		all[i] = come[i].m
+	}
 	at := 0
 	for i := 0; i < len(come); {
 		p := come[i].prefix
@@ -205,8 +214,16 @@ func (a *axis) merge(come []arrival) {
 			made = made[1:]
 		}
 		keep(p, to)
-		for ; i < len(come) && come[i].prefix == p; i++ {
-			to.add(come[i].m)
+		begin := i
+		for i < len(come) && come[i].prefix == p {
+			i++
+		}
+		if to.members == nil {
+			to.members = all[begin:i:i]
+			continue
+		}
+		for _, m := range all[begin:i] {
+			to.add(m)
 		}
 	}
 	for ; at < len(old.nodes); at++ {

@@ -20,24 +20,23 @@ const (
 // rule, the model and the switch and was asked before. All of it can be forgotten
 // and found again; nothing of it depends on traffic or on what is installed.
 type member struct {
-	rule  *flow.Rule
-	level uint64   // of its guard
-	place [2]int32 // in either table; -1 if it is not in it
-	known *kinds   // see kinds; nil until it is asked for
+	// What is looked at of each rule that is asked before another: one cache line.
+	rule      *flow.Rule
+	place     [2]int32        // in either table; -1 if it is not in it
+	level     uint64          // of its guard
+	known     kinds           // valid iff asked
+	widened   *flow.Match     // what its guard matches, if that is more than the rule; valid iff guarded
+	guardless *device.Refusal // why the device cannot hold one; valid iff guarded
+	asked     bool
+	guarded   bool
+	covered   bool  // cover is known
+	whole     bool  // in the placement under way: its entries take all of its packets
+	needed    int32 // in the same: units placed that could answer its packets. It needs a guard if it is not whole
 
-	ways [][]*unit // by station, or one for all: as far as they were asked for
-
-	covered   bool // cover is known
-	cover     *member
-	widened   *flow.Match // what its guard matches; nil until it is asked for
-	wider     bool        // than the rule
-	guardless *device.Refusal
-	guard     *slot // made when it is needed
-
-	// Of the placement under way.
-	whole  bool   // its entries take all of its packets
-	needed int32  // units placed that could answer its packets: it needs a guard if it is not whole
-	wanted []*bid // that lack its guard
+	ways   [][]*unit // by station, or one for all: as far as they were asked for
+	cover  *member
+	guard  *slot  // made when it is needed
+	wanted []*bid // in the placement under way: that lack its guard
 
 	// Of the search for what may stay installed.
 	held []*flow.Entry // its entries
@@ -63,7 +62,7 @@ type unit struct {
 
 	parts   []part // match as the device takes it
 	refusal *device.Refusal
-	crowded bool // it asks too many earlier rules, see crowded
+	crowded int // it asks more earlier rules than so many; 0 if that was never found
 	asked   bool
 	asks    []*member // the rules asked before it in whose packets it could answer, in order; valid iff asked
 	rules   []*slot   // its entries if it relies on others
@@ -99,22 +98,18 @@ func (p *Planner) kindsOf(m *flow.Match) kinds {
 
 // kinds returns the kinds of m's rule.
 func (p *Planner) kinds(m *member) kinds {
-	if m.known == nil {
-		k := p.kindsOf(&m.rule.Match)
-		m.known = &k
+	if !m.asked {
+		m.known, m.asked = p.kindsOf(&m.rule.Match), true
 	}
-	return *m.known
+	return m.known
 }
 
-// matters reports whether the device could answer some packet of q with an entry for
-// a part.
+// matters reports whether the device could answer some packet of q, whose match a part
+// overlaps, with an entry for that.
 func (p *Planner) matters(q *member, with *part) bool {
-	if !q.rule.Match.Overlaps(&with.Match) || with.missed {
-		return false
-	}
 	k := p.kinds(q)
-	if k.missed || k.plain && with.plain {
-		return !k.missed && k.set&with.set != 0
+	if with.missed || k.missed || k.plain && with.plain {
+		return !with.missed && !k.missed && k.set&with.set != 0
 	}
 	_, ok := flow.Shared(&q.rule.Match, &with.Match)
 	return ok
@@ -218,24 +213,38 @@ func (p *Planner) stationGuard(match flow.Match) *slot {
 	return s
 }
 
-// guardOf returns what m's guard matches, or why the device cannot hold it.
-func (p *Planner) guardOf(m *member) (*flow.Match, *device.Refusal) {
-	if m.widened == nil && m.guardless == nil {
-		match := p.model.Widen(&m.rule.Match)
-		if err := p.model.Admit(&match, nil, flow.GuardEntry); err != nil {
-			why := err.(*device.Refusal)
-			m.guardless = &device.Refusal{Code: why.Code, Reason: fmt.Sprintf("rule %s is asked before it, in software: %s", m.rule.Name, why.Reason), Fix: why.Fix}
-		} else {
-			m.widened, m.wider = &match, match != m.rule.Match
-		}
+// guardOf returns why the device cannot hold m's guard, nil if it can.
+func (p *Planner) guardOf(m *member) *device.Refusal {
+	if m.guarded {
+		return m.guardless
 	}
-	return m.widened, m.guardless
+	m.guarded = true
+	err := p.model.Admit(&m.rule.Match, nil, flow.GuardEntry)
+	if err == nil {
+		return nil
+	}
+	match := p.model.Widen(&m.rule.Match)
+	if err = p.model.Admit(&match, nil, flow.GuardEntry); err == nil {
+		m.widened = &match
+		return nil
+	}
+	why := err.(*device.Refusal)
+	m.guardless = &device.Refusal{Code: why.Code, Reason: fmt.Sprintf("rule %s is asked before it, in software: %s", m.rule.Name, why.Reason), Fix: why.Fix}
+	return m.guardless
+}
+
+// guards returns what m's guard matches, which the device can hold.
+func (m *member) guards() *flow.Match {
+	if m.widened != nil {
+		return m.widened
+	}
+	return &m.rule.Match
 }
 
 // guardSlot returns m's guard, which the device can hold.
 func (p *Planner) guardSlot(m *member) *slot {
 	if m.guard == nil {
-		m.guard = p.seal(flow.Entry{Kind: flow.GuardEntry, Rule: m.rule.ID, Priority: m.level, Match: *m.widened})
+		m.guard = p.seal(flow.Entry{Kind: flow.GuardEntry, Rule: m.rule.ID, Priority: m.level, Match: *m.guards()})
 	}
 	return m.guard
 }
@@ -264,8 +273,9 @@ func (p *Planner) seal(e flow.Entry) *slot {
 // Sets with more are asked for them each time.
 const most = 16 << 20
 
-// crowded is how many earlier rules a unit may ask where a device has less room than
-// there are rules: each needs an entry or a guard, so what asks more is hopeless.
+// crowded is how many earlier rules a unit may ask at most where a device has less room
+// than there are rules. Each needs an entry or a guard, so what asks more than there is
+// room for is hopeless, and nobody has to know which rules these are.
 const crowded = 4096
 
 // asksOf returns the rules in the wanted table that are asked before u, of m's rule,
@@ -276,19 +286,20 @@ func (p *Planner) asksOf(m *member, u *unit) (asks []*member, ok bool) {
 	if u.asked {
 		return u.asks, len(u.asks) <= p.mostAsks
 	}
-	if u.crowded && p.mostAsks == crowded {
+	if u.crowded >= p.mostAsks && u.crowded > 0 {
 		return nil, false
 	}
 	places := p.scratch[:0]
 	for _, with := range p.partsOf(u) {
+		others := len(places) // of other parts, which may ask the same
 		within := p.index.each(&with.Match, after, m.place[after], func(q *member) bool {
 			if p.matters(q, with) {
 				places = append(places, q.place[after])
 			}
-			return len(places) <= p.mostAsks
+			return len(places)-others <= p.mostAsks
 		})
 		if !within {
-			u.crowded = true
+			u.crowded = p.mostAsks
 			return nil, false
 		}
 	}

@@ -130,7 +130,9 @@ func (p *Planner) cut(b, r *flow.Match, k *flow.Key, inside []*hot) (best cut, f
 	try := func(c cut) {
 		for _, f := range inside {
 			if !c.holds(f.key, k) {
-				c.lost += f.packets
+				if c.lost += f.packets; found && c.lost > best.lost {
+					return
+				}
 			}
 		}
 		if !found || c.better(&best) {

@@ -101,7 +101,7 @@ func BenchmarkPiece(b *testing.B) {
 			for i := range keys {
 				m := p.members[winners[i]]
 				units[i] = p.newUnit(m.rule, m.rule.Match, m.rule.Actions, nil)
-				units[i].crowded = true
+				units[i].crowded = crowded
 			}
 			made := 0
 			piece := func(i int) {

@@ -68,14 +68,16 @@ type placer struct {
 	banned  map[flow.EntryID]device.Refusal // entries that checker or device refused
 	traffic *Traffic
 	weights []float64 // by place: what a rule is worth
-	flows   [][]*hot  // by place: its hot flows; nil if none are known
+	flows   []hot     // of the rules in order
+	first   []int32   // by place, and one more: where in flows the rule's begin; nil if none are known
 
 	use      use
 	placed   map[flow.EntryID]*slot
 	fresh    []*slot // what was placed and is not in Planner.sorted
 	bids     []*bid
 	offers   offers
-	losers   []loser // what may be displaced, the worst last; valid iff ranked
+	lacking  []*member // scratch: of cost
+	losers   []loser   // what may be displaced, the worst last; valid iff ranked
 	ranked   bool
 	evicted  int // entries that made room for hotter ones
 	changed  bool
@@ -95,11 +97,11 @@ func (p *Planner) place(in *input, kept []*flow.Entry, foreign []flow.Entry) (*p
 	n := len(p.members)
 	pl := &placer{Planner: p, limits: &in.model, foreign: foreign, banned: in.banned, traffic: &in.traffic,
 		placed: make(map[flow.EntryID]*slot, len(p.sorted)), refusals: make([]*device.Refusal, n), fulls: map[[3]int]*device.Refusal{}}
-	p.mostAsks = crowded
-	if in.model.Entries == 0 || in.model.Entries >= n {
-		p.mostAsks = math.MaxInt
+	p.mostAsks = math.MaxInt
+	if in.model.Entries > 0 && in.model.Entries < n {
+		p.mostAsks = min(crowded, max(few, in.model.Entries)) // a box of it is cut from as many as few
 	}
-	pl.hopeless = &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("more than %d rules are asked before it, and each needs an entry or a guard", crowded),
+	pl.hopeless = &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("more than %d rules are asked before it, and each needs an entry or a guard", p.mostAsks),
 		Fix: "use a device with room for all rules, or fewer rules that overlap this one from above"}
 	p.reserve(in)
 	pl.use = use{limits: pl.limits, spare: p.spare}

@@ -47,7 +47,7 @@ type Planner struct {
 	kept      int            // length of all lists of earlier rules that are kept
 	scratch   []int32        // of asksOf
 	nearby    []*member      // of asksNear
-	mostAsks  int            // see crowded
+	mostAsks  int            // how many earlier rules a unit may ask, see crowded
 
 	sorted []*slot // what the last plan places, highest first
 	placed map[flow.EntryID]*slot
@@ -194,7 +194,7 @@ func (p *Planner) withdraw(m *member) {
 			q.covered, q.cover = false, nil
 		}
 		for u := range q.all {
-			u.crowded = false
+			u.crowded = 0
 			if i := slices.Index(u.asks, m); i >= 0 {
 				u.asks = slices.Delete(u.asks, i, i+1)
 				p.kept--
@@ -214,7 +214,7 @@ func (p *Planner) introduce(m *member) {
 			q.cover = m
 		}
 		for u := range q.all {
-			if !u.asked || !slices.ContainsFunc(p.partsOf(u), func(with *part) bool { return p.matters(m, with) }) {
+			if !u.asked || !slices.ContainsFunc(p.partsOf(u), func(with *part) bool { return m.rule.Match.Overlaps(&with.Match) && p.matters(m, with) }) {
 				continue
 			}
 			if i, there := slices.BinarySearchFunc(u.asks, m, inOrder); !there {

@@ -53,8 +53,8 @@ const cold = 1e-6
 // (TestChurn).
 const Margin = 2
 
-// weigh fills weights with what each rule is worth and flows with its hot ones, by
-// place in the wanted table.
+// weigh fills weights with what each rule is worth, by place in the wanted table, and
+// flows with the hot ones.
 func (p *placer) weigh(t *Traffic) {
 	p.weights = make([]float64, len(p.members))
 	if t.Rules == nil && len(t.Flows) == 0 {
@@ -69,28 +69,57 @@ func (p *placer) weigh(t *Traffic) {
 	if len(t.Flows) == 0 {
 		return
 	}
-	p.flows = make([][]*hot, len(p.members))
-	all := make([]hot, len(t.Flows))
+	// Flows of one rule beside each other, in the order in which they came.
+	n := len(p.members)
+	of, first := make([]int32, len(t.Flows)), make([]int32, n+1)
+	at, ok := 0, false
 	for i := range t.Flows {
 		f := &t.Flows[i]
-		at, ok := p.table.Index(f.Rule)
+		if i == 0 || f.Rule != t.Flows[i-1].Rule { // those of one rule often come together
+			at, ok = p.table.Index(f.Rule)
+		}
 		if !ok || !p.members[at].rule.Match.Matches(&f.Key) {
+			of[i] = -1
 			continue
 		}
-		all[i] = hot{key: &f.Key, packets: float64(f.Packets)}
-		p.flows[at] = append(p.flows[at], &all[i])
+		of[i] = int32(at)
+		first[at+1]++
 	}
-	for i, flows := range p.flows {
+	for i := range n {
+		first[i+1] += first[i]
+	}
+	next := slices.Clone(first)
+	p.flows, p.first = make([]hot, first[n]), first
+	for i, at := range of {
+		if at >= 0 {
+			f := &t.Flows[i]
+			p.flows[next[at]] = hot{key: &f.Key, packets: float64(f.Packets)}
+			next[at]++
+		}
+	}
+	for i := range n {
 		sum := 0.0
-		for _, f := range flows {
-			sum += f.packets
+		for j := first[i]; j < first[i+1]; j++ {
+			sum += p.flows[j].packets
 		}
 		p.weights[i] = max(p.weights[i], sum)
-		slices.SortFunc(flows, hotter)
 	}
 }
 
+// flowsOf returns the hot flows of m's rule, hottest first.
+func (p *placer) flowsOf(m *member) []hot {
+	if p.first == nil {
+		return nil
+	}
+	at := m.place[after]
+	flows := p.flows[p.first[at]:p.first[at+1]]
+	if !slices.IsSortedFunc(flows, hotter) { // as is, before somebody has asked
+		slices.SortFunc(flows, hotter)
+	}
+	return flows
+}
+
 // hotter orders flows by packets, and those alike by key.
-func hotter(a, b *hot) int {
+func hotter(a, b hot) int {
 	return cmp.Or(cmp.Compare(b.packets, a.packets), slices.Compare(a.key[:], b.key[:]))
 }
