@@ -402,10 +402,12 @@ func (c *checker) sort() {
 
 // again proves the claims about rule j of the entries whose ranks are from … to.
 func (c *checker) again(j int32, from, to uint64) {
-	place := c.rules[j].place
-	c.near = c.answers.meeting(&c.asks.boxes[j], noLimit, func(i int32) bool {
-		rank := c.answers.rank[i]
-		return from <= rank && rank <= to && place < c.behind[i]
+	place, limit := c.rules[j].place, to
+	if limit < noLimit {
+		limit++ // to is among them
+	}
+	c.near = c.answers.meeting(&c.asks.boxes[j], limit, func(i int32) bool {
+		return from <= c.answers.rank[i] && place < c.behind[i]
 	}, c.near[:0])
 	for _, i := range c.near {
 		e := &c.entries[i]
