@@ -20,6 +20,7 @@ type bid struct {
 	entries []*slot  // its own, if all of it is placed
 	placed  bool     // all of it
 	pieces  []*piece // placed ones
+	spare   *piece   // offered last; nil if none was
 	offered float64  // the ratio of the last offer of all of it
 	wants   bool     // it is in wanted of the rules whose guards it lacks
 	told    int      // the last of placer.news that it heard
@@ -179,7 +180,7 @@ func (p *placer) refuse(m *member, why *device.Refusal) {
 // pass looks at all bids from the best down, and places what fits or displaces what
 // is worse.
 func (p *placer) pass() {
-	p.changed, p.ranked, p.offers = false, false, p.offers[:0]
+	p.changed, p.ranked, p.offers = false, false, slices.Grow(p.offers[:0], len(p.members))
 	clear(p.refusals)
 	for _, m := range p.members {
 		m.wanted = nil
@@ -450,8 +451,12 @@ func (p *placer) offerPiece(b *bid) {
 		if f.pieces > 0 || f.barren {
 			continue
 		}
-		if made := p.pieceAround(b, f); made != nil {
-			made.around = f
+		made := b.spare
+		if made == nil || made.around != f || p.limits.Masks > 0 { // which masks are there matters too
+			made = p.pieceAround(b, f)
+		}
+		if made != nil {
+			made.around, b.spare = f, made
 			p.offers.push(offer{ratio: made.brings() / float64(1+p.stationCost(b)), at: b.m.place[after], b: b, p: made})
 			return
 		}

@@ -100,7 +100,7 @@ const enough = 8
 // what is needed to pass them by is read.
 type axis struct {
 	dimension
-	root   node     // of the rules that pin nothing here
+	root   node     // of the rules that pin nothing here; empty if none pins anything
 	values []uint64 // of the prefixes of the other nodes
 	lens   []uint8  // and their lengths
 	up     []int32  // the longest other prefix that nodes[i]'s begins with; -1 if there is none
@@ -133,14 +133,11 @@ func newIndex(ms []*member, depth int) *index {
 
 // add puts rules into the index. It looks at each rule once, for all axes.
 func (x *index) add(ms []*member) {
-	x.members = append(x.members, ms...)
 	come := make([][]arrival, len(x.axes))
 	for _, m := range ms {
 		for i := range x.axes {
-			a := &x.axes[i]
-			p := a.of(&m.rule.Match)
+			p := x.axes[i].of(&m.rule.Match)
 			if p.len == 0 {
-				a.root.add(m)
 				continue
 			}
 			if come[i] == nil {
@@ -149,10 +146,31 @@ func (x *index) add(ms []*member) {
 			come[i] = append(come[i], arrival{p, m})
 		}
 	}
+	x.members = append(x.members, ms...)
 	for i := range x.axes {
-		if len(come[i]) > 0 {
-			x.axes[i].add(come[i])
+		a := &x.axes[i]
+		switch {
+		case len(a.nodes) > 0:
+			a.free(ms, come[i])
+		case len(come[i]) > 0: // before, all were alike here
+			a.root.members = make([]*member, 0, len(x.members)-len(come[i]))
+			a.free(x.members, come[i])
+		default:
+			continue
 		}
+		a.add(come[i])
+	}
+}
+
+// free puts rules that pin nothing here into the root: all but those that come, which
+// are in the same order.
+func (a *axis) free(ms []*member, come []arrival) {
+	for _, m := range ms {
+		if len(come) > 0 && come[0].m == m {
+			come = come[1:]
+			continue
+		}
+		a.root.add(m)
 	}
 }
 
@@ -166,6 +184,9 @@ type arrival struct {
 const fewPrefixes = 64
 
 func (a *axis) add(come []arrival) {
+	if len(come) == 0 {
+		return
+	}
 	slices.SortFunc(come, func(x, y arrival) int { return comparePrefix(x.prefix, y.prefix) })
 	if len(come) > fewPrefixes {
 		a.merge(come)

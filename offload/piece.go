@@ -145,7 +145,7 @@ func (p *Planner) cut(b, r *flow.Match, k *flow.Key, inside []*hot) (best cut, f
 		if w == portWord {
 			differ &^= portBits
 		}
-		for differ != 0 {
+		for differ != 0 && !(found && best.lost == 0 && best.bits == 1) { // no bit is better than that
 			bit := uint64(1) << (63 - bits.LeadingZeros64(differ))
 			differ &^= bit
 			if mask := p.model.Along(w, bit, v4) &^ b.Mask[w]; mask != 0 {
