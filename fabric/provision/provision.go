@@ -1,12 +1,13 @@
 // Package provision carries out one step of a vNIC plan: it tells a PF's driver the
 // address, VLAN, rates, trust, spoof check and link of one VF, reads back what the
-// driver then shows, and makes of any difference an error.
+// driver then shows, and makes of any difference an error. It also gives a PF its VFs and
+// the mode of its eSwitch, where that is asked for: [Reshape], and [Restore] for all of a
+// blade after a reboot.
 //
 // [VFs] has two implementations: [Netlink] for real cards, and [Emulated] for the
-// VFs of a lab, which are veth pairs. It never creates VFs and never changes the
-// mode of an eSwitch, and it leaves alone what others have set up. Which steps there are to do is
-// decided elsewhere: package fabric plans for all blades, [NewPlan] for one.
-// Start reading with [Do].
+// VFs of a lab, which are veth pairs. It leaves alone what others have set up. Which steps
+// there are to do is decided elsewhere: package fabric plans for all blades, [NewPlan] for
+// one, [PlanShape] for a PF. Start reading with [Do].
 package provision
 
 import (
