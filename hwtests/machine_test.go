@@ -38,10 +38,3 @@ func TestCardScenarios(t *testing.T) {
 	r, err := RunCard(t.Context(), machineCard, RunConfig{Scenarios: []string{"inventory", "settings", "entries", "packets"}, Terms: Terms{Seed: flowtest.Seed(t), Say: t.Logf}})
 	passed(t, r, err)
 }
-
-// TestCardChassis has tcamsim play the cards of a chassis.
-func TestCardChassis(t *testing.T) {
-	inMachine(t)
-	r, err := RunScenarios(t.Context(), RunConfig{Card: "tcamsim", Scenarios: []string{"demo"}, Terms: Terms{Seed: flowtest.Seed(t), Slow: 20, Say: t.Logf}})
-	passed(t, r, err)
-}
