@@ -104,16 +104,17 @@ func (w *worker) judge(frames [][]byte) {
 		return
 	}
 	w.tally.adopt(p.table)
-	keys := w.batch.Keys[:0]
+	keys := w.batch.Keys[:batchSize]
+	n := 0
 	for i, f := range frames {
-		k, err := flow.Parse(f, w.port)
-		if err != nil {
+		if err := keys[n].Parse(f, w.port); err != nil {
 			w.stats.Short++
 			continue
 		}
-		w.placed[len(keys)] = int32(i)
-		keys = append(keys, k)
+		w.placed[n] = int32(i)
+		n++
 	}
+	keys = keys[:n]
 	w.batch.Keys = keys
 	if len(p.policing) > 0 {
 		w.now = w.d.clock()

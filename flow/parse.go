@@ -53,10 +53,17 @@ var ErrShort = errors.New("frame shorter than an Ethernet header")
 // lengths that contradict each other or the frame, headers cut short, a third
 // VLAN tag, unknown or too many IPv6 extension headers, a fragment header on a
 // packet that is whole, jumbograms. The only error is [ErrShort].
-func Parse(frame []byte, in Port) (Key, error) {
-	var k Key
+func Parse(frame []byte, in Port) (k Key, err error) {
+	err = k.Parse(frame, in)
+	return k, err
+}
+
+// Parse makes k what [Parse] returns, where it is to be: a Key is 64 bytes, and two copies
+// of one that was just written cost as much as parsing.
+func (k *Key) Parse(frame []byte, in Port) error {
+	*k = Key{}
 	if len(frame) < 14 {
-		return k, ErrShort
+		return ErrShort
 	}
 	be := binary.BigEndian
 	k[0] = uint64(in)<<48 | uint64(be.Uint16(frame[6:]))<<32 | uint64(be.Uint32(frame[8:]))
@@ -81,7 +88,7 @@ func Parse(frame []byte, in Port) (Key, error) {
 	case EthIPv6:
 		k.parseIPv6(frame[off:])
 	}
-	return k, nil
+	return nil
 }
 
 func (k *Key) flag(f uint64) { k[7] |= f << 32 }

@@ -78,6 +78,9 @@ func fillCache(cache *flowcache.Cache, keys []flow.Key) (time.Duration, error) {
 		return 0, err
 	}
 	cache.Begin(epoch)
+	if err := cache.Settle(); err != nil { // nearly all verdicts come when a table has been there for some time
+		return 0, err
+	}
 	flows := make([]flowcache.Flow, len(keys))
 	for i := range keys {
 		flows[i] = flowcache.Flow{Key: &keys[i], Verdict: flowcache.Verdict{Op: flowcache.Forward, Port: outsidePort}, Rule: 1}
