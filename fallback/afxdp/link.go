@@ -65,6 +65,7 @@ type Link struct {
 	sockets  *ebpf.Map
 	program  *ebpf.Program
 	attached link.Link
+	mapping  []byte // has memory in it
 	memory   []byte // frames for the fill and rx rings, then transmitFrames for tx
 
 	// The receiver's side.
@@ -182,10 +183,8 @@ func (l *Link) openSocket() error {
 		return fmt.Errorf("open a socket: %w", err)
 	}
 	l.fd = fd
-	l.memory, err = unix.Mmap(-1, 0, (l.frames+transmitFrames)*frameSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err != nil {
-		return fmt.Errorf("map packet memory: %w", err)
+	if l.mapping, l.memory, err = ring.Memory((l.frames + transmitFrames) * frameSize); err != nil {
+		return err
 	}
 	if err := ring.Register(fd, l.memory, frameSize); err != nil {
 		return err
@@ -444,8 +443,8 @@ func (l *Link) Close() error {
 	if l.tx != nil {
 		errs = append(errs, l.tx.Unmap())
 	}
-	if l.memory != nil {
-		errs = append(errs, unix.Munmap(l.memory))
+	if l.mapping != nil {
+		errs = append(errs, unix.Munmap(l.mapping))
 	}
 	if l.file != nil {
 		errs = append(errs, l.file.Close())

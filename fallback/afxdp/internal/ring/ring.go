@@ -9,6 +9,7 @@ package ring
 
 import (
 	"fmt"
+	"os"
 	"sync/atomic"
 	"unsafe"
 
@@ -127,6 +128,27 @@ func (r *In[T]) Empty() bool { return r.ready == 0 && atomic.LoadUint32(r.produc
 
 // Release gives the slots of what was popped back to the kernel.
 func (r *In[T]) Release() { atomic.StoreUint32(r.consumer, r.next) }
+
+// hugePage is what the kernel can map at once: memory of that size which begins at a
+// multiple of it.
+const hugePage = 2 << 20
+
+// Memory maps packet memory. It is in huge pages if the kernel has some: frames lie in each
+// page of it in turn, more than a processor keeps translations for. All of it is there
+// before the first frame comes. The mapping, which is to be unmapped, is longer.
+func Memory(size int) (mapping, memory []byte, err error) {
+	mapping, err = unix.Mmap(-1, 0, size+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map packet memory: %w", err)
+	}
+	at := -uintptr(unsafe.Pointer(unsafe.SliceData(mapping))) % hugePage // mapped: it does not move
+	memory = mapping[at : int(at)+size : int(at)+size]
+	unix.Madvise(memory, unix.MADV_HUGEPAGE) // a kernel without has small ones
+	for i := 0; i < size; i += os.Getpagesize() {
+		memory[i] = 0
+	}
+	return mapping, memory, nil
+}
 
 // Register makes memory, which mmap returned, the packet memory of socket fd.
 func Register(fd int, memory []byte, frameSize int) error {
