@@ -97,13 +97,17 @@ func narrowed(o Options) device.Model {
 	for _, bit := range []uint64{flow.FlagOdd, flow.FlagFragFirst, flow.FlagFragLater} {
 		var missed flow.Match
 		missed.Pin(flow.Flags, bit, bit)
-		m.Missed = append(m.Missed, missed)
+		// What filters pin of fragments not every card looks at.
+		looked := func(known flow.Match) bool { return known.Covers(&missed) }
+		if bit == flow.FlagOdd || o.Software || slices.ContainsFunc(o.Model.Missed, looked) {
+			m.Missed = append(m.Missed, missed)
+		}
 	}
 	m.Evidence = maps.Clone(m.Evidence)
 	if m.Evidence == nil {
 		m.Evidence = map[string]device.Evidence{}
 	}
-	m.Evidence["missed"] = device.Evidence{Tier: device.Expected, Source: "every entry that answers pins that a packet is no fragment; odd frames: assumed, has to be shown with packets"}
+	m.Evidence["missed"] = device.Evidence{Tier: device.Expected, Source: "every entry that answers pins that a packet is no fragment, which only some cards look at; odd frames: assumed, has to be shown with packets"}
 	m.Ports = nil
 	for _, p := range o.Ports {
 		m.Ports = append(m.Ports, p.Port)

@@ -77,6 +77,28 @@ func adds(es ...flow.Entry) []offload.Op {
 	return ops
 }
 
+// TestFragments: a card that does not look at what filters pin of fragments answers them,
+// and its model has to say so, whatever is pinned.
+func TestFragments(t *testing.T) {
+	for model, looks := range map[string]bool{"ice": false, "bnxt": false, "mlx5": true, "nfp": true} {
+		m, err := device.Load(model)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range []Options{{Model: m, Ports: ports}, {Model: m, Ports: ports, Software: true}} {
+			missed := narrowed(o).Missed
+			for _, bit := range []uint64{flow.FlagOdd, flow.FlagFragFirst, flow.FlagFragLater} {
+				var k flow.Key
+				k.Set(flow.Flags, bit)
+				want := bit == flow.FlagOdd || looks || o.Software
+				if got := slices.ContainsFunc(missed, func(m flow.Match) bool { return m.Matches(&k) }); got != want {
+					t.Errorf("%s, in software %t: packets with flag %#x are missed: %t", model, o.Software, bit, got)
+				}
+			}
+		}
+	}
+}
+
 // TestFull gives a table of 10 entries 100: ten are in, and each of the others is
 // refused with a code and the card's own words.
 func TestFull(t *testing.T) {
