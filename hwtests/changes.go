@@ -34,7 +34,7 @@ const edits = 6
 const (
 	partPackets = 600_000
 	partFrames  = 400
-	cardShare   = 80 // of the different packets, in percent, those that the card answers at first
+	cardShare   = 92 // of the different packets, in percent, those that the card answers at first
 )
 
 // lossMost is how much of a part may be lost, in percent: where more is, the next goes
@@ -307,34 +307,27 @@ func (f *flood) send(ctx context.Context, ch *Chassis, rate int) error {
 	return errors.Join(errs...)
 }
 
-func (f *flood) stream(ctx context.Context, ch *Chassis, i, rate int) error {
+func (f *flood) stream(ctx context.Context, ch *Chassis, i, rate int) (err error) {
 	s := &f.streams[i]
-	sender, err := ch.Blades[s.Blade].At(s.Port).Sender()
+	at := ch.Blades[s.Blade].At(s.Port)
+	m, err := traffic.OpenMaker(at.Outside.NS, at.Outside.Name, s.Frames, f.first(i), f.room)
 	if err != nil {
 		return err
 	}
-	defer sender.Close()
-	for len(f.sent[i]) < f.room {
+	defer func() { err = errors.Join(err, m.Close()) }()
+	f.sent[i], err = m.Send(ctx, rate, func(sent int) bool {
+		f.mu.Lock()
+		f.most = max(f.most, sent)
+		f.mu.Unlock()
 		select {
 		case <-f.stopped:
-			return nil
+			return false
 		default:
+			return true
 		}
-		done := len(f.sent[i])
-		r, err := sender.Send(ctx, traffic.Load{Frames: f.frame, First: f.first(i) + uint64(done), Count: min(stretch, f.room-done), Rate: rate, Burst: floodBurst, Times: true})
-		if err != nil {
-			return err
-		}
-		f.sent[i] = append(f.sent[i], r.Times...)
-		f.mu.Lock()
-		f.most = max(f.most, len(f.sent[i]))
-		f.mu.Unlock()
-	}
-	return nil
+	})
+	return err
 }
-
-// floodBurst is how many frames go back to back: fewer would wake the senders too often.
-const floodBurst = 16
 
 // first returns the first sequence number of a stream.
 func (f *flood) first(stream int) uint64 { return uint64(stream * f.room) }
