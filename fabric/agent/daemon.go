@@ -172,10 +172,15 @@ func (d *Daemon) join(config *Config, inv fabric.Inventory, maps []PortMap, port
 		return err
 	}
 	d.closers = append(d.closers, func() error { links.Close(); return nil })
-	config.VFs = &provision.Netlink{Blade: config.Blade, Links: links, Inventory: func() (fabric.Inventory, error) {
+	home, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, home.Close)
+	config.VFs = &homed{&provision.Netlink{Blade: config.Blade, Links: links, Inventory: func() (fabric.Inventory, error) {
 		inv, _, err := d.discover()
 		return inv, err
-	}}
+	}}, home}
 	return nil
 }
 
