@@ -17,8 +17,9 @@ import (
 // told to. One goroutine at a time uses a Driver, except for Counters and
 // Installed, which may run beside Apply.
 type Driver interface {
-	// Model returns what this device can do. It does not change while the driver
-	// is open. The planner asks nothing of the device that the model refuses.
+	// Model returns what this device can do. Nothing of it but its ports changes while
+	// the driver is open: those come and go with VFs. The planner asks nothing of the
+	// device that the model refuses.
 	Model(ctx context.Context) (device.Model, error)
 
 	// Installed returns every entry in the device's table, foreign ones too (see
@@ -41,6 +42,22 @@ type Driver interface {
 	// punted) since it was added. A counter of an entry never decreases; it may be
 	// late by what the model says.
 	Counters(ctx context.Context) ([]Count, error)
+}
+
+// PortCounter is a [Driver] whose device counts what leaves by its ports, and what of that
+// software sent: the only witness against a device that does something else than its
+// entries say.
+type PortCounter interface {
+	// Delivered returns the counters of the ports that have them, which may be as late as
+	// the model says of entries'.
+	Delivered(ctx context.Context) ([]PortCount, error)
+}
+
+// PortCount is how many packets have left by a port since its netdev is there.
+type PortCount struct {
+	Port     flow.Port
+	All      uint64
+	Software uint64 // of them, sent by software; read after All, and never late
 }
 
 // OpKind is what an [Op] does.

@@ -24,6 +24,9 @@ func (r *Refusal) Error() string { return r.Reason + ": " + r.Fix }
 // and these actions, else a *[Refusal]. How many entries there already are is not
 // its business. A guard has no actions.
 func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKind) error {
+	if m.Barred != nil {
+		return m.Barred
+	}
 	if !m.MissFalls {
 		return &Refusal{"E_MISS_LOST", fmt.Sprintf("what %s misses is lost to software", m.Name),
 			"use a device, or a mode of it, whose misses reach software"}

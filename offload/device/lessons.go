@@ -22,11 +22,16 @@ type Card struct {
 	Firmware string `json:"firmware"`
 }
 
-// Lesson is a limit of a card that it showed by its first refusal.
+// Trust is what a lesson is about that is no limit: whether the card does what its entries
+// say. Once it did not, nothing is put into it, until it has other firmware or another
+// driver, or somebody takes the lesson out of the file.
+const Trust = "trust"
+
+// Lesson is a limit of a card that it showed by its first refusal, or [Trust].
 type Lesson struct {
 	Card  Card      `json:"card"`
-	Limit string    `json:"limit"` // entries, masks, priorities or counted, as in a model's limits
-	Value int       `json:"value"` // how many there were when one more was refused; at least 1
+	Limit string    `json:"limit"` // entries, masks, priorities or counted, as in a model's limits; or trust
+	Value int       `json:"value"` // how many there were when one more was refused; at least 1, and that of trust
 	When  time.Time `json:"when"`
 	Words string    `json:"words,omitempty"` // the driver's
 }
@@ -42,7 +47,7 @@ type Lessons []Lesson
 // how much fits depends on what is put in. l itself is not changed. A lesson that
 // names no limit, or one below 1, teaches nothing.
 func (l Lessons) Learn(lesson Lesson) Lessons {
-	if lesson.Value < 1 || new(Model).limit(lesson.Limit) == nil {
+	if lesson.Value < 1 || lesson.Limit != Trust && new(Model).limit(lesson.Limit) == nil {
 		return l
 	}
 	i, known := slices.BinarySearchFunc(l, lesson, Lesson.compare)
@@ -80,6 +85,11 @@ func (l Lessons) Over(m Model, c Card) Model {
 	for i := range l {
 		lesson := &l[i]
 		if lesson.Card != c {
+			continue
+		}
+		if lesson.Limit == Trust {
+			m.Barred = &Refusal{"E_DEVICE_LIES", fmt.Sprintf("%s did with packets what no entry says: %s, on %s", m.Name, lesson.Words, lesson.When.UTC().Format(time.DateOnly)),
+				"replace the card, or its firmware; then it is trusted again"}
 			continue
 		}
 		limit := m.limit(lesson.Limit)

@@ -80,6 +80,10 @@ type Model struct {
 	// nothing may be offloaded: software cannot hold the rest of the table.
 	MissFalls bool
 
+	// Barred is why nothing at all may be put into the device now, and in no file; nil if
+	// nothing speaks against it. Its driver says so, or it was learned ([Trust]).
+	Barred *Refusal
+
 	// Evidence says where each limit is from, by its name in the YAML form.
 	Evidence map[string]Evidence
 

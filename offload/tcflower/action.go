@@ -24,6 +24,10 @@ type Action struct {
 	Index   uint32  // names the action in its kind; 0 lets the kernel choose
 	Cookie  []byte  // at most CookieSize bytes of whoever put it in
 
+	// Shared says that all CPUs count in one place: where a card counts, and none of them,
+	// three counters for each CPU are room and time for nothing.
+	Shared bool
+
 	Mirred Mirred // valid iff Kind is mirred
 	VLAN   VLAN   // valid iff Kind is vlan
 	Edits  []Edit // valid iff Kind is pedit
@@ -123,6 +127,7 @@ const (
 	actHWStats  = 8
 	actUsedHW   = 9
 	actHWCount  = 10
+	sharedBit   = 1  // of actFlags
 	genericSize = 20 // index, capab, action, refcnt, bindcnt
 
 	policeTBF      = 1
@@ -157,6 +162,9 @@ func (a *Action) append(w *writer) {
 	}
 	if len(a.Cookie) > 0 {
 		w.attribute(actCookie, a.Cookie...)
+	}
+	if a.Shared {
+		w.attribute(actFlags, native.AppendUint32(native.AppendUint32(nil, sharedBit), sharedBit)...)
 	}
 }
 
@@ -260,7 +268,11 @@ func parseAction(b []byte) (Action, error) {
 			a.Index, err = word("index of an action", at.Data)
 		case actStats:
 			a.Stats, err = parseStats(at.Data)
-		case actPad, actFlags, actHWStats, actUsedHW, actHWCount: // how it is counted, and where it is
+		case actFlags: // a value and which bits of it hold
+			var v uint32
+			v, err = word("flags of an action", at.Data)
+			a.Shared = v&sharedBit != 0
+		case actPad, actHWStats, actUsedHW, actHWCount: // how it is counted, and where it is
 		default:
 			return fmt.Errorf("attribute %d, which is not known", at.Kind)
 		}

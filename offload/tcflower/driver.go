@@ -1,6 +1,7 @@
 package tcflower
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,11 @@ type Options struct {
 	Model device.Model
 	// Ports are the device's ports: representors of one eSwitch.
 	Ports []Port
+	// Find returns those that are there now, for a card whose representors come and go with
+	// its VFs; nil if Ports are all and stay.
+	Find func() []Port
+	// Look changes nothing: every operation is refused, and no port gets a qdisc.
+	Look bool
 	// Software lets the kernel itself work the filters, and no card: every filter has
 	// skip_hw. It is for tests and for looking at rules with tc.
 	Software bool
@@ -30,15 +36,20 @@ type Options struct {
 // [offload.Driver]. Every filter is for the card alone (skip_sw): software holds the
 // whole table in its own way.
 type Driver struct {
+	find    func() []Port
+	refuses *offload.Outcome // of every operation, if not nil
+	close   func() error
+
+	mu    sync.Mutex // guards what follows; held through an Apply
 	model device.Model
 	site  site
-
-	mu    sync.Mutex // guards the line; held through an Apply
 	line  line
-	close func() error
 }
 
-var _ offload.Driver = (*Driver)(nil)
+var (
+	_ offload.Driver      = (*Driver)(nil)
+	_ offload.PortCounter = (*Driver)(nil)
+)
 
 // Open returns a driver for a device, and gives each of its ports a clsact qdisc if it
 // has none. It needs CAP_NET_ADMIN in the network namespace of the caller's thread.
@@ -57,17 +68,45 @@ func Open(o Options) (*Driver, error) {
 
 // open is Open with another kernel.
 func open(o Options, k kernel) (*Driver, error) {
-	d := &Driver{model: narrowed(o), site: site{slices.Clone(o.Ports), o.Software}, line: line{kernel: k}, close: func() error { return nil }}
-	for _, p := range o.Ports {
-		as, err := d.line.ask(context.Background(), []message{clsact(p.Device)})
-		if err == nil && as[0].errno != 0 && as[0].errno != unix.EEXIST {
-			err = fmt.Errorf("%s (%w)", as[0].text, as[0].errno)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("clsact qdisc of device #%d: %w", p.Device, err)
+	d := &Driver{model: narrowed(o), find: o.Find, site: site{slices.Clone(o.Ports), o.Software}, line: line{kernel: k}, close: func() error { return nil }}
+	d.look()
+	if o.Look {
+		d.refuses = &offload.Outcome{Status: offload.Refused, Code: offload.CodeDevice, Text: "the driver was opened to look only"}
+		return d, nil
+	}
+	return d, d.hook(context.Background())
+}
+
+// look finds the ports that are there.
+func (d *Driver) look() {
+	if d.find == nil {
+		return
+	}
+	d.site.ports, d.model.Ports, d.model.Barred = d.find(), nil, nil
+	if len(d.site.ports) == 0 {
+		d.model.Barred = &device.Refusal{Code: "E_DEVICE_AWAY", Reason: "none of its ports is there", Fix: "none needed, if somebody reloads its driver; else look for the card"}
+	}
+	for _, p := range d.site.ports {
+		d.model.Ports = append(d.model.Ports, p.Port)
+	}
+}
+
+// hook gives each port the qdisc that filters hang on, if it has none: one that is new, or
+// from which somebody took it.
+func (d *Driver) hook(ctx context.Context) error {
+	var ms []message
+	for _, p := range d.site.ports {
+		ms = append(ms, clsact(p.Device))
+	}
+	as, err := d.line.ask(ctx, ms)
+	for i, a := range as {
+		switch {
+		case err != nil:
+		case a.errno != 0 && a.errno != unix.EEXIST && a.errno != unix.ENODEV: // one that is gone has no filters
+			err = fmt.Errorf("clsact qdisc of device #%d: %s (%w)", d.site.ports[i].Device, a.text, a.errno)
 		}
 	}
-	return d, nil
+	return err
 }
 
 // clsact is the message that makes the two hooks of a device.
@@ -115,13 +154,18 @@ func narrowed(o Options) device.Model {
 	return m
 }
 
-// Model returns what the device can do through tc.
-func (d *Driver) Model(context.Context) (device.Model, error) { return d.model, nil }
+// Model returns what the device can do through tc, with the ports that are there.
+func (d *Driver) Model(context.Context) (device.Model, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.look()
+	return d.model, nil
+}
 
-// Installed returns every entry, put together from a dump of each port: costs about a
-// microsecond and a half for each filter on a fast machine. A foreign filter that is in
-// the card is an entry without actions; one that the codec does not understand wholly is
-// an error that names it.
+// Installed returns every entry, in the order of IDs, put together from a dump of each
+// port: costs about a microsecond and a half for each filter on a fast machine. A foreign
+// filter that is in the card is an entry, which matches at least what the filter does, and
+// has no actions if that is more.
 func (d *Driver) Installed(ctx context.Context) ([]flow.Entry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -134,14 +178,11 @@ func (d *Driver) Installed(ctx context.Context) ([]flow.Entry, error) {
 		out = append(out, d.site.assemble(fs))
 	}
 	for i := range t.foreign {
-		e, there, err := d.site.foreign(&t.foreign[i])
-		if err != nil {
-			return nil, err
-		}
-		if there {
+		if e, there := d.site.foreign(&t.foreign[i]); there {
 			out = append(out, e)
 		}
 	}
+	slices.SortFunc(out, func(a, b flow.Entry) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
@@ -163,6 +204,7 @@ func (d *Driver) Counters(ctx context.Context) ([]offload.Count, error) {
 		}
 		out = append(out, n)
 	}
+	slices.SortFunc(out, func(a, b offload.Count) int { return cmp.Compare(a.Entry, b.Entry) })
 	return out, nil
 }
 
@@ -191,8 +233,9 @@ type table struct {
 	foreign []Filter
 }
 
-// read reads all ports.
+// read reads all ports that are there: one that goes meanwhile has no filters.
 func (d *Driver) read(ctx context.Context) (*table, error) {
+	d.look()
 	t := &table{map[uint32]numbers{}, map[place]uint32{}, map[place]int{}, map[flow.EntryID][]*placed{}, nil}
 	for _, p := range d.site.ports {
 		n := newNumbers()
@@ -221,14 +264,19 @@ func (d *Driver) read(ctx context.Context) (*table, error) {
 }
 
 // note sorts a filter in. Those of other chains are met only where a foreign filter of
-// the first one jumps to them.
+// the first one jumps to them. One that has our mark and whose label was lost is ours still:
+// an entry that nobody takes for right.
 func (t *table) note(f Filter, n numbers) {
 	if f.Chain != 0 {
 		return
 	}
 	l, labelled := n.at[f.Priority]
 	id, _, marked := owner(&f)
-	if !labelled || !marked {
+	if !labelled {
+		n.others[f.Priority] = true
+		marked = marked && offload.Ours(id)
+	}
+	if !marked {
 		n.others[f.Priority] = true
 		t.foreign = append(t.foreign, f)
 		return
@@ -253,7 +301,14 @@ func (d *Driver) Apply(ctx context.Context, ops []offload.Op) []offload.Outcome 
 	if len(ops) == 0 {
 		return out
 	}
+	if d.refuses != nil {
+		fill(out, *d.refuses)
+		return out
+	}
 	t, err := d.read(ctx)
+	if err == nil && slices.ContainsFunc(ops, func(op offload.Op) bool { return op.Kind == offload.Add }) {
+		err = d.hook(ctx)
+	}
 	for from := 0; from < len(ops); {
 		to, seen := from, map[flow.EntryID]bool{}
 		for to < len(ops) && to-from < 4*batchSize && !seen[ops[to].Entry.ID] {
@@ -264,7 +319,7 @@ func (d *Driver) Apply(ctx context.Context, ops []offload.Op) []offload.Outcome 
 		case ctx.Err() != nil:
 			fill(out[from:to], unknown(ctx.Err()))
 		case err != nil:
-			fill(out[from:to], offload.Outcome{Status: offload.Refused, Code: offload.CodeDevice, Text: "the device could not be read: " + err.Error()})
+			fill(out[from:to], offload.Outcome{Status: offload.Refused, Code: offload.CodeDevice, Text: "the device could not be read or made ready: " + err.Error()})
 		default:
 			r := round{d: d, t: t, ops: ops[from:to], out: out[from:to], filters: make([][]*placed, to-from)}
 			r.run(ctx)

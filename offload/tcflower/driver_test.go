@@ -162,7 +162,12 @@ func TestFailures(t *testing.T) {
 func TestSilence(t *testing.T) {
 	k := &fake{}
 	d := on(t, k, "tcamsim", false)
-	k.lose = func(_ uint32, b []byte) bool { return native.Uint16(b[4:]) == unix.NLMSG_ERROR }
+	ready := false // the port is made ready before anything is put in
+	k.lose = func(_ uint32, b []byte) bool {
+		lost := native.Uint16(b[4:]) == unix.NLMSG_ERROR && ready
+		ready = ready || native.Uint16(b[4:]) == unix.NLMSG_ERROR
+		return lost
+	}
 	for i, out := range d.Apply(t.Context(), adds(tcp(1, 1, 80), tcp(2, 1, 81))) {
 		if out.Status != offload.Unknown || out.Code != offload.CodeTimeout {
 			t.Errorf("entry %d: %+v", i, out)
@@ -174,9 +179,9 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestForeign reads filters of others: one in the card is an entry, one that software
-// alone has is none, and one with a key that nobody knows is an error, never a match of
-// everything.
+// TestForeign reads filters of others: one in the card is an entry, and one that software
+// alone has is none. One with a key that nobody knows matches at most what the entry for it
+// does, which is not everything, and one of another kind at most all of its port.
 func TestForeign(t *testing.T) {
 	k := &fake{}
 	d := on(t, k, "tcamsim", false)
@@ -196,8 +201,119 @@ func TestForeign(t *testing.T) {
 	odd := theirs
 	odd.Priority, odd.Unknown = 9, []Attribute{{200, []byte{1, 2}}}
 	k.add(odd)
-	if have, err := d.Installed(t.Context()); err == nil {
-		t.Errorf("a filter with an unknown key was read as %+v", have)
+	police := Filter{Device: 11, Parent: Ingress, Priority: 10, Protocol: EthAll, Handle: 1, Flags: InHW, Other: "matchall"}
+	elsewhere := police
+	elsewhere.Priority, elsewhere.Flags = 11, NotInHW
+	k.filters = append(k.filters, police, elsewhere)
+	have, err = d.Installed(t.Context())
+	if err != nil || len(have) != 4 {
+		t.Fatalf("installed %+v, %v", have, err)
+	}
+	for _, e := range have {
+		var want flow.Match
+		switch want.Pin(flow.InPort, 1, flow.InPort.Max()); {
+		case e.ID == 1: // what was put in
+			continue
+		case e.Priority != uint64(1<<16-1-10)<<48:
+			want.Pin(flow.EthType, flow.EthIPv4, flow.EthType.Max())
+			want.Pin(flow.VLAN, 0, flow.TagPresent)
+		}
+		if e.Match != want {
+			t.Errorf("%x is read as %s", uint64(e.ID), flow.FormatMatch(&e.Match, nil))
+		}
+	}
+}
+
+// TestLabelLost takes labels away: what they were of is ours still, is no entry that anybody
+// takes for right, and goes.
+func TestLabelLost(t *testing.T) {
+	k := &fake{}
+	d := on(t, k, "tcamsim", false)
+	e := tcp(0xb1ad<<48|1, 5, 80)
+	d.Apply(t.Context(), adds(e))
+	k.filters = slices.DeleteFunc(k.filters, func(f Filter) bool { return f.Parent == Egress })
+	have, err := d.Installed(t.Context())
+	if err != nil || len(have) != 1 || have[0].ID != e.ID || have[0].Equal(&e) {
+		t.Fatalf("installed %+v, %v", have, err)
+	}
+	for i, out := range d.Apply(t.Context(), []offload.Op{{Kind: offload.Remove, Entry: have[0]}, {Kind: offload.Add, Entry: e}}) {
+		if out.Status != offload.Done {
+			t.Errorf("operation %d: %+v", i, out)
+		}
+	}
+	if have, err := d.Installed(t.Context()); err != nil || len(have) != 1 || !have[0].Equal(&e) {
+		t.Errorf("installed %+v, %v", have, err)
+	}
+}
+
+// TestPortsComeAndGo takes a port away and gives it back under another number: the model
+// says which there are, entries that other ports have stay, and one that has to be on all
+// ports is altered until it is.
+func TestPortsComeAndGo(t *testing.T) {
+	k, there := &fake{}, []Port{{1, 11}, {2, 12}}
+	m, err := device.Load("tcamsim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := open(Options{Model: m, Find: func() []Port { return there }}, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, every := tcp(1, 5, 80), tcp(2, 6, 81)
+	every.Match.Value.Set(flow.InPort, 0)
+	every.Match.Mask.Set(flow.InPort, 0)
+	for _, out := range d.Apply(t.Context(), adds(one, every)) {
+		if out.Status != offload.Done {
+			t.Fatalf("%+v", out)
+		}
+	}
+	check := func(when string, ports []flow.Port, want ...flow.Entry) {
+		t.Helper()
+		m, _ := d.Model(t.Context())
+		have, err := d.Installed(t.Context())
+		if err != nil || !slices.Equal(m.Ports, ports) || !slices.EqualFunc(have, want, func(a, b flow.Entry) bool { return a.Equal(&b) }) {
+			t.Errorf("%s: ports %v, installed %+v, %v", when, m.Ports, have, err)
+		}
+	}
+	check("at first", []flow.Port{1, 2}, one, every)
+	there = there[:1]
+	check("without the second", []flow.Port{1}, one, every)
+	if out := d.Apply(t.Context(), adds(func() flow.Entry {
+		e := tcp(3, 7, 82)
+		e.Match.Pin(flow.InPort, 2, flow.InPort.Max())
+		return e
+	}())); out[0].Code != "E_PORT_ELSEWHERE" {
+		t.Errorf("for a port that is not there: %+v", out)
+	}
+	there = append(there, Port{2, 99})
+	check("with it back", []flow.Port{1, 2}, one, flow.Entry{ID: 2, Rule: every.Rule, Priority: 6})
+	for i, out := range d.Apply(t.Context(), []offload.Op{{Kind: offload.Remove, Entry: every}, {Kind: offload.Add, Entry: every}}) {
+		if out.Status != offload.Done {
+			t.Errorf("operation %d: %+v", i, out)
+		}
+	}
+	check("put right", []flow.Port{1, 2}, one, every)
+}
+
+// TestDelivered reads what left by a port and what of that software sent, and leaves ports
+// out whose driver does not tell both.
+func TestDelivered(t *testing.T) {
+	stats := func(kind uint16, packets uint64) []byte {
+		var w writer
+		w.attribute(kind, native.AppendUint64(make([]byte, 8), packets)...)
+		return w.b
+	}
+	head := make([]byte, statsMsgSize)
+	var both writer
+	both.b = append(append(both.b, head...), stats(statsLink64, 100)...)
+	both.nest(statsOffload, func() { both.b = append(both.b, stats(statsCPUHit, 40)...) })
+	if all, cpu, ok := sent(both.b); !ok || all != 100 || cpu != 40 {
+		t.Errorf("%d, %d, %v", all, cpu, ok)
+	}
+	for what, body := range map[string][]byte{"nothing": nil, "a head": head, "no CPU hits": append(slices.Clone(head), stats(statsLink64, 1)...), "half an attribute": both.b[:len(both.b)-3]} {
+		if _, _, ok := sent(body); ok {
+			t.Errorf("%s was read", what)
+		}
 	}
 }
 

@@ -67,6 +67,9 @@ func (s *site) encode(e *flow.Entry) ([]placed, *device.Refusal) {
 	l.typeOpen, l.protOpen = m.Mask.Get(flow.EthType) == 0, m.Mask.Get(flow.Proto) == 0
 	l.tagsOpen = m.Mask.Get(flow.CVLAN) == 0
 	var out []placed
+	for i := range actions {
+		actions[i].Shared = !s.software
+	}
 	for _, dev := range devices {
 		for _, f := range fs {
 			f.Device, f.Parent, f.Actions = dev, Ingress, actions
@@ -88,6 +91,9 @@ func (s *site) devices(e *flow.Entry) ([]uint32, *device.Refusal) {
 		var all []uint32
 		for _, p := range s.ports {
 			all = append(all, p.Device)
+		}
+		if len(all) == 0 {
+			return nil, unsaid("E_DEVICE_AWAY", "none of the device's ports is there", "none needed: all packets come to software")
 		}
 		return all, nil
 	case flow.InPort.Max():
@@ -326,23 +332,44 @@ func equalActions(a, b Action) bool {
 }
 
 // foreign returns what a filter that is not bladeflow's is to the planner: what it
-// matches. ok is false if no card has it. Its ID is made of where it is.
-func (s *site) foreign(f *Filter) (e flow.Entry, ok bool, err error) {
+// matches, and more where it looks at what no entry does, or is of another kind; and what it
+// does, if it is wholly understood. ok is
+// false if no card has it. Its ID is made of where it is.
+func (s *site) foreign(f *Filter) (e flow.Entry, ok bool) {
 	if !s.software && f.Flags&InHW == 0 {
-		return e, false, nil
-	}
-	m, _, err := hear(f)
-	if err != nil {
-		return e, false, err
+		return e, false
 	}
 	p, ok := s.port(f.Device)
 	if !ok {
-		return e, false, nil
+		return e, false
 	}
+	m, whole := atLeast(f)
 	m.Pin(flow.InPort, uint64(p), flow.InPort.Max())
 	where := uint64(p)<<48 | uint64(f.Priority)<<32 | uint64(f.Handle)
-	if m.Valid() != nil {
-		return e, false, fmt.Errorf("%s: its match has no form", f)
+	e = flow.Entry{ID: flow.EntryID(where &^ (1 << 63)), Kind: flow.RuleEntry, Priority: uint64(1<<16-1-f.Priority) << 48, Match: m}
+	switch as, err := s.readActions(f.Actions); {
+	case !whole:
+	case len(f.Actions) == 1 && f.Actions[0].Kind == "gact" && f.Actions[0].Verdict == Trap:
+		e.Kind = flow.GuardEntry
+	case err == nil:
+		e.Actions = as
 	}
-	return flow.Entry{ID: flow.EntryID(where &^ (1 << 63)), Kind: flow.RuleEntry, Priority: uint64(1<<16-1-f.Priority) << 48, Match: m}, true, nil
+	return e, true
+}
+
+// atLeast returns the packets that a filter may match, without its port: those of the keys
+// that a match can say. Every key and every attribute that is not known matches less; whole
+// says that there are none, and that it is these packets.
+func atLeast(f *Filter) (m flow.Match, whole bool) {
+	said := Filter{Protocol: f.Protocol}
+	for _, k := range f.Keys {
+		if _, _, err := hear(&Filter{Keys: []Key{k}}); err == nil {
+			said.Keys = append(said.Keys, k)
+		}
+	}
+	m, _, err := hear(&said)
+	if f.Other != "" || err != nil || m.Valid() != nil {
+		return flow.Match{}, false
+	}
+	return m, len(said.Keys) == len(f.Keys) && len(f.Unknown) == 0
 }

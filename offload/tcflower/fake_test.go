@@ -190,6 +190,11 @@ func (k *fake) remove(m message, f Filter) {
 // tell is the body of a message that tells of a filter, with what only the kernel says.
 func (k *fake) tell(f *Filter) []byte {
 	w := writer{f.appendHead(nil)}
+	if f.Other == "matchall" {
+		w.text(tcaKind, f.Other)
+		w.nest(tcaOptions, func() { w.u32(flagsOf[f.Other], uint32(f.Flags)) })
+		return w.b
+	}
 	w.text(tcaKind, "flower")
 	w.u32(tcaChain, f.Chain)
 	w.nest(tcaOptions, func() {

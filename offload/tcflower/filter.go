@@ -45,6 +45,9 @@ type Filter struct {
 	Keys     []Key    // ascending by ID
 	Actions  []Action // in order
 
+	// Other is the filter's kind if that is not flower: of keys and actions nothing is known.
+	Other string
+
 	// Unknown are the attributes among flower's options that the codec does not know. A
 	// filter that has any matches less than its keys say.
 	Unknown []Attribute
@@ -181,7 +184,8 @@ var ErrOther = errors.New("not a filter of flower")
 
 // ParseFilter reads the body of a message that tells of one filter: struct tcmsg and
 // attributes. It loses nothing: what it does not know is in Unknown of the filter or of
-// an action. For a filter of another kind the error is [ErrOther], and the head is read.
+// an action. For a filter of another kind the error is [ErrOther], and the head is read,
+// and where it is: in a card, unless the codec knows better.
 func ParseFilter(b []byte) (Filter, error) {
 	if len(b) < tcmsgSize {
 		return Filter{}, fmt.Errorf("a filter of %d bytes", len(b))
@@ -203,6 +207,7 @@ func ParseFilter(b []byte) (Filter, error) {
 		return err
 	})
 	if err == nil && kind != "flower" {
+		f.Other, f.Flags = kind, whereOther(kind, options)
 		return f, fmt.Errorf("%w: %q", ErrOther, kind)
 	}
 	if err == nil {
@@ -212,6 +217,30 @@ func ParseFilter(b []byte) (Filter, error) {
 		return f, fmt.Errorf("%s: %w", &f, err)
 	}
 	return f, nil
+}
+
+// flagsOf are the attributes of other kinds that have their [Flags].
+var flagsOf = map[string]uint16{"matchall": 3, "u32": 11, "bpf": 9}
+
+// whereOther returns the flags of a filter of another kind: InHW if they cannot be read.
+func whereOther(kind string, options []byte) Flags {
+	const divisor = 4 // of a table of u32, which matches nothing itself
+	flags := InHW
+	err := eachAttribute(options, func(a Attribute) (err error) {
+		var n uint32
+		switch {
+		case kind == "u32" && a.Kind == divisor:
+			flags = NotInHW
+		case a.Kind == flagsOf[kind]:
+			n, err = word("flags", a.Data)
+			flags = Flags(n)
+		}
+		return err
+	})
+	if err != nil || flagsOf[kind] == 0 {
+		return InHW
+	}
+	return flags
 }
 
 // parseOptions reads what flower itself says. A mask may come before its value.

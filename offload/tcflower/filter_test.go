@@ -43,6 +43,7 @@ func anyFilter(t *rapid.T) Filter {
 func anyAction(t *rapid.T) Action {
 	a := Action{Kind: rapid.SampledFrom([]string{"gact", "mirred", "vlan", "pedit", "csum", "police", "sample"}).Draw(t, "kind"),
 		Cookie: rapid.SliceOfN(rapid.Byte(), 1, CookieSize).Draw(t, "cookie")}
+	a.Shared = rapid.Bool().Draw(t, "shared")
 	if a.Kind == "sample" {
 		a.Options = rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "options")
 		return a

@@ -329,11 +329,12 @@ func TestCardRate(t *testing.T) {
 	if err := os.WriteFile(cardSize, []byte("5000"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	compareRates(t, uint32(link.Attrs().Index), card, SkipSW, 1)
+	compareRates(t, uint32(link.Attrs().Index), card, SkipSW, 3)
 }
 
-// compareRates puts n filters into a device in three ways, in turn, five times, and
-// compares the best of each: what else the machine does disturbs all three alike.
+// compareRates puts n filters into a device in three ways, in turn, and compares each way
+// with the batches beside it: what else the machine does disturbs neighbours alike. The
+// middle of these ratios is what counts.
 func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool float64) {
 	n := flowtest.Count(t, "BLADEFLOW_VM_FILTERS", 500)
 	link, err := netlink.LinkByName(name)
@@ -348,6 +349,9 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 	l := line{kernel: s}
 	var ms []message
 	for _, f := range rules(dev, n, flags) {
+		for i := range f.Actions {
+			f.Actions[i].Shared = flags&SkipSW != 0
+		}
 		ms = append(ms, change(offload.Add, &f))
 	}
 	only := ""
@@ -363,9 +367,10 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 		t.Fatal(err)
 	}
 	ways := []struct {
-		what string
-		put  func() error
-		best time.Duration
+		what  string
+		put   func() error
+		least float64
+		over  []float64 // how many times as long it takes as batches, round by round
 	}{
 		{what: "batches", put: func() error {
 			as, err := l.ask(t.Context(), ms)
@@ -376,7 +381,7 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 			}
 			return err
 		}},
-		{what: "netlink library, one by one", put: func() error {
+		{what: "netlink library, one by one", least: 5, put: func() error {
 			p := netlink.FilterAttrs{LinkIndex: int(dev), Parent: netlink.HANDLE_MIN_INGRESS, Priority: 10, Protocol: unix.ETH_P_IP}
 			tcp := nl.IPProto(unix.IPPROTO_TCP)
 			for i := range n {
@@ -388,7 +393,7 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 			}
 			return nil
 		}},
-		{what: "tc -batch", put: func() error {
+		{what: "tc -batch", least: overTool, put: func() error {
 			out, err := exec.Command("tc", "-batch", file).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("%w: %s", err, out)
@@ -396,28 +401,38 @@ func compareRates(t *testing.T, dev uint32, name string, flags Flags, overTool f
 			return nil
 		}},
 	}
-	for range 5 {
+	took := func(put func() error) float64 {
+		q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: 0xffff0000, Parent: netlink.HANDLE_CLSACT}, QdiscType: "clsact"}
+		netlink.QdiscDel(q) // there may be none
+		if err := netlink.QdiscAdd(q); err != nil {
+			t.Fatal(err)
+		}
+		unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0) // what was freed is freed, and in nobody's time
+		start := time.Now()
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(start).Seconds()
+	}
+	var fast []float64
+	for range 9 {
+		before := took(ways[0].put)
 		for i := range ways {
-			w := &ways[i]
-			q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: 0xffff0000, Parent: netlink.HANDLE_CLSACT}, QdiscType: "clsact"}
-			netlink.QdiscDel(q) // there may be none
-			if err := netlink.QdiscAdd(q); err != nil {
-				t.Fatal(err)
-			}
-			start := time.Now()
-			if err := w.put(); err != nil {
-				t.Fatalf("%s: %v", w.what, err)
-			}
-			if d := time.Since(start); w.best == 0 || d < w.best {
-				w.best = d
-			}
+			between := took(ways[i].put)
+			after := took(ways[0].put)
+			ways[i].over = append(ways[i].over, between/((before+after)/2))
+			fast = append(fast, before)
+			before = after
 		}
 	}
-	for i, least := range []float64{1, 5, overTool} {
-		times := float64(ways[i].best) / float64(ways[0].best)
-		t.Logf("%-28s %8.0f filters a second; batches are %.1f times as fast", ways[i].what, float64(n)/ways[i].best.Seconds(), times)
-		if times < least {
-			t.Errorf("%s: batches are %.1f times as fast, want %.0f", ways[i].what, times, least)
+	slices.Sort(fast)
+	t.Logf("%-28s %8.0f filters a second", ways[0].what, float64(n)/fast[len(fast)/2])
+	for _, w := range ways {
+		slices.Sort(w.over)
+		middle := w.over[len(w.over)/2]
+		t.Logf("%-28s %.1f times as long, %.1f to %.1f", w.what, middle, w.over[0], w.over[len(w.over)-1])
+		if middle < w.least {
+			t.Errorf("%s: batches are %.1f times as fast, want %.0f", w.what, middle, w.least)
 		}
 	}
 }

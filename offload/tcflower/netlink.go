@@ -1,6 +1,7 @@
 package tcflower
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -112,6 +113,7 @@ type answer struct {
 	text  string     // its or the driver's own words
 	known bool       // an answer came, or one to a later message
 	stats Stats      // of the first action of a filter that was taken out
+	body  []byte     // of what was asked for, if that was no change
 }
 
 // parseError reads a message that ends another: its error and the words to it.
@@ -201,6 +203,8 @@ func (l *line) collect(out []answer, first uint32) error {
 				if f, err := ParseFilter(m.body); err == nil && len(f.Actions) > 0 {
 					out[i].stats = f.Actions[0].Stats
 				}
+			case unix.RTM_NEWSTATS:
+				out[i].body = bytes.Clone(m.body)
 			case unix.NLMSG_ERROR:
 				out[i].errno, out[i].text = parseError(m)
 				done = done || i == len(out)-1
@@ -221,7 +225,7 @@ func (l *line) collect(out []answer, first uint32) error {
 var errInterrupted = errors.New("the dump was interrupted by changes")
 
 // dump returns every filter of one hook of a device, of every chain, and of every kind
-// (see [ErrOther]). A dump that changes cut into is asked for again.
+// (see Filter.Other). A dump that changes cut into is asked for again.
 func (l *line) dump(ctx context.Context, device, parent uint32) ([]Filter, error) {
 	const tries = 8
 	var err error
@@ -270,10 +274,11 @@ func (l *line) dumpOnce(device, parent uint32) (out []Filter, err error) {
 				}
 			case unix.RTM_NEWTFILTER:
 				f, err := ParseFilter(m.body)
-				if f.Handle == 0 && (err == nil || errors.Is(err, ErrOther)) {
+				other := errors.Is(err, ErrOther)
+				if f.Handle == 0 && (err == nil || other) {
 					return nil // says that a priority exists
 				}
-				if err != nil {
+				if err != nil && !other {
 					failed = err // the rest has to be received all the same
 					return nil
 				}
