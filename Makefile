@@ -182,6 +182,14 @@ long-vm: build ## every scenario in QEMU, with both kinds of cards, make vm in t
 	bin/bladeflow hwtest run --on vm --card softnic --commit "$$(git rev-parse HEAD)" -o json >bin/vm.json
 	mv bin/vm.json docs/results/vm-softnic.json
 
+.PHONY: long-vmkills
+long-vmkills: ## kill agents on the machine's card 1,000 times; writes docs/results/vmkills.json (an hour)
+	@mkdir -p bin docs/results && $(GO) build -o bin/vm ./hwtests/vm
+	BLADEFLOW_MUST=vm bin/vm prepare
+	BLADEFLOW_VM_KILLS=1000 BLADEFLOW_VM_COMMIT=$$(git rev-parse HEAD) $(IN_VM) nice -n 10 \
+	  bin/vm test -v -timeout 150m -run '^TestAgentKills$$' ./hwtests/vm >bin/vmkills.log; \
+	  e=$$?; cat bin/vmkills.log; sed -n 's/.*RESULT //p' bin/vmkills.log >docs/results/vmkills.json; exit $$e
+
 .PHONY: clean
 clean: ## remove what was built, and labs whose process is gone
 	@[ ! -x bin/bladeflow ] || bin/bladeflow lab clean

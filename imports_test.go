@@ -44,7 +44,7 @@ var policy = map[string][]string{
 	"fabric/provision":        {"flow", "fabric"},
 	"fabric/capacity":         {"flow", "flow/document", "fabric"},
 	"fabric/capacity/history": {"flow", "fabric/capacity"},
-	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic",
+	"fabric/agent": {"flow", "flow/ruleset", "matcher", "offload", "offload/device", "offload/verify", "offload/softnic", "offload/tcflower",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fallback/flowcache", "fabric", "fabric/discover", "fabric/api", "fabric/provision", "fabric/store", "fabric/pki"},
 	"hwtests": {"flow", "flow/ruleset", "flow/flowtest", "offload", "offload/device", "offload/verify", "offload/softnic", "offload/tcflower",
 		"fallback", "fallback/afxdp", "fallback/afpacket", "fabric", "fabric/agent", "fabric/api", "fabric/capacity", "fabric/client", "fabric/discover", "fabric/manager",
@@ -82,7 +82,7 @@ var inTests = map[string][]string{
 	"hwtests":          {"matcher"},
 	"hwtests/lab":      {"fabric", "fabric/discover"},
 	"hwtests/traffic":  {"hwtests/observe"},
-	"hwtests/vm":       {"flow", "offload", "offload/device", "offload/tcflower", "fabric", "fabric/api", "fabric/discover", "fabric/provision"},
+	"hwtests/vm":       {"flow", "flow/ruleset", "offload", "offload/device", "offload/tcflower", "offload/verify", "fallback", "fabric", "fabric/agent", "fabric/api", "fabric/discover", "fabric/provision"},
 
 	"fabric/provision": {"fabric/discover", "fabric/provision/provisiontest"},
 }

@@ -172,9 +172,18 @@ func (d *describing) tables(blade string, belongs func(name string) bool) error 
 	if err := json.Unmarshal(raw, &b); err != nil {
 		return err
 	}
-	return d.section("match tables", deviceRows(b.Status.Devices, func(v *api.Device) bool {
+	mine := func(v *api.Device) bool {
 		return slices.ContainsFunc(v.PFs, func(pf string) bool { return belongs(blade + "/" + pf) })
-	}))
+	}
+	claims := [][]string{{"CLAIM", "VALUE", "EVIDENCE", "FROM"}}
+	for i := range b.Status.Devices {
+		if v := &b.Status.Devices[i]; mine(v) {
+			for _, c := range v.Claims {
+				claims = append(claims, []string{c.Name, c.Value, dash(c.Tier), c.Source})
+			}
+		}
+	}
+	return cmp.Or(d.section("match tables", deviceRows(b.Status.Devices, mine)), d.section("what the card can do, and how that is known", claims))
 }
 
 // deviceRows says of devices how full they are, and which limits they showed themselves.

@@ -20,16 +20,23 @@ func getCommand() *cobra.Command {
 	var on connection
 	var q client.Query
 	var watch, bare bool
+	var audit audit
 	cmd := &cobra.Command{
 		Use:   "get NOUN [NAME...]",
 		Short: "list objects of the fabric, or show some by name",
 		Long: `List objects of a kind, or show those named. Kinds are ` + list(nounNames(anyNoun)) + `; in the plural, too.
 Columns of tables may change from release to release; json and yaml are the API's objects. -w goes on
-and prints each object again when it changed, one line of JSON for each with -o json, until it is stopped.`,
+and prints each object again when it changed, one line of JSON for each with -o json, until it is stopped.
+
+get entries shows entries of devices that are not as they should be, as agents found them last: of others
+(--foreign), and with bladeflow's mark, but of nobody (--orphans). With --nic it reads a card of this machine
+itself, all of its table if neither is asked for, and asks neither manager nor agent. It changes nothing.`,
 		Example: `  bladeflow get blades
   bladeflow get vf --blade b1 -o wide
   bladeflow get profile web -o yaml > web.yaml
-  bladeflow get profiles -l stage=live -w`,
+  bladeflow get profiles -l stage=live -w
+  bladeflow get entries --foreign --orphans
+  bladeflow get entries --nic 0000:03:00.0`,
 		Args:              needs("bladeflow get blades", "NOUN", "[NAME...]"),
 		ValidArgsFunction: completeNoun(anyNoun),
 	}
@@ -40,8 +47,12 @@ and prints each object again when it changed, one line of JSON for each with -o 
 	f.StringVar(&q.Blade, "blade", "", "only what is on this blade")
 	f.StringVar(&q.Tenant, "tenant", "", "only this tenant's")
 	f.VarP(labelsFlag{&q.Labels}, "labels", "l", "only objects with these labels: NAME=VALUE, NAME!=VALUE, NAME, !NAME")
+	audit.flags(f)
 	on.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] == "entries" || args[0] == "entry" {
+			return audit.run(cmd, &on, q, *output, !bare)
+		}
 		n, err := findNoun(args[0], anyNoun)
 		if err != nil {
 			return err

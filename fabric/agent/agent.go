@@ -36,6 +36,13 @@ type Device struct {
 	Driver offload.Driver
 	PFs    []string // names of the PFs whose table it is; for the report
 
+	// Unwatched are ports by which others send, too, than entries and software: uplinks of
+	// functions that have RDMA devices.
+	Unwatched []flow.Port
+
+	// Answers are what the card said when its model was tried on it; nil if nobody asked.
+	Answers []device.Answer
+
 	// Card is what learned limits hold for; one that is only called Name if it is empty.
 	Card device.Card
 }

@@ -34,6 +34,10 @@ func (a *Agent) observe(ctx context.Context) error {
 			}
 		}
 		a.noteDrift(c, before.foreign)
+		a.leak(c)
+		if c.moved {
+			a.steady = false
+		}
 	}
 	a.balance()
 	a.resample(ctx)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -19,8 +20,10 @@ type card struct {
 	since      time.Time    // when that was first seen
 	usage      usage        // of installed
 	canary     canary
+	outflow    outflow
 	doubt      []flow.Entry // of canaries, that may still be there: their removal got no answer
 	found      drift        // in the last round
+	moved      bool         // its ports are others since the last plan
 	model      device.Model
 	planner    offload.Planner
 	placements map[flow.RuleID]offload.Placement
@@ -40,6 +43,7 @@ func (c *card) read(ctx context.Context, t *flow.Table, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("model: %w", err)
 	}
+	c.outflow.read(ctx, &c.Device, now)
 	installed, err := c.Driver.Installed(ctx)
 	if err != nil {
 		return fmt.Errorf("entries: %w", err)
@@ -47,6 +51,9 @@ func (c *card) read(ctx context.Context, t *flow.Table, now time.Time) error {
 	counts, err := c.Driver.Counters(ctx)
 	if err != nil {
 		return fmt.Errorf("counters: %w", err)
+	}
+	if !slices.Equal(model.Ports, c.model.Ports) && c.model.Name != "" {
+		c.moved = true
 	}
 	c.model = model
 	c.hold(installed, now)

@@ -77,7 +77,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		for _, r := range d.Removed {
 			c.ledger.close(&r.Entry, r.Final, cmp.Or(before, want))
 		}
-		c.left, c.doubt = nil, nil
+		c.left, c.doubt, c.moved, c.outflow.past = nil, nil, false, nil
 		c.canary.end() // no plan has it, so it is out
 		if d.Installed != nil {
 			c.hold(d.Installed, a.Now())

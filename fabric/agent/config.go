@@ -30,7 +30,9 @@ type File struct {
 	Cache    CacheSpec  // valid iff Datapath is afxdp
 	Uplink   string     // name of a port; empty if the blade has none
 	Stations []StationSpec
-	Softnic  string        // pin directory of the emulated card; empty runs everything in software
+	Softnic  string        // pin directory of the emulated card; empty if NIC says which card it is, or there is none
+	NIC      string        // name or PCI address of a function of a real card
+	Model    string        // name or file of its device model; empty takes the driver's
 	VFs      []VFParts     // what the emulated card's VFs are made of; others than these are left alone
 	Datapath string        // afxdp or afpacket
 	Interval time.Duration // between reconciliations
@@ -111,7 +113,9 @@ spec:
     - {port: vf0, mac: "02:00:00:00:00:01", vlan: 7}
   device: {softnic: /run/bladeflow/bpf/blade1}   # left out, everything runs in software. An emulated
                                    # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
-                                   # for a fabric to set up; a real card's VFs need no words
+                                   # for a fabric to set up; a real card's VFs need no words. A real card is named by a
+                                   # function, {nic: "0000:03:00.0"} or {nic: nic0/pf0}, whose eSwitch is in switchdev mode;
+                                   # model: NAME, or a file, is its device model if it is not the driver's
   datapath: afxdp                  # or afpacket
   cache:                           # of flows, in the kernel; afxdp has one in any case, afpacket none (pins: of an agent before are taken off)
     pins: /run/bladeflow/bpf/blade1-flows  # on a bpffs (mount -t bpf bpf /run/bladeflow/bpf): it answers while no agent runs;
@@ -208,9 +212,22 @@ func (f *File) spec(r *reader, v value, dir string) {
 		}},
 		"device": {optional, func(v value) {
 			r.fields(v, fields{
-				"softnic": {required, func(v value) { f.Softnic = inDir(v.text()) }},
-				"vfs":     {optional, func(v value) { v.list(func(v value) { f.VFs = append(f.VFs, parts(r, v)) }) }},
+				"softnic": {optional, func(v value) { f.Softnic = inDir(v.text()) }},
+				"nic":     {optional, func(v value) { f.NIC = v.text() }},
+				"model": {optional, func(v value) {
+					if f.Model = v.text(); strings.ContainsAny(f.Model, "./") {
+						f.Model = inDir(f.Model)
+					}
+				}},
+				"vfs": {optional, func(v value) { v.list(func(v value) { f.VFs = append(f.VFs, parts(r, v)) }) }},
 			})
+			switch {
+			case r.err != nil:
+			case f.Softnic == "" && f.NIC == "":
+				v.fault("E_FIELD_MISSING", "neither softnic nor nic says which card it is", "add one")
+			case f.Softnic != "" && (f.NIC != "" || f.Model != ""), f.NIC != "" && len(f.VFs) > 0:
+				v.fault("E_FIELD_CLASH", "an emulated card has vfs, and a real one nic and model", "leave out what is the other's")
+			}
 		}},
 		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},
 		"fail":     {optional, func(v value) { f.Fail, answers = failOf(v), true }},

@@ -113,6 +113,13 @@ func (d *Daemon) open() error {
 	if d.datapath, err = fallback.New(fallback.Config{Queues: d.links.queues(), Kernel: &d.links.kernel, Cache: d.cache}); err != nil {
 		return err
 	}
+	if d.file.NIC != "" {
+		nic, err := d.openNIC(inv)
+		if err != nil {
+			return err
+		}
+		config.Devices = []Device{nic}
+	}
 	samples := d.datapath.Sample(fallback.Want{})
 	d.closers = append(d.closers, func() error { samples.Close(); return nil })
 	config.Datapath, config.Links, config.Samples = d.datapath, d.links.status, samples

@@ -23,6 +23,7 @@ const (
 	eventSilent      = "E_DEVICE_IDLE"    // a rule's packets pass by the device that has it
 	eventMisjudged   = "E_MISJUDGED"      // software did not do with a packet what the table says
 	eventCanary      = "E_CANARY"         // a device does not do what it lists
+	eventLies        = "E_DEVICE_LIES"    // a device forwards what no entry says
 	eventInterrupted = "E_INTERRUPTED"    // the agent ended in the middle of a change
 	eventAway        = "E_NETDEV"         // a port's netdev was removed, or cannot be used
 	eventBack        = "LINK_OPEN"        // it is back

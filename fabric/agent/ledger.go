@@ -18,10 +18,11 @@ type ledger struct {
 	live     map[flow.EntryID]flow.Counter // the last reading of each entry that is installed
 	rules    map[flow.RuleID]flow.Counter  // packets that a rule's entries answered
 	verdicts map[string]uint64             // packets by what the entry did with them; `punt` for guards
+	sent     map[flow.Port]uint64          // copies of packets that entries have sent to each port
 }
 
 func newLedger() *ledger {
-	return &ledger{live: map[flow.EntryID]flow.Counter{}, rules: map[flow.RuleID]flow.Counter{}, verdicts: map[string]uint64{}}
+	return &ledger{live: map[flow.EntryID]flow.Counter{}, rules: map[flow.RuleID]flow.Counter{}, verdicts: map[string]uint64{}, sent: map[flow.Port]uint64{}}
 }
 
 // read books the counters of what is installed. Cost: nothing for an entry that counted
@@ -79,6 +80,11 @@ func (l *ledger) book(e *flow.Entry, c flow.Counter, t *flow.Table) {
 	}
 	more := flow.Counter{Packets: c.Packets - last.Packets, Bytes: c.Bytes - last.Bytes}
 	l.verdicts[verdict(e, t)] += more.Packets
+	for i := range e.Actions {
+		for _, p := range e.Actions[i].Ports {
+			l.sent[p] += more.Packets
+		}
+	}
 	if !e.Punt() {
 		l.rules[e.Rule] = plus(l.rules[e.Rule], more)
 	}

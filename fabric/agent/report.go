@@ -79,6 +79,9 @@ const strangeListed = 64
 // status says how full a device that can do m is and what is odd in it.
 func (c *card) status(t *flow.Table, m device.Model) DeviceStatus {
 	s := DeviceStatus{Name: c.Name, Model: m.Name, Entries: len(c.installed), Limit: m.Entries, MaskLimit: m.Masks, PFs: c.PFs, Strange: []EntryStatus{}}
+	if len(c.Answers) > 0 {
+		s.Claims = claims(&m, c.Answers)
+	}
 	s.Learned, s.MasksLearned = m.Evidence["entries"].Tier == device.Learned, m.Evidence["masks"].Tier == device.Learned
 	var ports *flow.Ports
 	if t != nil {
@@ -86,8 +89,7 @@ func (c *card) status(t *flow.Table, m device.Model) DeviceStatus {
 	}
 	list := func(class string, e *flow.Entry) {
 		if len(s.Strange) < strangeListed {
-			s.Strange = append(s.Strange, EntryStatus{ID: ruleID(flow.RuleID(e.ID)), Class: class, Kind: e.Kind.String(), Priority: e.Priority,
-				Match: flow.FormatMatch(&e.Match, ports), Actions: flow.FormatActions(e.Actions, ports)})
+			s.Strange = append(s.Strange, entryStatus(class, e, ports))
 		}
 	}
 	s.Foreign, s.Guards, s.Masks = c.usage.foreign, c.usage.guards, c.usage.masks

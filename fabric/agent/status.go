@@ -80,16 +80,27 @@ type DeviceStatus struct {
 
 	PFs []string `json:"pfs,omitempty"` // whose table it is
 
+	// Claims are what the device can do and how that is known, of a card that was asked.
+	Claims []ClaimStatus `json:"claims,omitempty"`
+
 	// Strange lists entries that nobody here put in, or not so: foreign ones, and those
 	// with our mark that are orphaned, altered or unsound, as found in the last round.
 	// Foreign ones stay, the others are put right. At most [strangeListed].
 	Strange []EntryStatus `json:"strange"`
 }
 
+// ClaimStatus is one thing that a device can do.
+type ClaimStatus struct {
+	Name   string `json:"name"` // as in a device model; `refused` is what the model claims and the card does not take
+	Value  string `json:"value"`
+	Tier   string `json:"tier"` // proven, emulated, expected, vendor, learned or unknown
+	Source string `json:"source"`
+}
+
 // EntryStatus is one entry of a device that is not as it should be.
 type EntryStatus struct {
 	ID       string `json:"id"`
-	Class    string `json:"class"` // foreign, orphaned, altered or unsound
+	Class    string `json:"class"` // foreign, orphaned, altered or unsound; of [CardEntries] also ours
 	Kind     string `json:"kind"`  // rule, guard or piece
 	Priority uint64 `json:"priority"`
 	Match    string `json:"match"`

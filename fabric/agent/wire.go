@@ -225,6 +225,9 @@ func generationReport(blade string, s *Status) any {
 	for _, d := range s.Devices {
 		w := api.Device{Name: d.Name, Model: d.Model, PFs: d.PFs, Entries: d.Entries, Limit: d.Limit, Learned: d.Learned, Foreign: d.Foreign,
 			Guards: d.Guards, Masks: d.Masks, MaskLimit: d.MaskLimit, MasksLearned: d.MasksLearned}
+		for _, c := range d.Claims {
+			w.Claims = append(w.Claims, api.Claim(c))
+		}
 		for _, e := range d.Strange {
 			w.Strange = append(w.Strange, api.Entry(e))
 		}

@@ -75,7 +75,17 @@ type Device struct {
 
 	MasksLearned bool `json:"masksLearned,omitempty"` // as Learned, of MaskLimit
 
+	Claims []Claim `json:"claims,omitempty"` // what a card that was asked can do
+
 	Strange []Entry `json:"strange,omitempty"` // some of those that nobody of bladeflow put in, or not so
+}
+
+// Claim is one thing that a device can do, and how that is known.
+type Claim struct {
+	Name   string `json:"name"` // as in a device model; `refused` is what the model claims and the card does not take
+	Value  string `json:"value"`
+	Tier   string `json:"tier"` // proven, emulated, expected, vendor, learned or unknown
+	Source string `json:"source"`
 }
 
 // Entry is an entry of a device that is not as it should be. Match and actions are the

@@ -16,7 +16,7 @@ import (
 var wanted = []string{
 	"9p", "9pnet_virtio", // the checkout
 	"crc32c_generic", "crc32_generic", // asked for by name by act_ct and rdma_rxe
-	"cls_flower", "cls_matchall", "sch_ingress", "dummy", "veth", "bridge", "8021q",
+	"cls_flower", "cls_matchall", "sch_ingress", "dummy", "veth", "tun", "bridge", "8021q",
 	"act_gact", "act_mirred", "act_vlan", "act_pedit", "act_csum", "act_ct", "act_sample", "act_skbedit", "act_tunnel_key", "act_police",
 	"igb", "igbvf",
 	"nfnetlink", "xfrm_user", // the netlink library opens a socket to each

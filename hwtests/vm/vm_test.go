@@ -19,11 +19,14 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
-// TestMain is the test binary of TestMachine, if it is told what to do.
+// TestMain is the test binary of TestMachine or an agent of TestAgentKills, if it is told
+// what to do.
 func TestMain(m *testing.M) {
 	switch does := os.Getenv("BLADEFLOW_GUEST"); does {
 	case "":
 		os.Exit(m.Run())
+	case "agent":
+		os.Exit(mortal())
 	case "hang":
 		fmt.Println("hello")
 		select {}

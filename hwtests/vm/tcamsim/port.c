@@ -22,6 +22,33 @@ static int ts_parent_id(struct net_device *dev, struct netdev_phys_item_id *id)
 	return 0;
 }
 
+/* A representor shows what its port has counted, from the other side; what of that the
+ * host's CPU did are CPU hits.
+ */
+static void ts_rep_stats(struct net_device *dev, struct rtnl_link_stats64 *s)
+{
+	struct rtnl_link_stats64 fn = {};
+
+	dev_fetch_sw_netstats(&fn, ts_port_of(dev)->fn->tstats);
+	s->rx_packets = fn.tx_packets;
+	s->rx_bytes = fn.tx_bytes;
+	s->tx_packets = fn.rx_packets;
+	s->tx_bytes = fn.rx_bytes;
+}
+
+static bool ts_has_offload_stats(const struct net_device *dev, int attr)
+{
+	return attr == IFLA_OFFLOAD_XSTATS_CPU_HIT;
+}
+
+static int ts_offload_stats(int attr, const struct net_device *dev, void *sp)
+{
+	if (attr != IFLA_OFFLOAD_XSTATS_CPU_HIT)
+		return -EINVAL;
+	dev_fetch_sw_netstats(sp, dev->tstats);
+	return 0;
+}
+
 static int ts_open(struct net_device *dev)
 {
 	netif_start_queue(dev);
@@ -42,7 +69,8 @@ static const struct net_device_ops ts_fn_ops = {
 const struct net_device_ops ts_rep_ops = {
 	.ndo_open = ts_open, .ndo_stop = ts_stop, .ndo_start_xmit = ts_rep_xmit,
 	.ndo_set_mac_address = eth_mac_addr, .ndo_validate_addr = eth_validate_addr,
-	.ndo_setup_tc = ts_setup_tc,
+	.ndo_setup_tc = ts_setup_tc, .ndo_get_stats64 = ts_rep_stats,
+	.ndo_has_offload_stats = ts_has_offload_stats, .ndo_get_offload_stats = ts_offload_stats,
 	.ndo_get_phys_port_name = ts_port_name, .ndo_get_port_parent_id = ts_parent_id,
 	.ndo_set_vf_mac = ts_vf_mac, .ndo_set_vf_vlan = ts_vf_vlan, .ndo_set_vf_rate = ts_vf_rate,
 	.ndo_set_vf_spoofchk = ts_vf_spoofchk, .ndo_set_vf_trust = ts_vf_trust,
