@@ -161,9 +161,9 @@ long-generations: ## 100 million frames through the flow cache across 10,000 tab
 	@mkdir -p docs/results
 	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
 
-# VM are the packages that have tests for it; hwtests takes the card apart and comes last. A machine that is not to be
+# VM are the packages that have tests for it, in an order: VFs that were cleared are off afterwards. A machine that is not to be
 # had, or too slow, is said loudly and is no failure unless BLADEFLOW_MUST names vm.
-VM ?= ./offload/tcflower ./offload/ntuple ./fabric/provision ./hwtests/vm ./hwtests
+VM ?= ./offload/tcflower ./offload/ntuple ./hwtests/vm ./fabric/provision ./hwtests
 RUN ?= ^Test(Kernel|Card|Netlink)
 IN_VM = BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sriov
 .PHONY: vm

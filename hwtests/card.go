@@ -254,7 +254,7 @@ func setting(rng *rand.Rand) fabric.Setting {
 }
 
 func runSettings(ctx context.Context, t Terms) (any, []string, error) {
-	const rounds = 20
+	const rounds = 10
 	rng := rand.New(rand.NewPCG(t.Seed, 0x5e77))
 	k := t.card
 	var wrong []string
