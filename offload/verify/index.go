@@ -26,8 +26,9 @@ type index struct {
 	boxes []box    // by number; valid iff the number is in use
 	rank  []uint64 // by number, like boxes
 	nodes []node
-	count int // boxes in the tree
-	fresh int // of them, those that came since it was made
+	count int     // boxes in the tree
+	fresh int     // of them, those that came since it was made
+	sides []uint8 // scratch: of grow
 }
 
 type node struct {
@@ -84,20 +85,25 @@ func (x *index) grow(at int32, held, spare []int32) {
 	}
 	mine := spare[:len(held)]
 	copy(mine, held)
-	end := 0
+	x.sides = slices.Grow(x.sides[:0], len(mine))[:len(mine)]
+	var count [3]int
+	for n, i := range mine { // boxes lie far apart: each is looked at once
+		s := x.boxes[i].side(word, bit)
+		x.sides[n] = uint8(s)
+		count[s]++
+	}
+	next := [3]int{0, count[zero], count[zero] + count[one]}
 	var kid [3]int32
 	for s := range kid {
-		from := end
-		for _, i := range mine {
-			if x.boxes[i].side(word, bit) == s {
-				held[end] = i
-				end++
-			}
-		}
-		if end > from {
+		if from := next[s]; count[s] > 0 {
 			kid[s] = int32(len(x.nodes))
-			x.nodes = append(x.nodes, node{held: held[from:end]})
+			x.nodes = append(x.nodes, node{held: held[from : from+count[s]]})
 		}
+	}
+	for n, i := range mine {
+		s := x.sides[n]
+		held[next[s]] = i
+		next[s]++
 	}
 	for _, k := range kid {
 		if k != 0 {
