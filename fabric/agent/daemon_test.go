@@ -52,8 +52,12 @@ func inNamespace(t *testing.T, f func(t *testing.T)) {
 }
 
 // veth makes a pair of netdevs that are up, in the namespace of the calling thread.
-func veth(name, far string) error {
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: far}); err != nil {
+func veth(name, far string) error { return wideVeth(name, far, 1) }
+
+// wideVeth is veth with so many queues at both ends.
+func wideVeth(name, far string, queues int) error {
+	attrs := netlink.LinkAttrs{Name: name, NumRxQueues: queues, NumTxQueues: queues}
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerNumRxQueues: uint32(queues), PeerNumTxQueues: uint32(queues)}); err != nil {
 		return err
 	}
 	return errors.Join(setUp(name), setUp(far))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,46 @@ func TestLinkReturns(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLinkQueues gives a daemon a representor of two receive queues. When it comes back with
+// one, the status says so, and with two again all is well.
+func TestLinkQueues(t *testing.T) {
+	var missing error // this kernel's AF_XDP
+	inNamespace(t, func(t *testing.T) {
+		again := func(queues int) {
+			l, err := netlink.LinkByName("rep0")
+			if err == nil {
+				err = errors.Join(netlink.LinkDel(l), wideVeth("rep0", "far0", queues))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		again(2)
+		f := configuration(t, "  datapath: afxdp\n  ports: [{name: nic0/pf0, netdev: rep0}, {name: nic0/pf0/vf0, netdev: rep1}]\n  uplink: nic0/pf0\n")
+		rewrite(t, f.Rules[0], cross)
+		d, err := Open(f, quiet)
+		if err != nil {
+			missing = err
+			return
+		}
+		end := running(t, d)
+		until(t, d, "both links", func(s *Status) bool {
+			return s.Generation == 1 && s.Links[0].Open && s.Links[0].Queues == 2 && s.Links[1].Open && s.Links[1].Queues == 1
+		})
+		passes(t, "far1", "far0")
+		passes(t, "far0", "far1")
+		again(1)
+		until(t, d, "a word on the queues", func(s *Status) bool {
+			return !s.Links[0].Open && strings.Contains(s.Links[0].Reason, "over 1 receive queues, and over 2")
+		})
+		again(2)
+		until(t, d, "the first link's return", func(s *Status) bool { return s.Links[0].Open && s.Links[0].Reason == "" })
+		passes(t, "far0", "far1")
+		end()
+	})
+	must.Have(t, "afxdp", missing)
 }
 
 // TestLinkRenamed has one port's netdev go on under another name, and then another port's
