@@ -39,8 +39,8 @@ const mark = "bladeflow"
 func (n *Netlink) Read() (map[fabric.VFID]fabric.VFState, error) {
 	out := map[fabric.VFID]fabric.VFState{}
 	err := n.each(func(id fabric.VFID, at place) error {
-		if ours := at.marked(); ours || touched(at.setting) && !at.byChance {
-			out[id] = fabric.VFState{Setting: at.setting, Ours: ours}
+		if state, set := at.state(); set {
+			out[id] = state
 		}
 		return nil
 	})
@@ -55,14 +55,23 @@ func touched(s fabric.Setting) bool {
 
 // place is where a VF is told things, and what it is now.
 type place struct {
-	pf, representor netlink.Link
-	setting         fabric.Setting
-	byChance        bool // there is nothing but an address, which the VF's driver made up
+	pf          netlink.Link
+	representor netlink.Link // nil if it has none: then it is not ours, and we do not set it up
+	setting     fabric.Setting
+	byChance    bool // there is nothing but an address, which the VF's driver made up
 }
 
-func (p place) marked() bool { return strings.HasPrefix(p.representor.Attrs().Alias, mark) }
+func (p place) marked() bool {
+	return p.representor != nil && strings.HasPrefix(p.representor.Attrs().Alias, mark)
+}
 
-// each calls f for every VF that has a representor.
+// state is what Read says of the VF; set is false if it is clean.
+func (p place) state() (s fabric.VFState, set bool) {
+	ours := p.marked()
+	return fabric.VFState{Setting: p.setting, Ours: ours}, ours || touched(p.setting) && !p.byChance
+}
+
+// each calls f for every VF that the kernel tells of.
 func (n *Netlink) each(f func(fabric.VFID, place) error) error {
 	inv, err := n.Inventory()
 	if err != nil {
@@ -89,18 +98,18 @@ func (n *Netlink) each(f func(fabric.VFID, place) error) error {
 			}
 			for _, vf := range pf.VFs {
 				s, ok := shown[vf.Index]
-				if !ok || vf.Representor == nil {
+				if !ok {
 					continue
 				}
-				rep, err := n.Links.LinkByName(vf.Representor.Name)
-				if err != nil {
-					return fmt.Errorf("representor %s: %w", vf.Representor.Name, err)
-				}
-				id := fabric.VFID{Blade: n.Blade, PF: fabric.PFID{PCI: pf.PCI, Serial: nic.Serial}, Index: vf.Index}
 				chosen := s
 				chosen.MAC = 0
-				byChance := vf.Netdev != nil && vf.Netdev.ByChance && vf.Netdev.MAC == s.MAC && !touched(chosen)
-				if err := f(id, place{link, rep, s, byChance}); err != nil {
+				at := place{pf: link, setting: s, byChance: vf.Netdev != nil && vf.Netdev.ByChance && vf.Netdev.MAC == s.MAC && !touched(chosen)}
+				if vf.Representor != nil {
+					if at.representor, err = n.Links.LinkByName(vf.Representor.Name); err != nil {
+						return fmt.Errorf("representor %s: %w", vf.Representor.Name, err)
+					}
+				}
+				if err := f(fabric.VFID{Blade: n.Blade, PF: fabric.PFID{PCI: pf.PCI, Serial: nic.Serial}, Index: vf.Index}, at); err != nil {
 					return err
 				}
 			}
@@ -132,7 +141,7 @@ func (n *Netlink) Write(vf fabric.VFID, s fabric.Setting) error {
 	if err != nil {
 		return err
 	}
-	if at.pf == nil {
+	if at.representor == nil {
 		return unknown(vf)
 	}
 	now := at.setting

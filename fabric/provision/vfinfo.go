@@ -16,6 +16,7 @@ import (
 // nothing. Without counters there is room for some 330, more than any driver of PFs in the
 // kernel has. So this reader asks for none, has room for a message of any length, and
 // holds the number of VFs that it reads against the number that the kernel says there are.
+// Of a PF whose driver cannot tell of VFs there is that number and nothing else.
 
 // The reader's words to rtnetlink.
 const (
@@ -58,26 +59,30 @@ func readVFs(index int) ([]netlink.VfInfo, error) {
 	if ne.Uint16(reply[4:]) == unix.NLMSG_ERROR {
 		return nil, unix.Errno(-int32(ne.Uint32(reply[unix.SizeofNlMsghdr:])))
 	}
-	return decodeVFs(index, reply[unix.SizeofNlMsghdr:min(n, int(ne.Uint32(reply)))])
+	return decodeVFs(index, reply[unix.SizeofNlMsghdr:max(unix.SizeofNlMsghdr, min(n, int(ne.Uint32(reply))))])
 }
 
-// decodeVFs reads the body of a link message.
+// decodeVFs reads the body of a link message; nil if there are no VFs, or the driver cannot
+// tell of them.
 func decodeVFs(index int, body []byte) ([]netlink.VfInfo, error) {
-	want := 0
+	want, tells := 0, false
 	for rest := body[min(len(body), unix.SizeofIfInfomsg):]; len(rest) >= unix.SizeofRtAttr; {
 		length := int(binary.NativeEndian.Uint16(rest))
 		if length < unix.SizeofRtAttr || length > len(rest) {
 			return nil, tooMany(index, errors.New("an attribute that ends behind its message"))
 		}
-		if binary.NativeEndian.Uint16(rest[2:]) == unix.IFLA_NUM_VF && length >= unix.SizeofRtAttr+4 {
+		switch kind := binary.NativeEndian.Uint16(rest[2:]); {
+		case kind == unix.IFLA_NUM_VF && length >= unix.SizeofRtAttr+4:
 			want = int(binary.NativeEndian.Uint32(rest[unix.SizeofRtAttr:]))
+		case kind == unix.IFLA_VFINFO_LIST:
+			tells = true
 		}
 		rest = rest[min(len(rest), (length+3)&^3):]
 	}
-	if want == 0 {
+	if want == 0 || !tells {
 		return nil, nil
 	}
-	link, err := netlink.LinkDeserialize(nil, body)
+	link, err := deserialize(body)
 	if err != nil {
 		return nil, tooMany(index, err)
 	}
@@ -85,6 +90,17 @@ func decodeVFs(index int, body []byte) ([]netlink.VfInfo, error) {
 		return have, nil
 	}
 	return nil, tooMany(index, fmt.Errorf("it tells of %d VFs, and says that there are %d", len(link.Attrs().Vfs), want))
+}
+
+// deserialize is netlink.LinkDeserialize, which trusts in lengths: where a list's own has
+// gone round, what follows is anything.
+func deserialize(body []byte) (link netlink.Link, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("an attribute that is cut short: %v", r)
+		}
+	}()
+	return netlink.LinkDeserialize(nil, body)
 }
 
 func tooMany(index int, err error) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -150,5 +151,38 @@ func TestCardShapes(t *testing.T) {
 	if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Code != "E_PF_SHAPE" {
 		t.Errorf("8 VFs: %v", err)
 	}
+	linked(t, "eth0")
+}
+
+// TestCardLegacy has somebody set a VF up in legacy mode, where none carries our mark: it is
+// not taken away.
+func TestCardLegacy(t *testing.T) {
+	inMachine(t)
+	c := openShaped(t)
+	parameter(t, "mode_needs_no_vfs", "1")
+	reshape := func(want provision.Shape) {
+		t.Helper()
+		if err := provision.Reshape(c.pfs, c.vfs, c.pf, want); err != nil {
+			t.Fatalf("%+v: %v", want, err)
+		}
+	}
+	reshape(provision.Shape{VFs: 2, ESwitch: fabric.ESwitchLegacy})
+	pf, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	give := func(mac net.HardwareAddr) {
+		t.Helper()
+		if err := netlink.LinkSetVfHardwareAddr(pf, 1, mac); err != nil {
+			t.Fatal(err)
+		}
+	}
+	give(net.HardwareAddr{2, 0, 0, 0, 0, 0xaa})
+	err = provision.Reshape(c.pfs, c.vfs, c.pf, provision.Shape{VFs: 2, ESwitch: fabric.ESwitchSwitchdev})
+	if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Code != "E_VF_FOREIGN" || count(t, "virtfn*") != 2 {
+		t.Errorf("with somebody's VF: %v, and %d VFs are left", err, count(t, "virtfn*"))
+	}
+	give(make(net.HardwareAddr, 6))
+	reshape(provision.Shape{VFs: 7, ESwitch: fabric.ESwitchSwitchdev})
 	linked(t, "eth0")
 }
