@@ -26,6 +26,7 @@ type card struct {
 	id    fabric.PFID
 	model device.Model
 	free  []fabric.VF // with representors
+	used  []string    // the others that somebody uses, and how
 	vfs   *provision.Netlink
 	take  bool             // its VFs may be removed
 	seen  fabric.Inventory // as it was read last: reading takes longer than setting a VF up
@@ -161,21 +162,61 @@ func findCard(inv fabric.Inventory, address fabric.PCI) (*card, error) {
 	return nil, refuse("there is no network function of this address", "name one of "+strings.Join(known, ", "))
 }
 
-// unused takes VFs that somebody set up out of the free ones.
+// unused takes VFs that somebody uses out of the free ones.
 func (k *card) unused() error {
 	taken, err := k.vfs.Read()
 	if err != nil {
 		return err
 	}
-	k.free = slices.DeleteFunc(k.free, func(vf fabric.VF) bool {
-		_, set := taken[k.vf(vf.Index)]
-		return set
-	})
+	busy := map[int]bool{}
+	for i := range k.pf.VFs {
+		vf := &k.pf.VFs[i]
+		how := ""
+		if s, set := taken[k.vf(vf.Index)]; set {
+			how = "is set up: " + s.Setting.String()
+		} else if how, err = k.user(vf); err != nil {
+			return err
+		}
+		if how != "" {
+			busy[vf.Index], k.used = true, append(k.used, fmt.Sprintf("VF %d %s", vf.Index, how))
+		}
+	}
+	k.free = slices.DeleteFunc(k.free, func(vf fabric.VF) bool { return busy[vf.Index] })
 	if len(k.free) < 2 {
-		return &flow.Fault{Code: "E_CARD", What: "card " + k.pf.PCI.String(), Why: fmt.Sprintf("%d of its VFs are set up by somebody, and fewer than two are free", len(taken)),
+		return &flow.Fault{Code: "E_CARD", What: "card " + k.pf.PCI.String(), Why: "fewer than two of its VFs are free: " + strings.Join(k.used, ", "),
 			Remedy: "test a card that nobody uses"}
 	}
 	return nil
+}
+
+// user says how somebody uses a VF whose settings nobody has touched, as guests and
+// containers do that choose an address for themselves; empty if nobody can be seen to.
+func (k *card) user(vf *fabric.VF) (string, error) {
+	if vf.Driver != "" && vf.Netdev == nil {
+		return "has driver " + vf.Driver + " and no network device here: a guest or another namespace has it", nil
+	}
+	for _, dev := range []*fabric.Netdev{vf.Netdev, vf.Representor} {
+		if dev == nil {
+			continue
+		}
+		link, err := k.vfs.Links.LinkByName(dev.Name)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", dev.Name, err)
+		}
+		if link.Attrs().MasterIndex != 0 {
+			return "has " + dev.Name + " in a bridge or a bond", nil
+		}
+		addresses, err := k.vfs.Links.AddrList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			return "", fmt.Errorf("addresses of %s: %w", dev.Name, err)
+		}
+		for _, a := range addresses {
+			if !a.IP.IsLinkLocalUnicast() {
+				return "has " + dev.Name + " with address " + a.IPNet.String(), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 func (k *card) vf(index int) fabric.VFID {

@@ -56,16 +56,15 @@ type Filled struct {
 	Up      int            `json:"up,omitempty"`      // packets that came to software
 }
 
-// fill puts entries in and reads them back. What it returns takes them out again.
-func (k *card) fill(ctx context.Context, ops []offload.Op) (d *tcflower.Driver, in []flow.Entry, f *Filled, wrong []string, err error) {
-	if d, err = k.driver(); err != nil {
-		return nil, nil, nil, nil, err
-	}
+// fill puts entries in and reads them back, and returns those that are in. What it puts in
+// [empty] takes out.
+func fill(ctx context.Context, d offload.Driver, ops []offload.Op) (in []flow.Entry, f *Filled, wrong []string, err error) {
 	f = &Filled{Asked: len(ops), Refused: map[string]int{}}
 	for i, o := range d.Apply(ctx, ops) {
 		switch {
 		case o.Status == offload.Done:
 			in = append(in, ops[i].Entry)
+		case ctx.Err() != nil: // nobody asks any more
 		case o.Code == "" || o.Text == "":
 			wrong = append(wrong, fmt.Sprintf("entry %d: refused without code or words: %+v", i, o))
 		default:
@@ -76,9 +75,9 @@ func (k *card) fill(ctx context.Context, ops []offload.Op) (d *tcflower.Driver, 
 		}
 	}
 	f.In = len(in)
-	have, err := d.Installed(ctx)
+	have, err := those(ctx, d, ops)
 	if err != nil {
-		return d, in, f, wrong, err
+		return in, f, wrong, err
 	}
 	for i := range in {
 		if !slices.ContainsFunc(have, func(e flow.Entry) bool { return e.Equal(&in[i]) }) {
@@ -88,38 +87,53 @@ func (k *card) fill(ctx context.Context, ops []offload.Op) (d *tcflower.Driver, 
 	if len(have) != len(in) {
 		wrong = append(wrong, fmt.Sprintf("%d entries were taken, %d are read back", len(in), len(have)))
 	}
-	return d, in, f, wrong, nil
+	return in, f, wrong, nil
 }
 
-// empty takes entries out and closes the driver.
-func empty(d *tcflower.Driver, in []flow.Entry) (wrong []string, err error) {
-	if d == nil {
-		return nil, nil
-	}
+// empty takes out what [fill] put in, those entries too of which it was not heard whether
+// they are in, as when the run was ended meanwhile.
+func empty(d offload.Driver, ops []offload.Op) (wrong []string, err error) {
 	ctx := context.Background() // also when the run was ended
-	var ops []offload.Op
-	for _, e := range in {
-		ops = append(ops, offload.Op{Kind: offload.Remove, Entry: e})
+	in, err := those(ctx, d, ops)
+	if err != nil {
+		return nil, err
 	}
-	for i, o := range d.Apply(ctx, ops) {
+	var out []offload.Op
+	for _, e := range in {
+		out = append(out, offload.Op{Kind: offload.Remove, Entry: e})
+	}
+	for i, o := range d.Apply(ctx, out) {
 		if o.Status != offload.Done {
 			wrong = append(wrong, fmt.Sprintf("entry %x was not taken out: %s", in[i].ID, o.Text))
 		}
 	}
-	have, err := d.Installed(ctx)
-	if len(have) > 0 {
-		wrong = append(wrong, fmt.Sprintf("%d entries are left", len(have)))
+	left, err := those(ctx, d, ops)
+	if len(left) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d entries are left", len(left)))
 	}
-	return wrong, errors.Join(err, d.Close())
+	return wrong, err
+}
+
+// those are the entries of ops that a device has. It may have others'.
+func those(ctx context.Context, d offload.Driver, ops []offload.Op) ([]flow.Entry, error) {
+	have, err := d.Installed(ctx)
+	return slices.DeleteFunc(have, func(e flow.Entry) bool {
+		return !slices.ContainsFunc(ops, func(o offload.Op) bool { return o.Entry.ID == e.ID })
+	}), err
 }
 
 // someEntries is how many entries are tried: few cards have room for less.
 const someEntries = 100
 
 func runEntries(ctx context.Context, t Terms) (any, []string, error) {
-	d, in, f, wrong, err := t.card.fill(ctx, dropping(someEntries))
-	more, closed := empty(d, in)
-	return f, append(wrong, more...), errors.Join(err, closed)
+	d, err := t.card.driver()
+	if err != nil {
+		return nil, nil, err
+	}
+	ops := dropping(someEntries)
+	_, f, wrong, err := fill(ctx, d, ops)
+	more, left := empty(d, ops)
+	return f, append(wrong, more...), errors.Join(err, left, d.Close())
 }
 
 func runPackets(ctx context.Context, t Terms) (found any, wrong []string, failed error) {
@@ -132,17 +146,17 @@ func runPackets(ctx context.Context, t Terms) (found any, wrong []string, failed
 	if err != nil {
 		return nil, nil, err
 	}
-	defer out.close()
+	defer func() { failed = errors.Join(failed, out.close()) }()
 	up, err := openWire(k.free[0].Representor.Name)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer up.close()
+	defer func() { failed = errors.Join(failed, up.close()) }()
 	// A VF that nobody uses is off, and cards look at what addresses VFs send from.
+	defer func() { failed = errors.Join(failed, k.clear(k.free[0].Index)) }()
 	if err := k.connect(k.free[0].Index, fabric.Setting{MAC: out.address()}); err != nil {
 		return nil, nil, err
 	}
-	defer func() { failed = errors.Join(failed, k.clear(k.free[0].Index)) }()
 	const stations = 20 // every other has an entry
 	var ops []offload.Op
 	for i, op := range dropping(stations) {
@@ -150,14 +164,18 @@ func runPackets(ctx context.Context, t Terms) (found any, wrong []string, failed
 			ops = append(ops, op)
 		}
 	}
-	d, in, f, wrong, err := k.fill(ctx, ops)
+	d, err := k.driver()
+	if err != nil {
+		return nil, nil, err
+	}
+	in, f, wrong, err := fill(ctx, d, ops)
 	if err == nil {
 		var more []string
 		more, err = k.judgePackets(ctx, d, in, f, out, up, stations)
 		wrong = append(wrong, more...)
 	}
-	more, closed := empty(d, in)
-	return f, append(wrong, more...), errors.Join(err, closed)
+	more, left := empty(d, ops)
+	return f, append(wrong, more...), errors.Join(err, left, d.Close())
 }
 
 // judgePackets sends a frame for each station and says which came up wrongly, or did not.
@@ -174,9 +192,9 @@ func (k *card) judgePackets(ctx context.Context, d *tcflower.Driver, in []flow.E
 	if err := out.send(noStation); err != nil {
 		return nil, err
 	}
-	came := map[uint64]int{}
+	came, until := map[uint64]int{}, time.Now().Add(patience)
 	for came[noStation] == 0 {
-		to, err := up.receive()
+		to, err := up.receive(until)
 		if err != nil {
 			return nil, fmt.Errorf("the frame that no entry answers did not come up: %w", err)
 		}
@@ -208,10 +226,14 @@ func (k *card) judgePackets(ctx context.Context, d *tcflower.Driver, in []flow.E
 	}
 }
 
-// wire sends and receives whole frames at a netdev.
+// patience is how long a frame may take on its way through the card.
+const patience = 5 * time.Second
+
+// wire sends and receives whole frames at a netdev, which is up meanwhile.
 type wire struct {
 	fd, index int
 	mac       [6]byte
+	down      string // its name, if it was down before
 }
 
 func openWire(name string) (*wire, error) {
@@ -219,21 +241,19 @@ func openWire(name string) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dev.Flags&net.FlagUp == 0 {
-		if err := linkUp(name); err != nil {
-			return nil, err
-		}
-	}
 	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // network byte order
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
-	if err != nil {
+	w := &wire{index: dev.Index, mac: [6]byte(dev.HardwareAddr)}
+	if w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
 		return nil, err
 	}
-	w := &wire{fd: fd, index: dev.Index, mac: [6]byte(dev.HardwareAddr)}
-	wait := unix.NsecToTimeval(int64(5 * time.Second))
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index}), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)); err != nil {
-		w.close()
-		return nil, err
+	if dev.Flags&net.FlagUp == 0 {
+		w.down, err = name, linkSet(name, true)
+	}
+	if err == nil {
+		err = unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index})
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
@@ -246,7 +266,13 @@ func (w *wire) address() (mac uint64) {
 	return mac
 }
 
-func (w *wire) close() { unix.Close(w.fd) }
+func (w *wire) close() error {
+	err := unix.Close(w.fd)
+	if w.down != "" {
+		err = errors.Join(err, linkSet(w.down, false))
+	}
+	return err
+}
 
 // send sends a frame from the netdev's own address: cards check that of VFs.
 func (w *wire) send(to uint64) error {
@@ -258,10 +284,15 @@ func (w *wire) send(to uint64) error {
 	return unix.Sendto(w.fd, b, 0, &unix.SockaddrLinklayer{Ifindex: w.index})
 }
 
-// receive returns the station that the next frame of ours is for.
-func (w *wire) receive() (to uint64, err error) {
+// receive returns the station that the next frame of ours is for. It waits until then, and
+// not longer because frames of others come.
+func (w *wire) receive(until time.Time) (to uint64, err error) {
 	b := make([]byte, 2048)
 	for {
+		wait := unix.NsecToTimeval(max(int64(time.Until(until)), int64(time.Millisecond))) // 0 is for ever
+		if err := unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+			return 0, err
+		}
 		n, from, err := unix.Recvfrom(w.fd, b, 0)
 		switch l, ok := from.(*unix.SockaddrLinklayer); {
 		case errors.Is(err, unix.EINTR):
@@ -272,6 +303,8 @@ func (w *wire) receive() (to uint64, err error) {
 				to = to<<8 | uint64(v)
 			}
 			return to, nil
+		case time.Now().After(until):
+			return 0, unix.EAGAIN // as if nothing had come
 		}
 	}
 }

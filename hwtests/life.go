@@ -33,12 +33,18 @@ func runVFs(ctx context.Context, t Terms) (any, []string, error) {
 	if !k.take {
 		return nil, nil, errors.New("the card's VFs were not given to it: not run (--take-vfs)")
 	}
+	if len(k.used) > 0 {
+		return nil, nil, errors.New("VFs that somebody uses are not taken away: not run: " + strings.Join(k.used, ", "))
+	}
 	l := Life{Rounds: lives}
 	pfs := &provision.Functions{Inventory: k.read}
 	rng := rand.New(rand.NewPCG(t.Seed, 0x11fe))
 	before := k.pf.NumVFs
 	wrong, err := k.live(ctx, pfs, rng, &l)
-	return l, wrong, errors.Join(err, provision.Reshape(pfs, k.vfs, k.id, provision.Shape{VFs: before, ESwitch: k.pf.ESwitch}))
+	if back := provision.Reshape(pfs, k.vfs, k.id, provision.Shape{VFs: before, ESwitch: k.pf.ESwitch}); back != nil {
+		wrong = append(wrong, fmt.Sprintf("its %d VFs are not back: %v", before, back))
+	}
+	return l, wrong, err
 }
 
 // read reads the inventory anew.
@@ -119,13 +125,18 @@ func (k *card) there() ([]string, error) {
 	return append(out, fmt.Sprintf("%d netdevs", len(netdevs))), nil
 }
 
-func linkUp(name string) error {
+// linkSet brings a netdev up or down.
+func linkSet(name string, up bool) error {
+	set, word := netlink.LinkSetUp, "up"
+	if !up {
+		set, word = netlink.LinkSetDown, "down"
+	}
 	dev, err := netlink.LinkByName(name)
 	if err == nil {
-		err = netlink.LinkSetUp(dev)
+		err = set(dev)
 	}
 	if err != nil {
-		return fmt.Errorf("%s up: %w", name, err)
+		return fmt.Errorf("%s %s: %w", name, word, err)
 	}
 	return nil
 }
@@ -138,7 +149,7 @@ func (k *card) ready(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		if err := linkUp(filepath.Base(name)); err != nil {
+		if err := linkSet(filepath.Base(name), true); err != nil {
 			return err
 		}
 	}

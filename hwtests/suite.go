@@ -235,6 +235,9 @@ func (r *Run) run(ctx context.Context, chosen []Scenario, t Terms) error {
 		begin := time.Now()
 		found, wrong, err := s.Run(ctx, t)
 		if ctx.Err() != nil {
+			for _, w := range wrong { // there is no record, and it may have left something
+				t.Say("%s: %s", s.Name, w)
+			}
 			return ctx.Err()
 		}
 		one := Result{Name: s.Name, Shows: s.Shows, Passed: err == nil && len(wrong) == 0, Seconds: time.Since(begin).Seconds(), Found: found, Wrong: wrong}
