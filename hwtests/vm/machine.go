@@ -39,7 +39,7 @@ const (
 	card       = "0000:01:00.0" // where the first igb is, and tcamsim with it
 	cardVFs    = "7"            // all that it has
 	exitPort   = 0xf4           // a byte written there ends the machine
-	longest    = 15 * time.Minute
+	longest    = 2 * time.Hour
 	shortProbe = 20 * time.Second
 	slowest    = 45 * time.Second // a machine that boots slower is too slow for the tests
 )

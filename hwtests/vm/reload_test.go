@@ -17,20 +17,22 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 )
 
-// shaped is the machine's card as provision sees it, read anew each time.
+// shaped is the machine's card as provision sees it. A reading takes an emulated CPU long, so
+// settings are told by what was read when the shape was last looked at.
 type shaped struct {
 	pfs *provision.Functions
 	vfs *provision.Netlink
 	pf  fabric.PFID
+	inv fabric.Inventory
 }
 
 func openShaped(t *testing.T) *shaped {
-	inventory := func() (fabric.Inventory, error) {
-		inv, _, err := discover.Live()
-		return inv, err
+	s := &shaped{}
+	read := func() (inv fabric.Inventory, err error) {
+		s.inv, _, err = discover.Live()
+		return s.inv, err
 	}
-	inv, err := inventory()
-	if err != nil {
+	if _, err := read(); err != nil {
 		t.Fatal(err)
 	}
 	links, err := netlink.NewHandle()
@@ -38,8 +40,11 @@ func openShaped(t *testing.T) *shaped {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { links.Close() })
-	nic := inv.NICs[0]
-	return &shaped{&provision.Functions{Inventory: inventory}, &provision.Netlink{Blade: "b1", Links: links, Inventory: inventory}, fabric.PFID{PCI: nic.PFs[0].PCI, Serial: nic.Serial}}
+	nic := s.inv.NICs[0]
+	s.pf = fabric.PFID{PCI: nic.PFs[0].PCI, Serial: nic.Serial}
+	s.pfs = &provision.Functions{Inventory: read}
+	s.vfs = &provision.Netlink{Blade: "b1", Links: links, Inventory: func() (fabric.Inventory, error) { return s.inv, nil }}
+	return s
 }
 
 func (s *shaped) vf(index int) fabric.VFID {
@@ -119,6 +124,9 @@ func TestCardReload(t *testing.T) {
 	}
 	reload(t, "igb")
 	linked(t, "eth0")
+	if _, err := c.pfs.Shapes(); err != nil { // reads
+		t.Fatal(err)
+	}
 	if seen, err := c.vfs.Read(); err != nil || len(seen) > 0 {
 		t.Errorf("a reload leaves %v, %v: nothing was shown", seen, err)
 	}

@@ -124,7 +124,7 @@ func TestCardLife(t *testing.T) {
 	linked(t, "eth0")
 	setVFs(t, 0)
 	bare := there(t)
-	for round := range flowtest.Count(t, "BLADEFLOW_VM_ROUNDS", 2) {
+	for round := range flowtest.Count(t, "BLADEFLOW_VM_ROUNDS", 1) {
 		n := 2 + rng.IntN(6)
 		setVFs(t, n)
 		if more := len(there(t)) - len(bare); more != 4*n { // function, driver, netdev and representor
