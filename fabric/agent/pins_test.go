@@ -29,6 +29,14 @@ func TestPinnedCache(t *testing.T) {
 		}
 		f := configuration(t, "  datapath: afxdp\n  cache: {pins: "+pins+"}\n  ports: [{name: nic0/pf0, netdev: rep0, fail: kernel}, {name: nic0/pf0/vf0, netdev: rep1}]\n  uplink: nic0/pf0\n")
 		rewrite(t, f.Rules[0], cross)
+		refused := f
+		refused.Ports = []PortMap{f.Ports[0], {Name: f.Ports[1].Name, Netdev: "nothing"}}
+		if _, err := Open(refused, quiet); err == nil {
+			t.Error("an agent began without a netdev")
+		}
+		if _, err := os.Stat(pins); taken() || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("an agent that never began has left its cache: %v", err)
+		}
 		var counted uint64
 		for round := range 2 {
 			d, err := Open(f, quiet)
