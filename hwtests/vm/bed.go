@@ -62,6 +62,15 @@ func load(cache string) (bed, error) {
 	return b, nil
 }
 
+// ready is load for a machine that this program can use: the modules are made of its source.
+func ready(cache string) (bed, error) {
+	b, err := load(cache)
+	if err == nil && b.Source != sourceDigest() {
+		err = errors.New("the machine was prepared by another version: run `make vm`")
+	}
+	return b, err
+}
+
 // patience is how long all of prepare may take.
 const patience = 6 * time.Minute
 

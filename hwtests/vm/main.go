@@ -50,11 +50,11 @@ func command(ctx context.Context, args []string) int {
 				return 0
 			}
 		case "test":
-			if b, err = load(cache); err == nil {
+			if b, err = ready(cache); err == nil {
 				return runTests(ctx, b, args[1:])
 			}
 		default:
-			if b, err = load(cache); err == nil {
+			if b, err = ready(cache); err == nil {
 				return run(ctx, b, args[0], args[1:])
 			}
 		}

@@ -47,7 +47,7 @@ func machine(t *testing.T, does string, args ...string) *exec.Cmd {
 	}
 	cache, err := cacheDir()
 	if err == nil {
-		_, err = load(cache)
+		_, err = ready(cache)
 	}
 	must.Have(t, "vm", err)
 	self, err := os.Executable()
@@ -175,7 +175,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// TestStore reads back what was stored, and takes it for nothing when the kernel is gone.
+// TestStore reads back what was stored, and takes it for nothing when the kernel is gone,
+// or the modules are made of another source.
 func TestStore(t *testing.T) {
 	cache := t.TempDir()
 	b := bed{Kernel: "6.12-amd64", Root: filepath.Join(cache, "6.12"), Accel: "tcg"}
@@ -189,6 +190,16 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if have, err := load(cache); err != nil || have != b {
+		t.Errorf("%+v, %v", have, err)
+	}
+	if _, err := ready(cache); err == nil {
+		t.Error("ready with modules of another source")
+	}
+	b.Source = sourceDigest()
+	if err := store(cache, b); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := ready(cache); err != nil || have != b {
 		t.Errorf("%+v, %v", have, err)
 	}
 }
