@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bladeflow/bladeflow/fabric"
+	"github.com/bladeflow/bladeflow/fabric/agent"
 	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/flow"
@@ -28,6 +30,7 @@ type card struct {
 	free  []fabric.VF // with representors
 	used  []string    // the others that somebody uses, and how
 	vfs   *provision.Netlink
+	owner io.Closer        // as long as it is open no agent puts entries in
 	take  bool             // its VFs may be removed
 	seen  fabric.Inventory // as it was read last: reading takes longer than setting a VF up
 }
@@ -85,7 +88,10 @@ func RunMachine(ctx context.Context, c RunConfig) (*Run, error) {
 	return r, err
 }
 
-func (k *card) close() { k.vfs.Links.Close() }
+func (k *card) close() {
+	k.vfs.Links.Close()
+	k.owner.Close()
+}
 
 func (k *card) tested() *TestedNIC {
 	return &TestedNIC{Driver: k.pf.Driver, Firmware: k.pf.Firmware, Serial: k.id.Serial, Model: k.model.Name}
@@ -107,9 +113,12 @@ func openCard(pci string, c RunConfig) (*card, error) {
 	if k.model, err = device.Load(cmp.Or(c.Device, k.modelName())); err != nil {
 		return nil, err
 	}
+	if k.owner, err = agent.Claim(address); err != nil {
+		return nil, &flow.Fault{Code: "E_CARD", What: "card " + address.String(), Why: "an agent decides what it holds: " + err.Error(), Remedy: "end that one, or test another card", Err: err}
+	}
 	links, err := netlink.NewHandle()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, k.owner.Close())
 	}
 	k.take, k.seen = c.TakeVFs, inv
 	k.vfs = &provision.Netlink{Blade: blade, Links: links, Inventory: func() (fabric.Inventory, error) { return k.seen, nil }}

@@ -67,7 +67,7 @@ func CardEntries(ctx context.Context, function string) ([]EntryStatus, error) {
 
 // claimed reports whether an agent decides what a function's table holds.
 func claimed(pf fabric.PCI) bool {
-	l, err := claim(pf)
+	l, err := Claim(pf)
 	if err != nil {
 		return true
 	}

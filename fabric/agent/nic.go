@@ -48,7 +48,7 @@ func (d *Daemon) openNIC(inv fabric.Inventory) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	owner, err := claim(pf.PCI)
+	owner, err := Claim(pf.PCI)
 	if err != nil {
 		return Device{}, fault("E_DEVICE_CLAIMED", "another agent decides what it holds: "+err.Error(), "end that one", err)
 	}
@@ -141,9 +141,10 @@ func (k *links) found(ports []flow.Port) (out []tcflower.Port) {
 	return out
 }
 
-// claim makes this process the one that decides what a function's table holds, in this
-// network namespace and for as long as the process lives.
-func claim(pf fabric.PCI) (net.Listener, error) {
+// Claim makes this process the one that decides what a function's table holds, in this
+// network namespace and until the listener is closed or the process ends. The error says
+// that another one does.
+func Claim(pf fabric.PCI) (net.Listener, error) {
 	l, err := net.Listen("unix", "@bladeflow/nic/"+pf.String())
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
