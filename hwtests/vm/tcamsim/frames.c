@@ -218,7 +218,7 @@ failed:
 /* looks a frame up and does what the table says; the frame is gone afterwards */
 static void ts_switch(struct ts_port *p, struct sk_buff *skb)
 {
-	uint len = skb->len + ETH_HLEN, round;
+	uint len = skb->len + ETH_HLEN + (skb_vlan_tag_present(skb) ? VLAN_HLEN : 0), round;
 	u32 chain = 0;
 
 	for (round = 0; round <= MAX_PORTS; round++) { /* chains may lead in a circle */
