@@ -150,7 +150,7 @@ type RunMetadata struct {
 // RunSpec is what was asked.
 type RunSpec struct {
 	On        string   `json:"on"`             // lab, vm or nic:PCI
-	Card      string   `json:"card"`           // softnic, tcamsim, or the driver of a real card
+	Card      string   `json:"card"`           // softnic, tcamsim, or the device model of a real card
 	Slow      int      `json:"slow,omitempty"` // see [Terms]; 0 is 1
 	Seed      uint64   `json:"seed"`
 	Scenarios []string `json:"scenarios"`

@@ -64,6 +64,9 @@ With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if al
 		if err := needRoot("hwtest run"); err != nil {
 			return err
 		}
+		if err := misplaced(cmd, on); err != nil {
+			return err
+		}
 		ctx, stop := untilSignal(cmd)
 		defer stop()
 		start := time.Now()
@@ -98,6 +101,20 @@ With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if al
 		return err
 	}
 	return cmd
+}
+
+// misplaced is the fault of a flag that says nothing where the scenarios are to run.
+func misplaced(cmd *cobra.Command, on string) error {
+	others := []string{"device", "take-vfs"}
+	if strings.HasPrefix(on, "nic:") {
+		others = []string{"card"}
+	}
+	for _, name := range others {
+		if cmd.Flags().Changed(name) {
+			return usage("--"+name, "it says nothing with --on "+on, "leave it out: --card is for lab and vm, --device and --take-vfs are for nic:PCI")
+		}
+	}
+	return nil
 }
 
 // runInMachine runs the scenarios in a virtual machine, by the runner beside this program:

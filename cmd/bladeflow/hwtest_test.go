@@ -39,6 +39,9 @@ func TestHwtestRefuses(t *testing.T) {
 	}
 	check("2", "E_USAGE", "--on", "moon")
 	check("2", "E_USAGE", "--on", "nic:0000:03:00.0") // demo needs a chassis
+	check("2", "E_USAGE", "--on", "nic:0000:03:00.0", "--card", "softnic")
+	check("2", "E_USAGE", "--on", "lab", "--take-vfs")
+	check("2", "E_USAGE", "--on", "vm", "--device", "mlx5")
 	check("3", "E_CARD", "--on", "lab", "--card", "tcamsim")
 	check("3", "E_VM", "--on", "vm") // there is no runner beside this test
 }
