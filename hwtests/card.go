@@ -113,7 +113,7 @@ func openCard(pci string, c RunConfig) (*card, error) {
 	if k.model, err = device.Load(cmp.Or(c.Device, k.modelName())); err != nil {
 		return nil, err
 	}
-	if k.owner, err = agent.Claim(address); err != nil {
+	if k.owner, err = agent.Claim(&k.pf); err != nil {
 		return nil, &flow.Fault{Code: "E_CARD", What: "card " + address.String(), Why: "an agent decides what it holds: " + err.Error(), Remedy: "end that one, or test another card", Err: err}
 	}
 	links, err := netlink.NewHandle()

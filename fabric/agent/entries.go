@@ -51,7 +51,7 @@ func CardEntries(ctx context.Context, function string) ([]EntryStatus, error) {
 		return nil, mute(pf.Name, err)
 	}
 	ours := "ours"
-	if !claimed(pf.PCI) {
+	if !claimed(&pf) {
 		ours = "orphaned"
 	}
 	out := []EntryStatus{}
@@ -65,8 +65,8 @@ func CardEntries(ctx context.Context, function string) ([]EntryStatus, error) {
 	return out, nil
 }
 
-// claimed reports whether an agent decides what a function's table holds.
-func claimed(pf fabric.PCI) bool {
+// claimed reports whether an agent decides what the table of a function's eSwitch holds.
+func claimed(pf *fabric.PF) bool {
 	l, err := Claim(pf)
 	if err != nil {
 		return true

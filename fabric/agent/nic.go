@@ -48,7 +48,7 @@ func (d *Daemon) openNIC(inv fabric.Inventory) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	owner, err := Claim(pf.PCI)
+	owner, err := Claim(&pf)
 	if err != nil {
 		return Device{}, fault("E_DEVICE_CLAIMED", "another agent decides what it holds: "+err.Error(), "end that one", err)
 	}
@@ -141,11 +141,15 @@ func (k *links) found(ports []flow.Port) (out []tcflower.Port) {
 	return out
 }
 
-// Claim makes this process the one that decides what a function's table holds, in this
-// network namespace and until the listener is closed or the process ends. The error says
-// that another one does.
-func Claim(pf fabric.PCI) (net.Listener, error) {
-	l, err := net.Listen("unix", "@bladeflow/nic/"+pf.String())
+// Claim makes this process the one that decides what the table of a function's eSwitch
+// holds, which it may share with others, in this network namespace and until the listener
+// is closed or the process ends. The error says that another one does.
+func Claim(pf *fabric.PF) (net.Listener, error) {
+	table := pf.PCI.String()
+	if pf.Netdev != nil && pf.Netdev.SwitchID != "" {
+		table = pf.Netdev.SwitchID
+	}
+	l, err := net.Listen("unix", "@bladeflow/eswitch/"+table)
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
 	}
