@@ -187,7 +187,7 @@ long-vmkills: ## kill agents on the machine's card 1,000 times; writes docs/resu
 	@mkdir -p bin docs/results && $(GO) build -o bin/vm ./hwtests/vm
 	BLADEFLOW_MUST=vm bin/vm prepare
 	BLADEFLOW_VM_KILLS=1000 BLADEFLOW_VM_COMMIT=$$(git rev-parse HEAD) $(IN_VM) nice -n 10 \
-	  bin/vm test -v -timeout 150m -run '^TestAgentKills$$' ./hwtests/vm >bin/vmkills.log; \
+	  bin/vm test -v -timeout 150m -run '^TestCardAgentKills$$' ./hwtests/vm >bin/vmkills.log; \
 	  e=$$?; cat bin/vmkills.log; sed -n 's/.*RESULT //p' bin/vmkills.log >docs/results/vmkills.json; exit $$e
 
 .PHONY: clean

@@ -19,7 +19,7 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
-// TestMain is the test binary of TestMachine or an agent of TestAgentKills, if it is told
+// TestMain is the test binary of TestMachine or an agent of TestCardAgentKills, if it is told
 // what to do.
 func TestMain(m *testing.M) {
 	switch does := os.Getenv("BLADEFLOW_GUEST"); does {
