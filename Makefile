@@ -178,7 +178,7 @@ long-vm: build ## every scenario in QEMU, with both kinds of cards, make vm in t
 	BLADEFLOW_MUST=vm $(GO) test -count=1 -v -timeout 10m -run '^Test(Machine|Stop)$$' ./hwtests/vm
 	BLADEFLOW_VM_ENTRIES=2000 BLADEFLOW_VM_ROUNDS=100 $(IN_VM) bin/vm test -v -timeout 30m -run '$(RUN)' $(VM)
 	bin/bladeflow hwtest run --on vm --card tcamsim $(foreach s,inventory settings entries packets vfs demo moves conserve changes cutoff,--scenario $(s)) --commit "$$(git rev-parse HEAD)" -o json >bin/vm.json
-	mv bin/vm.json docs/results/vm.json
+	mv bin/vm.json docs/results/vm-tcamsim.json
 	bin/bladeflow hwtest run --on vm --card softnic --commit "$$(git rev-parse HEAD)" -o json >bin/vm.json
 	mv bin/vm.json docs/results/vm-softnic.json
 
