@@ -358,6 +358,14 @@ func (b *blade) strangers(t *testing.T) {
 	b.rules(forwards("s", rules)...)
 	b.await("the table is full", func(s *agent.Status) bool { return device1(s).Entries == lines && len(s.Rules) > rules })
 	s := b.right(rules, 4)
+	listed := map[string]int{}
+	entries, err := agent.CardEntries(t.Context(), "nic0/pf0")
+	for _, e := range entries {
+		listed[e.Class]++
+	}
+	if err != nil || listed["foreign"] != 7 || listed["ours"] != lines-7 || len(listed) != 2 {
+		t.Errorf("listed are %v, %v", listed, err)
+	}
 	if d := device1(s); d.Foreign != 7 || s.Error == nil || s.Error.Code != "E_FOREIGN" {
 		t.Errorf("%+v, %+v", d, s.Error)
 	}

@@ -12,8 +12,9 @@ import (
 // fake is a kernel in memory: netlink, cls_flower and a card with a bounded table. It
 // checks what the kernel checks and answers as the kernel does.
 type fake struct {
-	size      int                             // of the card's table; 0 is without end
-	failEvery int                             // the card fails every n-th filter
+	size      int // of the card's table; 0 is without end
+	failEvery int // the card fails every n-th filter
+	refuses   func(f *Filter) (unix.Errno, string)
 	interrupt int                             // so many dumps say that they were cut into
 	lose      func(seq uint32, b []byte) bool // whether an answer gets lost
 
@@ -129,6 +130,11 @@ func (k *fake) card(f *Filter) (unix.Errno, string) {
 	for i := range k.filters {
 		if k.filters[i].Flags&InHW != 0 {
 			used++
+		}
+	}
+	if k.refuses != nil {
+		if errno, words := k.refuses(f); errno != 0 {
+			return errno, words
 		}
 	}
 	switch {

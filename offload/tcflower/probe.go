@@ -173,6 +173,7 @@ func questions(m *device.Model) (out []question) {
 			m.Actions = slices.DeleteFunc(m.Actions, func(o flow.Op) bool { return o == op })
 		}}
 		q.entry.Actions = does
+		q.entry.Match.Pin(flow.DstMAC, unusedMAC+2+uint64(len(out)), flow.DstMAC.Max()) // no two of one priority match the same
 		out = append(out, q)
 	}
 	return out
@@ -249,8 +250,12 @@ func matchPart(m *flow.Match, p device.Part, how device.How) (ok bool) {
 	}
 	switch p {
 	case device.SrcMAC:
+		m.Value.Set(flow.SrcMAC, 0)
+		m.Mask.Set(flow.SrcMAC, 0)
 		pin(flow.SrcMAC, unusedMAC, flow.SrcMAC.Max())
 	case device.DstMAC:
+		m.Value.Set(flow.DstMAC, 0)
+		m.Mask.Set(flow.DstMAC, 0)
 		pin(flow.DstMAC, unusedMAC+1, flow.DstMAC.Max())
 	case device.EthType:
 		m.Pin(flow.EthType, unusedType, flow.EthType.Max())
