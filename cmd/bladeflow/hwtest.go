@@ -25,7 +25,7 @@ func hwtestCommand() *cobra.Command {
 }
 
 func hwtestRun() *cobra.Command {
-	var on, commit string
+	var on, of string
 	c := hwtests.RunConfig{}
 	cmd := &cobra.Command{
 		Use:   "run --on lab|vm|nic:PCI",
@@ -50,7 +50,8 @@ With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if al
 	f.StringVar(&c.Device, "device", "", "device model of the real card; that of its driver if not given")
 	f.BoolVar(&c.TakeVFs, "take-vfs", false, "let a scenario remove the real card's VFs and create others")
 	f.StringArrayVar(&c.Scenarios, "scenario", nil, "only this one; may be repeated")
-	f.StringVar(&commit, "commit", "", "commit of this program, for the record")
+	f.StringVar(&of, "commit", commit, "commit of this program, for the record; what it was built from if not given")
+	f.Lookup("commit").DefValue = "" // it is in bladeflow version
 	f.IntVar(&c.Slow, "slow", 0, "how many times slower than others this machine is: rates and numbers of packets are divided by it, and above 1 no times are judged; 0 is 1, and 20 in an emulated vm")
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()), "of rules and packets; another one each time if not given")
 	f.Lookup("seed").DefValue = "0" // which help does not print: the clock is no default to show
@@ -90,7 +91,7 @@ With -o json it prints the record that HARDWARE.md cites. Exit code 0 only if al
 		if err != nil {
 			return err
 		}
-		if r.Status.Commit = commit; *output == "json" {
+		if r.Status.Commit = of; *output == "json" {
 			err = printJSON(cmd.OutOrStdout(), r)
 		} else {
 			err = printRun(cmd.OutOrStdout(), r)
@@ -129,7 +130,7 @@ func runInMachine(ctx context.Context, progress io.Writer, c hwtests.RunConfig) 
 	}
 	runner := filepath.Join(filepath.Dir(self), "vm")
 	if _, err := os.Stat(runner); err != nil {
-		return nil, fault("there is no runner beside this program: "+err.Error(), "build it with make vm", err)
+		return nil, fault("there is no runner beside this program: "+err.Error(), "build it with `go build -o bin/vm ./hwtests/vm`, then `bin/vm prepare`; `make vm` does both, and runs tests", err)
 	}
 	args := []string{self, "hwtest", "run", "--on", "vm", "--card", c.Card, "--seed", fmt.Sprint(c.Seed), "--slow", fmt.Sprint(cmp.Or(c.Slow, emulatedSlow)), "-o", "json"}
 	for _, name := range c.Scenarios {

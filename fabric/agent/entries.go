@@ -22,12 +22,12 @@ func CardEntries(ctx context.Context, function string) ([]EntryStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	pf, _, err := findPF(inv, function)
+	pf, _, err := findPF(inv, "function", function)
 	if err != nil {
 		return nil, err
 	}
 	if pf.Netdev == nil || pf.Netdev.SwitchID == "" {
-		return nil, &flow.Fault{Code: "E_ESWITCH", What: pf.Name, Why: "its eSwitch has no ports that software sees, and so no filters", Remedy: "none needed, if the card is not to hold entries"}
+		return nil, &flow.Fault{Code: "E_ESWITCH", What: pf.Name, Why: "its eSwitch has no ports that software sees, and so no filters", Remedy: fmt.Sprintf("if the card is to hold entries: devlink dev eswitch set pci/%s mode switchdev", pf.PCI)}
 	}
 	names := inv.PortNames()
 	ports := flow.NewPorts(names...)

@@ -22,7 +22,7 @@ import (
 
 // openNIC opens the card that the configuration names. Its links are open.
 func (d *Daemon) openNIC(inv fabric.Inventory) (Device, error) {
-	pf, nic, err := findPF(inv, d.file.NIC)
+	pf, nic, err := findPF(inv, "spec.device.nic", d.file.NIC)
 	if err != nil {
 		return Device{}, err
 	}
@@ -84,8 +84,8 @@ func (d *Daemon) openNIC(inv fabric.Inventory) (Device, error) {
 // probeTime is how long a card may take to answer for its model.
 const probeTime = 20 * time.Second
 
-// findPF finds a physical function by its name or its PCI address.
-func findPF(inv fabric.Inventory, name string) (fabric.PF, fabric.NIC, error) {
+// findPF finds a physical function by its name or its PCI address, which said names.
+func findPF(inv fabric.Inventory, said, name string) (fabric.PF, fabric.NIC, error) {
 	var all []string
 	for _, n := range inv.NICs {
 		for _, pf := range n.PFs {
@@ -95,7 +95,7 @@ func findPF(inv fabric.Inventory, name string) (fabric.PF, fabric.NIC, error) {
 			all = append(all, fmt.Sprintf("%s (%s)", pf.Name, pf.PCI))
 		}
 	}
-	return fabric.PF{}, fabric.NIC{}, &flow.Fault{Code: "E_NIC_UNKNOWN", What: "spec.device.nic: " + name, Why: "the inventory has no such function",
+	return fabric.PF{}, fabric.NIC{}, &flow.Fault{Code: "E_NIC_UNKNOWN", What: said + ": " + name, Why: "the inventory has no such function",
 		Remedy: "name one of " + cmp.Or(strings.Join(all, ", "), "none: this blade has no NIC that bladeflow knows")}
 }
 

@@ -66,7 +66,7 @@ func load(cache string) (bed, error) {
 func ready(cache string) (bed, error) {
 	b, err := load(cache)
 	if err == nil && b.Source != sourceDigest() {
-		err = errors.New("the machine was prepared by another version: run `make vm`")
+		err = errors.New("the machine was prepared by another version: run `vm prepare` (`make vm` does it, too)")
 	}
 	return b, err
 }
