@@ -71,7 +71,7 @@ func runDemo(ctx context.Context, t Terms) (any, []string, error) {
 func runLiar(ctx context.Context, t Terms) (any, []string, error) {
 	var blind flow.Key
 	blind.Set(flow.DstPort, 1<<2)
-	r, err := Demo(ctx, DemoConfig{Rate: 20_000 / t.Slow, Seed: t.Seed, Duration: time.Second, Blind: blind, Plug: t.Plug, Say: t.Say})
+	r, err := Demo(ctx, DemoConfig{Rate: 20_000 / t.Slow, Seed: t.Seed, Duration: time.Second * time.Duration(t.Slow), Blind: blind, Plug: t.Plug, Say: t.Say})
 	if err != nil {
 		return nil, nil, err
 	}
