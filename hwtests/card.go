@@ -158,7 +158,7 @@ func findCard(inv fabric.Inventory, address fabric.PCI) (*card, error) {
 			case pf.TotalVFs == 0:
 				return nil, refuse("it has no SR-IOV", "turn SR-IOV on in the firmware of machine and card")
 			case pf.ESwitch != fabric.ESwitchSwitchdev:
-				return nil, refuse(fmt.Sprintf("its eSwitch is in mode %q: what rules miss does not come to software", pf.ESwitch), "devlink dev eswitch set pci/"+address.String()+" mode switchdev")
+				return nil, refuse(fmt.Sprintf("its eSwitch is in %s mode: what rules miss does not come to software", cmp.Or(string(pf.ESwitch), "no known")), "devlink dev eswitch set pci/"+address.String()+" mode switchdev")
 			case len(k.free) < 2:
 				return nil, refuse(fmt.Sprintf("%d of its VFs have representors, two are needed", len(k.free)), "echo 2 > /sys/bus/pci/devices/"+address.String()+"/sriov_numvfs")
 			}
