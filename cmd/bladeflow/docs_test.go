@@ -19,7 +19,7 @@ var (
 
 // notRun are commands that documents show and that this test does not run: they need
 // root or a chassis, or they stay until they are stopped.
-var notRun = []string{"agent", "demo", "lab", "manager"}
+var notRun = []string{"hwtest", "agent", "demo", "lab", "manager"}
 
 // ofFabric are commands that ask a manager. TestDaemons runs those of README.md, and
 // TestReference those of docs/cli.md.
