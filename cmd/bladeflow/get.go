@@ -50,7 +50,11 @@ itself, all of its table if neither is asked for, and asks neither manager nor a
 	audit.flags(f)
 	on.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[0] == "entries" || args[0] == "entry" {
+		entries := args[0] == "entries" || args[0] == "entry"
+		if err := audit.misplaced(cmd, entries, args); err != nil {
+			return err
+		}
+		if entries {
 			return audit.run(cmd, &on, q, *output, !bare)
 		}
 		n, err := findNoun(args[0], anyNoun)

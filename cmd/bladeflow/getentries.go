@@ -27,6 +27,26 @@ func (a *audit) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.nic, "nic", "", "of entries: read the card of this function (PCI address or nicN/pfN) of this machine")
 }
 
+// misplaced is the fault of what says nothing of entries, or of entries only.
+func (a *audit) misplaced(cmd *cobra.Command, entries bool, args []string) error {
+	others, remedy := []string{"foreign", "orphans", "nic"}, "leave it out, or say bladeflow get entries"
+	if entries {
+		others, remedy = []string{"watch", "tenant", "labels"}, "leave it out"
+		if a.nic != "" {
+			others = append(others, "blade")
+		}
+		if len(args) > 1 {
+			return usage("get "+args[0]+" "+args[1], "entries are not chosen by name", "leave it out: -o json has their IDs")
+		}
+	}
+	for _, name := range others {
+		if cmd.Flags().Changed(name) {
+			return usage("--"+name, "it says nothing of "+args[0], remedy)
+		}
+	}
+	return nil
+}
+
 // found is an entry and where it is.
 type found struct {
 	Blade  string `json:"blade,omitempty"`
