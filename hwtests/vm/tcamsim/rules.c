@@ -10,9 +10,14 @@ static LIST_HEAD(ts_blocks);
 static int ts_read_key(const struct flow_match *from, struct ts_key *key, struct ts_key *mask, struct netlink_ext_ack *extack)
 {
 	const struct flow_dissector *d = from->dissector;
+	const u64 addrs = BIT_ULL(FLOW_DISSECTOR_KEY_IPV4_ADDRS) | BIT_ULL(FLOW_DISSECTOR_KEY_IPV6_ADDRS);
+	const struct flow_dissector_key_control *c = from->key + d->offset[FLOW_DISSECTOR_KEY_CONTROL];
 	u64 left = d->used_keys;
 	uint i;
 
+	/* Addresses of both families share memory in tc flower, which names both if either is masked. */
+	if ((left & addrs) == addrs)
+		left &= ~addrs | BIT_ULL(c->addr_type);
 	if (left & ~key_caps) {
 		NL_SET_ERR_MSG_FMT_MOD(extack, "unsupported match keys %#llx", left & ~key_caps);
 		return -EOPNOTSUPP;
