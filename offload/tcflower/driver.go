@@ -132,6 +132,7 @@ func narrowed(o Options) device.Model {
 		m.Fields[part] = min(m.Fields[part], most)
 	}
 	m.Actions = slices.DeleteFunc(slices.Clone(m.Actions), func(op flow.Op) bool { return op > flow.VLANSet })
+	m.Typed = true // see saying
 	m.Missed = nil
 	for _, bit := range []uint64{flow.FlagOdd, flow.FlagFragFirst, flow.FlagFragLater} {
 		var missed flow.Match

@@ -1,6 +1,7 @@
 package tcflower
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -96,6 +97,29 @@ func TestFragments(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestTyped: the planner learns from the model, and not from a refusal, that an entry that
+// answers has to say its eth_type. Guards need not.
+func TestTyped(t *testing.T) {
+	m, err := device.Load("tcamsim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = narrowed(Options{Model: m, Ports: ports})
+	drop := flow.Actions{{Op: flow.Drop}}
+	var all, ip flow.Match
+	ip.Pin(flow.EthType, flow.EthIPv4, 0xffff)
+	ip.Pin(flow.Flags, flow.FlagIP, flow.FlagIP)
+	if why, ok := errors.AsType[*device.Refusal](m.Admit(&all, drop, flow.RuleEntry)); !ok || why.Code != "E_FIELD_NEEDED" {
+		t.Errorf("an answer for all packets: %v", why)
+	}
+	if err := m.Admit(&all, nil, flow.GuardEntry); err != nil {
+		t.Errorf("a guard for all packets: %v", err)
+	}
+	if err := m.Admit(&ip, drop, flow.RuleEntry); err != nil {
+		t.Errorf("an answer for IPv4: %v", err)
 	}
 }
 
