@@ -1,23 +1,11 @@
 package hwtests
 
 import (
-	"errors"
-	"os"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
-
-// inMachine skips a test that is not in the machine of hwtests/vm.
-func inMachine(t *testing.T) {
-	t.Helper()
-	var err error
-	if os.Getenv("BLADEFLOW_IN_VM") == "" {
-		err = errors.New("`make vm` runs it")
-	}
-	must.Have(t, "tcamsim", err)
-}
 
 func passed(t *testing.T, r *Run, err error) {
 	t.Helper()
@@ -34,7 +22,7 @@ func passed(t *testing.T, r *Run, err error) {
 
 // TestCardScenarios runs what runs on real cards on the machine's own.
 func TestCardScenarios(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	r, err := RunCard(t.Context(), machineCard, RunConfig{Scenarios: []string{"inventory", "settings", "entries", "packets"}, Terms: Terms{Seed: flowtest.Seed(t), Say: t.Logf}})
 	passed(t, r, err)
 }

@@ -4,6 +4,7 @@
 package must
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +22,17 @@ func Have(tb testing.TB, feature string, err error) {
 	default:
 		tb.Skipf("needs %s: %v", feature, err)
 	}
+}
+
+// InMachine skips a test that is not in the virtual machine of hwtests/vm, whose card it is
+// for.
+func InMachine(tb testing.TB) {
+	tb.Helper()
+	var err error
+	if os.Getenv("BLADEFLOW_IN_VM") == "" {
+		err = errors.New("`make vm` runs it")
+	}
+	Have(tb, "tcamsim", err)
 }
 
 // Long skips a test that takes long, with why, where short tests were asked for (go

@@ -22,16 +22,6 @@ import (
 
 // The tests of this file and of vf_test.go and inventory_test.go run inside the machine.
 
-// inMachine skips a test elsewhere.
-func inMachine(t *testing.T) {
-	t.Helper()
-	var err error
-	if os.Getenv("BLADEFLOW_IN_VM") == "" {
-		err = errors.New("`make vm` runs it")
-	}
-	must.Have(t, "tcamsim", err)
-}
-
 // parameter sets a parameter of tcamsim for the length of a test.
 func parameter(t *testing.T, name, value string) {
 	t.Helper()
@@ -205,7 +195,7 @@ func missed(p at, n int) (out []uint64) {
 // TestCardFullPackets gives a table with 10 lines 30 entries. What is in answers, and the
 // rest comes up: the card is a sound part of the table.
 func TestCardFullPackets(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	parameter(t, "table_size", "10")
 	p := openPort(t, 1)
 	entries := drops(30)
@@ -240,7 +230,7 @@ func TestCardFullPackets(t *testing.T) {
 // TestCardLies has a card that says it drops, and forwards. What the kernel says of it is
 // what was put in; only packets show it.
 func TestCardLies(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	p, uplink := openPort(t, 1), openPort(t, 0)
 	entries := drops(3)
 	for _, lie := range []string{"0", "1"} {
@@ -282,7 +272,7 @@ func TestCardLies(t *testing.T) {
 
 // TestCardFails has firmware that fails at every third insertion: the others are in.
 func TestCardFails(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	parameter(t, "fail_every", "3")
 	p := openPort(t, 1)
 	entries := drops(9)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/api"
 	"github.com/bladeflow/bladeflow/fabric/discover"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // function is what lspci says of a PCI function.
@@ -161,7 +162,7 @@ func rdmaOf(t *testing.T, netdev string) (out []api.RDMA) {
 // TestCardInventory compares what inventory prints with what lspci, ip, devlink, ethtool and rdma
 // say, field by field.
 func TestCardInventory(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	links := answer[[]link](t, "ip", "-j", "-d", "link")
 	type devlinkInfo struct {
 		Driver   string

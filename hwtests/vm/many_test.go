@@ -13,13 +13,14 @@ import (
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // TestCardManyVFs sets up VFs of a PF that has 300: what the kernel says of so many, with
 // their counters, does not fit into one attribute, and readers that ask for it get
 // nonsense. Of a PF with more than fit even without counters nothing is taken for all.
 func TestCardManyVFs(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	const vfs = 300
 	module, err := os.ReadFile("/modules/manyvfs")
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // shaped is the machine's card as provision sees it. A reading takes an emulated CPU long, so
@@ -79,7 +80,7 @@ func count(t *testing.T, pattern string) int {
 // up is gone each time, and is there again when the blade is restored from what is wanted.
 // A reboot is that too: this machine begins with nothing.
 func TestCardReload(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	c := openShaped(t)
 	shapes := map[fabric.PFID]provision.Shape{c.pf: {VFs: 5, ESwitch: fabric.ESwitchSwitchdev}}
 	var want []fabric.Bound
@@ -135,7 +136,7 @@ func TestCardReload(t *testing.T) {
 // TestCardShapes changes the number of VFs and the mode of the eSwitch, on a card whose
 // driver changes the mode only without VFs, as ice, and on one that does not care.
 func TestCardShapes(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	c := openShaped(t)
 	shapes := []provision.Shape{{VFs: 7, ESwitch: fabric.ESwitchLegacy}, {VFs: 2, ESwitch: fabric.ESwitchSwitchdev}, {VFs: 0, ESwitch: fabric.ESwitchLegacy}, {VFs: 7, ESwitch: fabric.ESwitchSwitchdev}}
 	needs := []string{"0", "1"}
@@ -165,7 +166,7 @@ func TestCardShapes(t *testing.T) {
 // TestCardLegacy has somebody set a VF up in legacy mode, where none carries our mark: it is
 // not taken away.
 func TestCardLegacy(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	c := openShaped(t)
 	parameter(t, "mode_needs_no_vfs", "1")
 	reshape := func(want provision.Shape) {

@@ -18,6 +18,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
 // setVFs makes so many VFs of the card. A card with VFs has to lose them first.
@@ -108,7 +109,7 @@ func mac(t *testing.T, text string) (out uint64) {
 // TestCardLife creates VFs, sets one up as a vNIC wants it, moves that to another, resets
 // and removes them, BLADEFLOW_VM_ROUNDS times: nothing is left of any round.
 func TestCardLife(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	seed := flowtest.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	links, err := netlink.NewHandle()
@@ -178,7 +179,7 @@ func TestCardLife(t *testing.T) {
 // TestCardVLANs sends from one VF of igb to another: they hear each other in one VLAN, and
 // not in two. The frames that must not arrive go before one that must.
 func TestCardVLANs(t *testing.T) {
-	inMachine(t)
+	must.InMachine(t)
 	pf := linked(t, "eth0")
 	vf := func(i int) *tap {
 		names, err := filepath.Glob(fmt.Sprintf("/sys/bus/pci/devices/%s/virtfn%d/net/*", card, i))

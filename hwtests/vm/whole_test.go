@@ -17,6 +17,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/fabric/agent"
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/device"
 	"github.com/bladeflow/bladeflow/offload/tcflower"
@@ -40,7 +41,7 @@ type blade struct {
 // newBlade prepares an agent for the card. It has no rules yet and does not run.
 func newBlade(t *testing.T) *blade {
 	t.Helper()
-	inMachine(t)
+	must.InMachine(t)
 	if have, err := os.ReadFile("/sys/bus/pci/devices/" + card + "/sriov_numvfs"); err != nil || strings.TrimSpace(string(have)) != cardVFs {
 		setVFs(t, 0)
 		setVFs(t, 7)
