@@ -242,7 +242,7 @@ func (k *card) modelName() string {
 	if k.emulated() {
 		return "tcamsim"
 	}
-	name, known := map[string]string{"mlx5_core": "mlx5", "bnxt_en": "bnxt", "rvu_nicpf": "octeontx2"}[k.pf.Driver]
+	name, known := device.OfDriver(k.pf.Driver)
 	if !known {
 		return k.pf.Driver
 	}

@@ -7,8 +7,9 @@ var modelOf = map[string]string{
 	"mlx5_core": "mlx5", "mlx5e_rep": "mlx5",
 	"ice":     "ice",
 	"bnxt_en": "bnxt", "bnxt_vf_rep": "bnxt",
-	"nfp":     "nfp",
-	"tcamsim": "tcamsim",
+	"nfp":       "nfp",
+	"rvu_nicpf": "octeontx2",
+	"tcamsim":   "tcamsim",
 }
 
 // OfDriver returns the name of the model for the cards of a kernel driver; ok is false if
