@@ -43,7 +43,7 @@ func (d *Datapath) replace(g *generation) (before *generation, err error) {
 		d.program.Store(g)
 		return before, nil
 	}
-	if g.epoch, err = d.cache.Prepare(view(g.table), d.digest(g.table)); err != nil {
+	if g.epoch, err = d.cache.Prepare(View(g.table), d.digest(g.table)); err != nil {
 		return before, err
 	}
 	if before == nil {
@@ -75,9 +75,19 @@ func (d *Datapath) tidy(ctx context.Context) error {
 	}
 }
 
-// view returns the bits of a key that decide what t does with a packet: those that a rule
-// looks at, those that its switch looks at, and the tags that actions change.
-func view(t *flow.Table) flow.Key {
+// Busiest returns the flows that the cache has answered since it was asked last, the
+// busiest first, at most n; none without a cache. See [flowcache.Cache.Busiest].
+func (d *Datapath) Busiest(n int) []flowcache.Busy {
+	if d.cache == nil {
+		return nil
+	}
+	return d.cache.Busiest(n)
+}
+
+// View returns the bits of a key that decide what t does with a packet: those that a rule
+// looks at, those that its switch looks at, the tags that actions change, and the port.
+// Packets that agree in them are one flow to t.
+func View(t *flow.Table) flow.Key {
 	var seen flow.Key
 	all := func(f flow.Field) { seen.Set(f, f.Max()) }
 	all(flow.InPort)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"github.com/bladeflow/bladeflow/fabric/provision"
 	"github.com/bladeflow/bladeflow/fabric/store"
 	"github.com/bladeflow/bladeflow/fallback"
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/device"
@@ -57,10 +57,11 @@ type Config struct {
 	Source   Source
 	Devices  []Device // none runs everything in software
 	Datapath Datapath
-	Samples  Sampler       // of Datapath, of all frames; nil has none judged again
-	Check    offload.Check // of a verify.Prover, except in tests of what happens without it
-	Interval time.Duration // between rounds of [Agent.Run]; 2 s if zero
-	Log      *slog.Logger  // nothing is logged if nil
+	Samples  Sampler                      // of Datapath, of all frames; nil has none judged again
+	Busiest  func(n int) []flowcache.Busy // of Datapath's cache, see [fallback.Datapath.Busiest]; nil if it has none
+	Check    offload.Check                // of a verify.Prover, except in tests of what happens without it
+	Interval time.Duration                // between rounds of [Agent.Run]; 2 s if zero
+	Log      *slog.Logger                 // nothing is logged if nil
 	Now      func() time.Time
 
 	// State is where the journal, the counters and learned limits are kept, as
@@ -90,10 +91,11 @@ type Agent struct {
 	vfs        map[fabric.VFID]fabric.VFState // as read last
 	refusal    string                         // why what is wanted could not be had in the last round; empty if it could
 	since      time.Time
-	warmth     warmth
-	planned    offload.Heat // what the last plan went by
-	steady     bool         // the last round left nothing to do
-	retry      time.Time    // when to offer a device again what it refused; zero if it refused nothing
+	warmth     warmth[flow.RuleID]
+	flows      flows
+	planned    traffic   // what the last plan went by
+	steady     bool      // the last round left nothing to do
+	retry      time.Time // when to offer a device again what it refused; zero if it refused nothing
 	drift      DriftStatus
 	events     events
 	books      books
@@ -217,9 +219,8 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		a.steady = false
 		return err
 	}
-	heat := a.warmth.levels
 	if a.unsound() { // before anything else, which may take its time or fail
-		if err := a.change(ctx, &Wanted{Table: a.running, Digest: a.digest, Record: a.record}, heat); err != nil {
+		if err := a.change(ctx, &Wanted{Table: a.running, Digest: a.digest, Record: a.record}); err != nil {
 			a.steady = false
 			return err
 		}
@@ -228,7 +229,7 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		a.steady = false
 	}
 	vfs := a.planVFs(want)
-	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && maps.Equal(heat, a.planned) &&
+	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && !a.shifted() &&
 		!slices.ContainsFunc(a.devices, func(c *card) bool { return c.found.size() > 0 }) {
 		a.canaries(ctx)
 		return nil
@@ -241,7 +242,7 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		a.reportVFs()
 	}
 	if want.Table != nil {
-		err = errors.Join(err, a.change(ctx, want, heat))
+		err = errors.Join(err, a.change(ctx, want))
 	}
 	if err == nil {
 		err = a.provision(vfs.After)
@@ -285,5 +286,6 @@ func (a *Agent) read(ctx context.Context) error {
 		}
 	}
 	a.warmth.update(a.Now(), packets)
+	a.flows.look(a)
 	return nil
 }

@@ -15,9 +15,13 @@ import (
 
 // change brings table and devices to want, and reads back: what [offload.Run] read last
 // if all went well, else once more.
-func (a *Agent) change(ctx context.Context, want *Wanted, heat offload.Heat) error {
-	a.planned, a.retry = heat, time.Time{}
-	err := a.apply(ctx, want, a.plan(want.Table, heat))
+func (a *Agent) change(ctx context.Context, want *Wanted) error {
+	targets := a.plan(want.Table)
+	if a.idle(want, targets) {
+		return nil
+	}
+	a.retry = time.Time{}
+	err := a.apply(ctx, want, targets)
 	a.healed()
 	if err != nil || slices.ContainsFunc(a.devices, func(c *card) bool { return c.left == nil }) {
 		if e := errors.Join(a.settle(ctx), a.read(ctx)); e != nil {
@@ -48,13 +52,35 @@ func (a *Agent) settle(ctx context.Context) error {
 
 // plan plans for every device. Before the first swap no packet is judged by an old
 // table, so the new one is all that entries have to agree with.
-func (a *Agent) plan(want *flow.Table, heat offload.Heat) []offload.Target {
+func (a *Agent) plan(want *flow.Table) []offload.Target {
 	old := cmp.Or(a.running, want)
+	a.planned = traffic{a.Now(), a.warmth.levels, a.flows.levels}
 	var targets []offload.Target
 	for _, c := range a.devices {
-		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: c.planner.Plan(old, want, c.installed, a.limited(c), offload.Traffic{Rules: heat})})
+		m, t := a.limited(c), offload.Traffic{Rules: a.warmth.levels, Flows: a.flows.hot(c)}
+		if old == want {
+			t.Budget = budget(&m)
+		}
+		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: c.planner.Plan(old, want, c.installed, m, t)})
 	}
 	return targets
+}
+
+// idle reports whether plans that were made because traffic has shifted have nothing to do,
+// as most of them: then devices are left alone.
+func (a *Agent) idle(want *Wanted, targets []offload.Target) bool {
+	for i, t := range targets {
+		if c := a.devices[i]; len(t.Plan.Retire)+len(t.Plan.Promote)+len(c.doubt)+c.found.size() > 0 || c.left == nil || c.moved {
+			return false
+		}
+	}
+	if !a.steady || want.Table != a.running {
+		return false
+	}
+	for i, t := range targets {
+		a.devices[i].placed(&t.Plan)
+	}
+	return true
 }
 
 // apply carries the plans out and keeps what counters need.
@@ -85,10 +111,7 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 		a.learn(c, &d)
 		if report.Swapped || swap == nil {
-			c.placements = map[flow.RuleID]offload.Placement{}
-			for _, p := range d.Plan.Placements {
-				c.placements[p.Rule] = p
-			}
+			c.placed(&d.Plan)
 		}
 		for _, f := range d.Failed {
 			a.retry = a.Now().Add(retryAfter)
@@ -96,6 +119,14 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		}
 	}
 	return err
+}
+
+// placed notes where a plan has put rules.
+func (c *card) placed(p *offload.Plan) {
+	c.placements = make(map[flow.RuleID]offload.Placement, len(p.Placements))
+	for _, at := range p.Placements {
+		c.placements[at.Rule] = at
+	}
 }
 
 // swap is the instant of change.

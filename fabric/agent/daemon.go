@@ -124,6 +124,7 @@ func (d *Daemon) open() error {
 	d.closers = append(d.closers, func() error { samples.Close(); return nil })
 	config.Datapath, config.Links, config.Samples = d.datapath, d.links.status, samples
 	if d.cache != nil {
+		config.Busiest = d.datapath.Busiest
 		config.Cache = &CacheStatus{Pins: d.file.Cache.Pins, Limit: d.file.Cache.Flows}
 	}
 	d.agent = New(config)

@@ -170,10 +170,10 @@ func TestTranscript(t *testing.T) {
 
 // TestWarmth checks that heat follows rates, in steps, and forgets.
 func TestWarmth(t *testing.T) {
-	var w warmth
+	var w warmth[flow.RuleID]
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	n := uint64(5000)
-	step := func(more uint64) offload.Heat {
+	step := func(more uint64) map[flow.RuleID]uint64 {
 		now, n = now.Add(2*time.Second), n+more
 		w.update(now, map[flow.RuleID]uint64{1: n, 2: 3})
 		return w.levels

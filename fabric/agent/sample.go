@@ -90,6 +90,7 @@ func (a *Agent) resample(ctx context.Context) {
 			continue
 		}
 		a.sampled.Right++
+		a.flows.sampled(s)
 		for _, c := range a.devices {
 			if !mayAnswer(&c.model, &s.Key) {
 				continue

@@ -56,6 +56,7 @@ type table struct {
 	settled uint64                 // no packet sees an epoch before this one
 	spots   [together]spot         // of the flows that install works on
 	warmth  uint64                 // what warm has read: else a compiler would not read it
+	told    []uint64               // packets of each entry that busiest has told of; nil until somebody asks
 }
 
 // together is how many flows are installed at a time.
@@ -288,6 +289,9 @@ func (t *table) harvest(i uint32) {
 	packets, bytes := e.Packets+e.MorePackets, e.Bytes+e.MoreBytes
 	if packets == 0 {
 		return
+	}
+	if t.told != nil {
+		t.told[i] = 0
 	}
 	l, x := &t.mem.Book[e.Line], &t.mem.State.Transfer
 	x.Line, x.Packets, x.Bytes = uint64(e.Line), l.Packets+packets, l.Bytes+bytes

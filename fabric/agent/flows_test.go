@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/fallback/flowcache"
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+)
+
+// under is a table whose last rule is for all of 10.0.0.0/8, after so many others that no
+// card of 16 entries has room for their guards.
+func under(t *testing.T, gen flow.Generation) *flow.Table {
+	lines := []string{"name=all,priority=100,in_port=vf0,ip_proto=tcp,dst_ip=10.0.0.0/8 actions=output:vf2"}
+	for i := range 64 {
+		lines = append(lines, fmt.Sprintf("name=no%d,priority=%d,in_port=vf0,ip_proto=tcp,dst_ip=10.0.%d.0/24,dst_port=25 actions=drop", i, 200+i, i))
+	}
+	return table(t, gen, nil, lines...)
+}
+
+// hot returns packets of a few flows of rule all.
+func hot(t *testing.T, rng *rand.Rand) (out []flow.Key) {
+	for range 4 {
+		k, err := flow.ParseKey(fmt.Sprintf("in_port=vf0,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.%d.%d.%d,src_port=%d,dst_port=443", rng.IntN(2), rng.IntN(64), rng.IntN(256), rng.IntN(1<<16)), testPorts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+// TestPieces sends a few flows of a rule that is too wide for the card. Software's samples,
+// or the flow cache's counters, tell of them, so that the card gets pieces around them and
+// answers nearly all packets; and when other flows are hot it gets others. An agent that
+// begins anew keeps what is there.
+func TestPieces(t *testing.T) {
+	for _, cached := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cached=%v", cached), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
+			r := newRig(t, 16)
+			tap := &tapped{software: r.software}
+			config := r.config()
+			busy := map[flow.Key]uint64{}
+			if cached {
+				config.Busiest = func(int) (out []flowcache.Busy) {
+					for k, n := range busy {
+						out = append(out, flowcache.Busy{Key: k, Rule: r.software.table.Rule(r.software.table.Lookup(&k)).ID, Packets: n})
+					}
+					clear(busy)
+					return out
+				}
+			} else {
+				config.Samples = tap
+			}
+			r.agent = New(config)
+			r.wanted.Want(under(t, 1))
+			r.settle(1)
+			send := func(flows []flow.Key) (share float64) {
+				const packets = 400
+				answered := 0
+				for range packets {
+					k := flows[rng.IntN(len(flows))]
+					if rng.IntN(20) == 0 { // and some of this and that
+						k = packet(rng)
+					}
+					e, hit := r.nic.Receive(&k, 64)
+					switch {
+					case hit && !e.Punt():
+						if want := r.software.table.Rule(r.software.table.Lookup(&k)); e.Rule != want.ID {
+							t.Fatalf("the card gave %s to another rule than %s", flow.FormatKey(k, testPorts), want.Name)
+						}
+						answered++
+					case cached:
+						busy[r.agent.flows.group(&k)]++
+						r.software.receive(&k, 64)
+					default:
+						tap.judge(t, &k, r.now)
+					}
+				}
+				r.settle(1)
+				r.proved()
+				return float64(answered) / packets
+			}
+			for _, round := range []string{"at first", "after they have changed"} {
+				flows := hot(t, rng)
+				share := 0.0
+				for range 30 {
+					share = send(flows)
+				}
+				if share < 0.9 {
+					t.Errorf("%s: the card answers %.0f %% of a few hot flows", round, 100*share)
+				}
+				r.agent = New(config)
+				if again := send(flows); again < 0.9 {
+					t.Errorf("%s: the card answers %.0f %% after the agent began anew", round, 100*again)
+				}
+				for range 5 {
+					share = send(flows)
+				}
+				if share < 0.9 {
+					t.Errorf("%s: the card answers %.0f %% a while after that", round, 100*share)
+				}
+			}
+		})
+	}
+}
