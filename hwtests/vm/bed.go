@@ -26,6 +26,7 @@ type bed struct {
 	Modules string // folder of our own
 	Source  string // digest of what they were built from
 	Accel   string // of QEMU
+	Tried   string // the boot of this machine since which it is known to boot here
 }
 
 // kernelPackage depends on the newest kernel of its series: old ones leave the pool, so
@@ -111,6 +112,12 @@ func prepare(ctx context.Context, cache string, say func(string, ...any)) (bed, 
 		b.Accel = accelerator(ctx, b, say)
 	}
 	return b, store(cache, b)
+}
+
+// hostBoot names the boot of this machine; it is empty if that cannot be told.
+func hostBoot() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
 }
 
 // take waits for a lock, for as long as ctx lets it.

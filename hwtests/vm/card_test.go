@@ -59,11 +59,20 @@ func openTap(t *testing.T, name string) *tap {
 	}
 	t.Cleanup(func() { unix.Close(fd) })
 	p := &tap{t, fd, link.Attrs().Index}
-	wait := unix.NsecToTimeval(int64(time.Second))
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: p.index}), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: p.index}); err != nil {
 		t.Fatal(err)
 	}
+	p.patience(time.Minute)
 	return p
+}
+
+// patience sets how long receive waits.
+func (p *tap) patience(d time.Duration) {
+	p.Helper()
+	wait := unix.NsecToTimeval(int64(d))
+	if err := unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		p.Fatal(err)
+	}
 }
 
 // frame is one that nobody but these tests sends, to a station.
@@ -83,7 +92,7 @@ func (p *tap) send(b []byte) {
 	}
 }
 
-// receive returns the next frame of ours which comes in, nil if none comes for a second.
+// receive returns the next frame of ours which comes in, nil if none comes within its patience.
 func (p *tap) receive() []byte {
 	p.Helper()
 	b := make([]byte, 2048)

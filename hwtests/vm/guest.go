@@ -25,7 +25,7 @@ func guest() {
 	}
 	unix.Sync()
 	if port, err := os.OpenFile("/dev/port", os.O_WRONLY, 0); err == nil {
-		_, err = port.WriteAt([]byte{byte(min(code, 126) + 1)}, exitPort)
+		_, err = port.WriteAt([]byte{byte(min(code, exitMost) + 1)}, exitPort)
 		fmt.Println("vm: exit port:", err) // it is not reached if that was heard
 	}
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)

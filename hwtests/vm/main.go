@@ -20,7 +20,30 @@ const (
 	exitMissing   = 3   // kernel, QEMU or module are not to be had, or not in reasonable time
 	exitTimeout   = 124 // the machine was stopped
 	exitNoVerdict = 125 // the machine ended without a word
+	exitMost      = 126 // of a program in the machine; what is above becomes this
 )
+
+// usage is what --help prints.
+var usage = fmt.Sprintf(`vm runs programs and tests on a stock kernel in QEMU, as root.
+
+  vm prepare                       get QEMU, kernel and headers, build the modules, try a boot
+  vm test [FLAGS] PACKAGE...       run packages' tests there, all in one machine (vm test -h)
+  vm PROGRAM [ARGUMENTS]           run one program there; go test -exec bin/vm does
+  vm kernel                        say which kernel that is
+
+What the program writes comes out here. Exit codes:
+
+  0..%d  the program's own; of tests the first that is not 0
+  %d       also: what is to be run does not build, or a machine has to be had and is not
+  %d       also: it cannot be called like this
+  %d       also: no machine is to be had here: QEMU, kernel or modules are missing
+  %d     the machine was stopped: time was up, or somebody did it
+  %d     the machine ended without saying how the program did
+
+BLADEFLOW_VM names the folder of what was downloaded and built, BLADEFLOW_MUST=vm makes
+a machine that is not to be had a failure, and variables that begin with BLADEFLOW_ or GO
+are there in the machine. docs/testbed.md says what is in it.
+`, exitMost, exitFailure, exitUsage, exitMissing, exitTimeout, exitNoVerdict)
 
 func main() {
 	if os.Getpid() == 1 {
@@ -34,8 +57,15 @@ func main() {
 }
 
 func command(ctx context.Context, args []string) int {
-	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "vm: nothing to do: say prepare, kernel or test, or use it with go test -exec")
+	switch {
+	case len(args) == 0:
+		say("nothing to do: vm --help says what there is")
+		return exitUsage
+	case slices.Contains([]string{"-h", "-help", "--help", "help"}, args[0]):
+		fmt.Print(usage)
+		return 0
+	case strings.HasPrefix(args[0], "-"):
+		say("%s: unknown: vm --help says what there is", args[0])
 		return exitUsage
 	}
 	cache, err := cacheDir()
@@ -50,8 +80,12 @@ func command(ctx context.Context, args []string) int {
 				return 0
 			}
 		case "test":
+			r, code := parseTests(args[1:])
+			if r == nil {
+				return code
+			}
 			if b, err = ready(cache); err == nil {
-				return runTests(ctx, b, args[1:])
+				return runTests(ctx, b, r)
 			}
 		default:
 			if b, err = ready(cache); err == nil {
@@ -69,16 +103,20 @@ func prepared(ctx context.Context, cache string) int {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took longer than %v", patience))
 	defer cancel()
 	b, err := prepare(ctx, cache, say)
-	var took time.Duration
-	if err == nil {
-		took, err = trial(ctx, b)
+	boots := "booted before"
+	if err == nil && (b.Tried == "" || b.Tried != hostBoot()) {
+		var took time.Duration
+		if took, err = trial(ctx, b); err == nil {
+			boots, b.Tried = fmt.Sprintf("boots in %.1f s", took.Seconds()), hostBoot()
+			err = store(cache, b)
+		}
 	}
 	if ctx.Err() != nil {
 		err = errors.Join(context.Cause(ctx), err)
 	}
 	switch {
 	case err == nil:
-		say("kernel %s boots in %.1f s (%s); what it is made of is in %s", b.Kernel, took.Seconds(), b.Accel, cache)
+		say("kernel %s %s (%s); what it is made of is in %s", b.Kernel, boots, b.Accel, cache)
 		return 0
 	case errors.Is(err, errOurs) && ctx.Err() == nil:
 		say("%v", err)

@@ -191,6 +191,7 @@ func TestCardVLANs(t *testing.T) {
 		return p
 	}
 	a, b := vf(0), vf(1)
+	b.patience(time.Second) // then what it waits for is sent again
 	address := func(p *tap) uint64 {
 		link, err := netlink.LinkByIndex(p.index)
 		if err != nil {

@@ -112,6 +112,35 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestUsage prints help, and refuses what is none of it without looking for a machine.
+func TestUsage(t *testing.T) {
+	t.Setenv("BLADEFLOW_VM", t.TempDir())
+	check := func(want int, args ...string) {
+		t.Helper()
+		if code := command(t.Context(), args); code != want {
+			t.Errorf("%q: %d, want %d", args, code, want)
+		}
+	}
+	check(exitUsage)
+	check(exitUsage, "--helpp")
+	for _, word := range []string{"-h", "--help", "help"} {
+		check(0, word)
+	}
+	check(exitMissing, "kernel") // none is prepared
+	check(exitMissing, "test", "./...")
+	for _, code := range []int{exitFailure, exitUsage, exitMissing, exitTimeout, exitNoVerdict, exitMost} {
+		if !strings.Contains(usage, strconv.Itoa(code)) {
+			t.Errorf("help says nothing of exit code %d", code)
+		}
+	}
+	check(0, "test", "-h")
+	check(exitUsage, "test")
+	check(exitUsage, "test", "-nothing", ".")
+	if code := runTests(t.Context(), bed{}, &testRun{packages: []string{"./no/such/package"}}); code != exitFailure {
+		t.Errorf("what does not build: %d", code)
+	}
+}
+
 // childOf returns the folder in /proc of a process whose parent is pid.
 func childOf(pid int) string {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
