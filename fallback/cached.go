@@ -84,6 +84,19 @@ func (d *Datapath) Busiest(n int) []flowcache.Busy {
 	return d.cache.Busiest(n)
 }
 
+// Forget frees what the cache has for rules that are in no table any more, if there are many.
+// kept is what the caller has kept, where it outlives this process, of what
+// [Datapath.Cached] said: see [flowcache.Cache.Forget].
+func (d *Datapath) Forget(kept map[flow.RuleID]flow.Counter) (forgotten []flow.RuleID) {
+	d.swapping.Lock() // while one table follows another, both count
+	defer d.swapping.Unlock()
+	t := d.Table()
+	if d.cache == nil || t == nil {
+		return nil
+	}
+	return d.cache.Forget(kept, func(id flow.RuleID) bool { _, found := t.Index(id); return found })
+}
+
 // View returns the bits of a key that decide what t does with a packet: those that a rule
 // looks at, those that its switch looks at, the tags that actions change, and the port.
 // Packets that agree in them are one flow to t.

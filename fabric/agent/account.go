@@ -119,6 +119,9 @@ func (a *Agent) show(now time.Time) {
 		a.keepNext, a.unkept = now.Add(max(accountPace, time.Duration(len(text))*time.Second/accountRate)), words(err)
 	}
 	a.shown = next
+	if a.Forget != nil && a.unkept == "" { // all of live is in the file
+		a.cached.forget(a.Forget(a.cached.live))
+	}
 }
 
 // keptCounters is the file.

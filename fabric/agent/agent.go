@@ -74,6 +74,10 @@ type Config struct {
 	Cache  *CacheStatus        // how the datapath's cache was opened; nil if it has none
 	Links  func() []LinkStatus // of the datapath, for the status; nil if it has none to speak of
 	Report func(*Status)       // told the status at the end of each round, if not nil; must not block
+
+	// Forget is of the datapath's cache: see fallback.Datapath.Forget. It is told what is in
+	// STATE.counters; nil has the cache keep all that it has.
+	Forget func(kept map[flow.RuleID]flow.Counter) (forgotten []flow.RuleID)
 }
 
 // Agent keeps one blade as it is wanted. Its methods may be called by any goroutine.

@@ -13,11 +13,13 @@ import (
 //
 // Invariant: a total is the sum of what was seen of every cache, each packet once. live is
 // the last reading of the cache called identity; both go into the file with the totals, so
-// that who comes next adds what was counted while nobody looked.
+// that who comes next adds what was counted while nobody looked. What a cache has forgotten
+// it goes on saying to this process, and not to the next one, so it is not in the file's live.
 type cached struct {
 	identity uint64 // 0 before the first cache
 	live     map[flow.RuleID]flow.Counter
-	unlucky  map[string]uint64 // frames that the cache did not answer, by port and why, of identity
+	gone     map[flow.RuleID]flow.Counter // of live: what the cache forgets with this process
+	unlucky  map[string]uint64            // frames that the cache did not answer, by port and why, of identity
 
 	rules    map[flow.RuleID]flow.Counter // packets that the cache answered
 	verdicts map[string]uint64            // the same, by what became of them
@@ -27,7 +29,7 @@ type cached struct {
 }
 
 func newCached() cached {
-	return cached{live: map[flow.RuleID]flow.Counter{}, unlucky: map[string]uint64{}, rules: map[flow.RuleID]flow.Counter{}, words: map[flow.RuleID]string{},
+	return cached{live: map[flow.RuleID]flow.Counter{}, gone: map[flow.RuleID]flow.Counter{}, unlucky: map[string]uint64{}, rules: map[flow.RuleID]flow.Counter{}, words: map[flow.RuleID]string{},
 		verdicts: map[string]uint64{"drop": 0, "normal": 0, "output": 0, "pass": 0, "rule gone": 0},
 		lost:     map[string]uint64{"no agent listened": 0, "too many new flows": 0, "no way out of the cache": 0}}
 }
@@ -41,12 +43,17 @@ func (c *cached) read(rules map[flow.RuleID]flow.Counter, s *fallback.CacheStats
 	if s.Identity != c.identity {
 		c.identity = s.Identity
 		clear(c.live)
+		clear(c.gone)
 		clear(c.unlucky)
 	}
+	maps.DeleteFunc(c.live, func(id flow.RuleID, _ flow.Counter) bool { _, there := rules[id]; return !there })
 	for id, n := range rules {
 		last := c.live[id]
 		if n == last {
 			continue
+		}
+		if n.Packets < last.Packets { // forgotten, and begun again, after the file that last is of
+			last = flow.Counter{}
 		}
 		more := flow.Counter{Packets: n.Packets - last.Packets, Bytes: n.Bytes - last.Bytes}
 		c.rules[id] = plus(c.rules[id], more)
@@ -58,6 +65,15 @@ func (c *cached) read(rules map[flow.RuleID]flow.Counter, s *fallback.CacheStats
 			key := fmt.Sprintf("%d: %s", port, why)
 			c.lost[why] += n - min(n, c.unlucky[key])
 			c.unlucky[key] = n
+		}
+	}
+}
+
+// forget notes that a cache has forgotten rules as they were read last.
+func (c *cached) forget(rules []flow.RuleID) {
+	for _, id := range rules {
+		if n := c.live[id]; n.Packets > 0 {
+			c.gone[id] = n
 		}
 	}
 }
@@ -100,7 +116,11 @@ type keptCached struct {
 }
 
 func (c *cached) kept() keptCached {
-	return keptCached{c.identity, keptMap(c.live), c.unlucky, keptMap(c.rules), c.verdicts, c.lost}
+	live := maps.Clone(c.live)
+	for id, n := range c.gone {
+		live[id] = flow.Counter{Packets: live[id].Packets - n.Packets, Bytes: live[id].Bytes - n.Bytes}
+	}
+	return keptCached{c.identity, keptMap(live), c.unlucky, keptMap(c.rules), c.verdicts, c.lost}
 }
 
 // cached returns what the file has.

@@ -12,13 +12,14 @@ import (
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
 
-// TestCachedCounters reads a cache that counts, outlives its agents, and is another one
-// now and then, by agents that die with nothing but the file of their last reading: each
-// packet is counted once.
+// TestCachedCounters reads a cache that counts, outlives its agents, forgets what they have
+// kept, and is another one now and then, by agents that die with nothing but the file of
+// their last reading: each packet is counted once.
 func TestCachedCounters(t *testing.T) {
 	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	tab := web(t, 1)
 	cache := map[flow.RuleID]flow.Counter{}
+	forgotten := map[flow.RuleID]flow.Counter{} // by the cache, which says it to this process all the same
 	stats := &fallback.CacheStats{Ports: map[flow.Port]fallback.CachePort{}}
 	stats.Identity = 1
 	want := map[flow.RuleID]flow.Counter{}
@@ -31,8 +32,26 @@ func TestCachedCounters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	read := func() {
+		all := maps.Clone(forgotten)
+		for id, n := range cache {
+			all[id] = plus(all[id], n)
+		}
+		c.read(all, stats, tab)
+	}
+	another := func() { // agent, which knows what was kept
+		var k keptCached
+		var err error
+		if err := json.Unmarshal(file, &k); err != nil {
+			t.Fatal(err)
+		}
+		if c, err = k.cached(); err != nil {
+			t.Fatal(err)
+		}
+		clear(forgotten)
+	}
 	for range 2000 {
-		switch n := rng.IntN(20); {
+		switch n := rng.IntN(22); {
 		case n < 14:
 			id := tab.Rule(rng.IntN(tab.Len())).ID
 			cache[id] = plus(cache[id], flow.Counter{Packets: 1, Bytes: 60})
@@ -40,31 +59,41 @@ func TestCachedCounters(t *testing.T) {
 			limited++
 			stats.Ports[1] = fallback.CachePort{PortStats: flowcache.PortStats{Limited: limited}}
 		case n < 17:
-			c.read(maps.Clone(cache), stats, tab)
+			read()
 			keep()
-		case n < 19: // another agent, which knows what was kept
-			var k keptCached
-			var err error
-			if file == nil {
-				break
+		case n < 19:
+			if file != nil {
+				another()
 			}
-			if err := json.Unmarshal(file, &k); err != nil {
-				t.Fatal(err)
+		case n < 21:
+			read()
+			keep()
+			var rules []flow.RuleID
+			for id, n := range cache {
+				if rng.IntN(2) == 0 {
+					rules = append(rules, id)
+					forgotten[id] = plus(forgotten[id], n)
+					delete(cache, id)
+				}
 			}
-			if c, err = k.cached(); err != nil {
-				t.Fatal(err)
+			c.forget(rules)
+			if rng.IntN(2) == 0 { // with the file from before
+				another()
+				read()
 			}
+			keep()
 		default: // another cache, when all of this one was read
-			c.read(maps.Clone(cache), stats, tab)
+			read()
 			keep()
 			past += limited
 			limited = 0
 			clear(cache)
+			clear(forgotten)
 			stats.Ports[1] = fallback.CachePort{}
 			stats.Identity++
 		}
 	}
-	c.read(cache, stats, tab)
+	read()
 	if !maps.Equal(c.rules, want) {
 		t.Errorf("counted %v, want %v", c.rules, want)
 	}

@@ -125,6 +125,7 @@ func (d *Daemon) open() error {
 	config.Datapath, config.Links, config.Samples = d.datapath, d.links.status, samples
 	if d.cache != nil {
 		config.Busiest = d.datapath.Busiest
+		config.Forget = d.datapath.Forget
 		config.Cache = &CacheStatus{Pins: d.file.Cache.Pins, Limit: d.file.Cache.Flows}
 	}
 	d.agent = New(config)

@@ -5,20 +5,17 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
 	"github.com/bladeflow/bladeflow/flow"
@@ -80,7 +77,7 @@ type Stats struct {
 }
 
 // version is that of the memory's layout: what another one made is not adopted.
-const version = 3
+const version = 4
 
 // Digest tells tables apart: two that give any packet different verdicts, or count it for
 // different rules, have different ones.
@@ -154,68 +151,6 @@ func (k *Cache) open(c Config) error {
 	return k.pin()
 }
 
-// claim locks the directory, until the process ends. What locks it is a directory of its
-// own: a bpffs has no plain files.
-func (k *Cache) claim() (err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(k.dir), &st); err != nil || st.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("%s is not on a bpffs", filepath.Dir(k.dir))
-	}
-	if err := os.Mkdir(k.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if k.lock, err = os.Open(k.dir); err != nil {
-		return err
-	}
-	if err := unix.Flock(int(k.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another process has it open: %w", err)
-	}
-	return nil
-}
-
-// eachMap calls f for every map and its name.
-func (k *Cache) eachMap(f func(name string, m **ebpf.Map) error) error {
-	m := &k.maps
-	return errors.Join(f(xdp.CacheMapControl, &m.Control), f(xdp.CacheMapSets, &m.Sets), f(xdp.CacheMapBook, &m.Book),
-		f(xdp.CacheMapPorts, &m.Ports), f(xdp.CacheMapDevices, &m.Devices), f(xdp.CacheMapDistant, &m.Distant), f(xdp.CacheMapOut, &m.Out),
-		f(xdp.CacheMapSockets, &m.Sockets), f(xdp.CacheMapBarrier, &m.Barrier))
-}
-
-// load opens the pinned maps. On an error none is open.
-func (k *Cache) load() error {
-	err := k.eachMap(func(name string, m **ebpf.Map) (err error) {
-		if *m, err = ebpf.LoadPinnedMap(filepath.Join(k.dir, name), nil); err != nil {
-			return err
-		}
-		return k.spec.Maps[name].Compatible(*m)
-	})
-	if err == nil {
-		var s xdp.CacheState
-		if err = k.maps.Control.Lookup(uint32(0), &s); err == nil && s.Version != version {
-			err = fmt.Errorf("version %d", s.Version)
-		}
-	}
-	if err != nil {
-		k.closeMaps()
-	}
-	return err
-}
-
-func (k *Cache) closeMaps() error {
-	return k.eachMap(func(_ string, m **ebpf.Map) error {
-		err := (*m).Close()
-		*m = nil
-		return err
-	})
-}
-
-func (k *Cache) create() error {
-	return k.eachMap(func(name string, m **ebpf.Map) (err error) {
-		*m, err = ebpf.NewMap(k.spec.Maps[name])
-		return err
-	})
-}
-
 // format makes new memory a cache without flows.
 func format(m *xdp.Memory, sets int) {
 	var seed [8 * flow.Words]byte
@@ -227,58 +162,6 @@ func format(m *xdp.Memory, sets int) {
 	rand.Read(seed[:8])
 	m.State.Identity = binary.NativeEndian.Uint64(seed[:])
 	m.State.Epoch, m.State.Version = 1, version
-}
-
-// pin pins new maps, over those of another version. The map that load asks first goes
-// first and comes last: an owner that is killed in between leaves what nobody adopts.
-func (k *Cache) pin() error {
-	path := func(name string) string { return filepath.Join(k.dir, name) }
-	remove := func(name string) error { return absent(os.Remove(path(name))) }
-	if err := remove(xdp.CacheMapControl); err != nil {
-		return err
-	}
-	err := k.eachMap(func(name string, m **ebpf.Map) error {
-		if name == xdp.CacheMapControl {
-			return nil
-		}
-		return errors.Join(remove(name), (*m).Pin(path(name)))
-	})
-	if err != nil {
-		return err
-	}
-	return k.maps.Control.Pin(path(xdp.CacheMapControl))
-}
-
-// absent is an error of removing, unless it says that nothing was there.
-func absent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// linkPrefix begins the name of a link's pin, which ends with the number of its device:
-// ports may have other numbers tomorrow.
-const linkPrefix = "device-"
-
-// findStrays opens the links that the owner before has pinned.
-func (k *Cache) findStrays() error {
-	files, err := os.ReadDir(k.dir)
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		var ifindex int
-		if _, err := fmt.Sscanf(f.Name(), linkPrefix+"%d", &ifindex); err != nil || !strings.HasPrefix(f.Name(), linkPrefix) {
-			continue
-		}
-		l, err := link.LoadPinnedLink(filepath.Join(k.dir, f.Name()), nil)
-		if err != nil {
-			return err
-		}
-		k.strays[ifindex] = l
-	}
-	return nil
 }
 
 // program returns the program for a device, loaded once.
@@ -440,11 +323,23 @@ func (k *Cache) leads(v Verdict) bool {
 }
 
 // Counters returns what the cache has answered, by rule. Counts never decrease; those of
-// a pinned cache outlive its owners. Cost: 1 to 2 ms for a cache of the default size.
+// a pinned cache outlive its owners, but for what was forgotten ([Cache.Forget]). Cost: 1 to
+// 2 ms for a cache of the default size.
 func (k *Cache) Counters() map[flow.RuleID]flow.Counter {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.table.counters()
+}
+
+// Forget frees what counts for rules that are in no table any more, as has says of the table
+// of the current epoch, if more than half of the room for rules is in use. kept is what the
+// caller has kept, where it outlives this process, of what Counters said: a rule that has
+// counted anything else stays. For this process Counters goes on with what is forgotten; for
+// the next owner such a rule begins at 0, if it ever counts again. Cost: nearly none, or 3 ms.
+func (k *Cache) Forget(kept map[flow.RuleID]flow.Counter, has func(flow.RuleID) bool) (forgotten []flow.RuleID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table.forget(kept, has)
 }
 
 // Stats returns how the cache is filled.

@@ -128,7 +128,7 @@ func (k *Cache) recognize(n flow.Port, ifindex int) {
 	had, was := k.table.mem.Ports[n].Ifindex, uint64(k.portOf(ifindex))
 	known := k.table.mem.State.View[k.table.epoch()&1].Table != Digest{}
 	if known && (had != 0 && had != uint32(ifindex) || was != 0 && was != uint64(n)) {
-		k.table.forget()
+		k.table.annul()
 	}
 }
 

@@ -2,7 +2,9 @@ package flowcache
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,6 +59,8 @@ func TestTable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
 	m := newMemory(4, 64)
 	tab := newTable(m)
+	const ruleCount = 20 // of a table: others come with some epochs, until there were far more than lines
+	oldest := 0
 	type fact struct {
 		verdict Verdict
 		rule    flow.RuleID
@@ -99,6 +103,25 @@ func TestTable(t *testing.T) {
 		tab.rested(resting)
 		tab.settled = tab.epoch()
 	}
+	kept := map[flow.RuleID]flow.Counter{} // what owners before this one have taken over
+	forgot := 0
+	forget := func() {
+		read := tab.counters()
+		if rng.IntN(2) == 0 { // some have counted since, or so it seems
+			for rule := range read {
+				if rng.IntN(2) == 0 {
+					read[rule] = flow.Counter{Packets: 1}
+				}
+			}
+		}
+		rules := tab.forget(read, func(r flow.RuleID) bool { return r >= flow.RuleID(oldest) && r < flow.RuleID(oldest+ruleCount) })
+		for _, r := range rules {
+			if r >= flow.RuleID(oldest) && r < flow.RuleID(oldest+ruleCount) {
+				t.Fatalf("rule %d of the table is forgotten", r)
+			}
+		}
+		forgot += len(rules)
+	}
 	epoch := advance(tab, &view)
 	grace()
 	for range 200_000 {
@@ -129,7 +152,7 @@ func TestTable(t *testing.T) {
 					}
 				}
 				if !ok {
-					f = fact{Verdict{Op: Forward, Port: flow.Port(rng.IntN(100))}, flow.RuleID(rng.IntN(20))}
+					f = fact{Verdict{Op: Forward, Port: flow.Port(rng.IntN(100))}, flow.RuleID(oldest + rng.IntN(ruleCount))}
 				}
 				flows = append(flows, Flow{&k, f.verdict, f.rule})
 			}
@@ -150,13 +173,22 @@ func TestTable(t *testing.T) {
 			view = flow.Key{0xff, rng.Uint64N(2)}
 			clear(facts)
 			epoch = advance(tab, &view)
+			switch rng.IntN(4) {
+			case 0:
+				oldest += rng.IntN(ruleCount)
+			case 1: // some come back
+				oldest = max(0, oldest-rng.IntN(ruleCount/2))
+			}
+			rule := flow.RuleID(oldest + 5)
 			for range 10 { // installs before the grace period ends
 				k := flow.Key{rng.Uint64N(40)}
-				if put1(tab, epoch, &k, Verdict{}, 5) == installed {
-					facts[masked(k)] = fact{Verdict{}, 5}
+				if put1(tab, epoch, &k, Verdict{}, rule) == installed {
+					facts[masked(k)] = fact{Verdict{}, rule}
 				}
 			}
+			forget()
 			grace()
+			forget()
 		case n < 998:
 			grace()
 		default: // the owner dies; the next one waits for a grace period
@@ -164,6 +196,7 @@ func TestTable(t *testing.T) {
 				count(s)
 			}
 			sights = nil
+			kept = plusAll(kept, tab.past)
 			tab = newTable(m)
 		}
 		if rng.IntN(1000) == 0 {
@@ -171,14 +204,26 @@ func TestTable(t *testing.T) {
 				count(s)
 			}
 			sights = nil
-			if diff := cmp.Diff(want, tab.counters()); diff != "" {
+			if diff := cmp.Diff(want, plusAll(kept, tab.counters())); diff != "" {
 				t.Fatalf("counters (-want +got):\n%s", diff)
 			}
 		}
 	}
+	if oldest > 10*len(m.Book) && forgot < 5*len(m.Book) {
+		t.Errorf("of more than %d rules, in a book of %d, %d were forgotten", oldest, len(m.Book), forgot)
+	}
 	if hits < 1000 { // 24,000 as a rule; fewer where the hash puts nearly all of these few keys into one set
 		t.Errorf("%d packets were answered", hits)
 	}
+}
+
+// plusAll adds counters by rule.
+func plusAll(a, b map[flow.RuleID]flow.Counter) map[flow.RuleID]flow.Counter {
+	sum := maps.Clone(a)
+	for rule, n := range b {
+		sum[rule] = flow.Counter{Packets: sum[rule].Packets + n.Packets, Bytes: sum[rule].Bytes + n.Bytes}
+	}
+	return sum
 }
 
 // TestHalfCarried kills an owner between any two stores of a transfer.
@@ -250,19 +295,97 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestFullBook has more rules than lines: the last ones stay in Go.
+// TestFullBook has more rules than lines: the last ones stay in Go, until others are gone and
+// what those have counted is kept.
 func TestFullBook(t *testing.T) {
-	tab := newTable(newMemory(64, 4))
+	m := newMemory(64, 4)
+	tab := newTable(m)
 	view := flow.Key{^uint64(0)}
 	epoch := advance(tab, &view)
-	for i := range uint64(6) {
-		want := installed
-		if i >= 4 {
-			want = full
+	put := func(rules, lines uint64) {
+		t.Helper()
+		for i := range rules {
+			want := installed
+			if i >= lines {
+				want = full
+			}
+			if o := put1(tab, epoch, &flow.Key{i}, Verdict{}, flow.RuleID(i)); o != want {
+				t.Errorf("rule %d: %v, want %v", i, o, want)
+			}
 		}
-		if o := put1(tab, epoch, &flow.Key{i}, Verdict{}, flow.RuleID(i)); o != want {
-			t.Errorf("rule %d: %v, want %v", i, o, want)
+	}
+	put(6, 4)
+	packet(m, &flow.Key{1}).Packets += 7
+	gone := func(flow.RuleID) bool { return false }
+	check := func(what string, kept map[flow.RuleID]flow.Counter, want ...flow.RuleID) {
+		t.Helper()
+		got := tab.forget(kept, gone)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: rules %v are forgotten, want %v", what, got, want)
 		}
+	}
+	check("with flows that answer", tab.counters())
+	epoch = advance(tab, &view)
+	check("before the grace period", tab.counters())
+	tab.settled = epoch
+	check("but for one that counted more than is kept", map[flow.RuleID]flow.Counter{1: {Packets: 6}}, 0, 2, 3)
+	check("with most of the book free", tab.counters())
+	for i := range uint64(3) {
+		if o := put1(tab, epoch, &flow.Key{10 + i}, Verdict{}, flow.RuleID(10+i)); o != installed {
+			t.Errorf("rule %d: %v", 10+i, o)
+		}
+	}
+	check("what counted, too", tab.counters(), 1)
+	if o := put1(tab, epoch, &flow.Key{1}, Verdict{}, 1); o != installed {
+		t.Errorf("rule 1 once more: %v", o)
+	}
+	packet(m, &flow.Key{1}).Packets += 2
+	if n := tab.counters()[1].Packets; n != 9 {
+		t.Errorf("rule 1 has counted %d packets, want 7 and 2", n)
+	}
+	if n := newTable(m).counters()[1].Packets; n != 2 {
+		t.Errorf("for the next owner rule 1 has counted %d packets, want 2", n)
+	}
+}
+
+// TestRulesOverTime has three times as many rules as a book has lines, some thousand at a
+// time: each gets a line, and all is counted.
+func TestRulesOverTime(t *testing.T) {
+	m := newMemory(DefaultFlows/ways, xdp.Lines)
+	tab := newTable(m)
+	view := flow.Key{^uint64(0)}
+	const atOnce = 8192
+	var rules, full, packets uint64
+	for rules < 3*xdp.Lines {
+		epoch := advance(tab, &view)
+		tab.settled = epoch
+		for i := range uint64(atOnce) {
+			key := flow.Key{i}
+			put1(tab, epoch, &key, Verdict{}, flow.RuleID(rules+i))
+			if e := packet(m, &key); e != nil {
+				e.Packets++
+				packets++
+			} else {
+				full++ // its set is
+			}
+		}
+		if rules += atOnce; len(tab.lines) > xdp.Lines/2 { // else nothing happens
+			tab.forget(tab.counters(), func(r flow.RuleID) bool { return uint64(r) >= rules-atOnce })
+		}
+		if len(tab.lines) > xdp.Lines/2+atOnce {
+			t.Fatalf("%d lines are in use", len(tab.lines))
+		}
+	}
+	if full > rules/100 {
+		t.Errorf("of %d rules %d had no flow", rules, full)
+	}
+	counted := uint64(0)
+	for _, n := range tab.counters() {
+		counted += n.Packets
+	}
+	if counted != packets {
+		t.Errorf("%d packets are counted of %d", counted, packets)
 	}
 }
 
