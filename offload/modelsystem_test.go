@@ -55,6 +55,8 @@ type system struct {
 	nic   *offloadtest.NIC
 	table *flow.Table // in force
 	next  *flow.Table // it may become that
+	was   *flow.Table // in force when the change began
+	fast  bool        // a device may answer by that, too, until the change is done
 	batch int         // of one Apply, how many operations may be lost in any way
 
 	point  int                                // counts them
@@ -72,7 +74,7 @@ type system struct {
 
 func newSystem(c *checked, u *flowtest.Universe, m device.Model, t *flow.Table) *system {
 	c.Universes[u.Name] = len(u.Keys)
-	return &system{checked: c, u: u, model: m, nic: offloadtest.New(m), table: t, next: t, batch: 8,
+	return &system{checked: c, u: u, model: m, nic: offloadtest.New(m), table: t, next: t, was: t, batch: 8,
 		seen: map[flow.EntryID]flow.Entry{}, holds: map[flow.EntryID]packets{}, right: map[*flow.Table]map[flow.EntryID]packets{}, wins: map[*flow.Table][]int{}}
 }
 
@@ -156,8 +158,12 @@ func (s *system) try(entries []flow.Entry) {
 		held := s.matching(e)
 		if !e.Punt() && offload.Ours(e.ID) {
 			now, then := s.answering(e, s.table), s.answering(e, s.next)
+			lag := s.none()
+			if s.fast {
+				lag = s.answering(e, s.was)
+			}
 			for w := range held {
-				if answers := held[w] &^ taken[w]; answers&^now[w] != 0 {
+				if answers := held[w] &^ taken[w] &^ lag[w]; answers&^now[w] != 0 {
 					s.Unsound++
 					if answers&^now[w]&^then[w] != 0 {
 						s.Neither++
@@ -356,7 +362,9 @@ func (s *system) plan(want *flow.Table, installed []flow.Entry, t offload.Traffi
 	}
 	p, known := s.plans[same.String()]
 	if !known {
-		p = plan(s.table, want, installed, s.model, t)
+		planner := offload.Planner{Fast: s.fast}
+		p = planner.Plan(s.table, want, installed, s.model, t)
+		s.Stayed += len(p.Stale)
 		s.plans[same.String()] = p
 	}
 	return p

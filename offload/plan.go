@@ -27,6 +27,10 @@ type Plan struct {
 	Retire  []Op // removals only, lowest priority first
 	Promote []Op
 
+	// Stale are entries that stay until software has swapped, although their rules' actions
+	// change: none but in the fast mode, see [Planner.Fast]. Promote takes them out.
+	Stale []flow.EntryID
+
 	Entries    []flow.Entry // what the device holds of ours in the end, highest priority first
 	Foreign    []flow.Entry // what it holds of others'; never touched
 	Placements []Placement  // one for each rule in table order, the default last
@@ -46,6 +50,7 @@ type input struct {
 	model     device.Model
 	traffic   Traffic
 	banned    map[flow.EntryID]device.Refusal
+	fast      bool
 }
 
 // NewPlan plans the way from what is installed under old, the table software runs
@@ -122,9 +127,17 @@ func (p *Planner) plan(in input) Plan {
 	if len(in.banned) > 0 {
 		usable = slices.DeleteFunc(slices.Clone(ours), func(e *flow.Entry) bool { _, no := in.banned[e.ID]; return no })
 	}
+	p.stays = p.stayable(&in, foreign)
 	kept := p.soundSubset(in.old, usable, foreign, proof{p.proved, before}, sides...)
+	stale := p.staleOf(kept)
+	guards := p.inStead(stale, kept)
 
 	target, placements := p.place(&in, kept, foreign)
+	fits := p.fits(append(slices.Clip(kept), guards...), target.use)
+	if len(stale) > 0 && !fits {
+		in.fast = false
+		return p.plan(in)
+	}
 	plan := Plan{Want: in.want, Foreign: foreign, Placements: placements, Used: target.used(), from: in}
 	plan.Entries = make([]flow.Entry, len(p.sorted))
 	p.proved = make([]*flow.Entry, len(p.sorted))
@@ -134,7 +147,18 @@ func (p *Planner) plan(in input) Plan {
 
 	plan.Retire = removals(ours, holding(kept))
 	stay := kept
-	if !p.fits(kept, target.use) {
+	for _, g := range guards {
+		plan.Promote = append(plan.Promote, Op{Add, *g})
+	}
+	if len(stale) > 0 {
+		plan.Promote = append(plan.Promote, removals(stale, nil)...)
+		gone := holding(stale)
+		stay = slices.DeleteFunc(append(slices.Clip(kept), guards...), func(e *flow.Entry) bool { return gone[e.ID] != nil })
+		for _, e := range stale {
+			plan.Stale = append(plan.Stale, e.ID)
+		}
+	}
+	if !fits {
 		common := slices.DeleteFunc(slices.Clone(kept), func(e *flow.Entry) bool { return p.placed[e.ID] == nil })
 		stay = p.soundSubset(in.old, common, foreign, proof{kept, after}, after)
 		plan.Promote = removals(kept, holding(stay)) // break before make: there is no room for both

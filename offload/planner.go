@@ -24,6 +24,12 @@ import (
 // rule that changed about as much as there are rules that overlap it.
 // BenchmarkPlanner has the figures.
 type Planner struct {
+	// Fast has entries of rules of which nothing but the actions changes stay in the device
+	// until software has swapped, and all that relies on them. It is weaker than what is done
+	// otherwise: for a moment a device judges such packets by the table before and software
+	// by the one after.
+	Fast bool
+
 	table   *flow.Table  // the one wanted last; nil before the first plan
 	model   device.Model // without its limits of number, which change nothing of what is kept
 	members []*member    // the rules of table in order, the default last
@@ -51,14 +57,14 @@ type Planner struct {
 
 	sorted []*slot // what the last plan places, highest first
 	placed map[flow.EntryID]*slot
-	proved []*flow.Entry // the same: sound together for table
-
+	proved []*flow.Entry              // the same: sound together for table
+	stays  map[flow.RuleID]*flow.Rule // of the last plan, see stayable
 }
 
 // Plan returns what NewPlan returns for the same arguments, where t says no more than
-// a Heat does.
+// a Heat does and p is not Fast.
 func (p *Planner) Plan(old, want *flow.Table, installed []flow.Entry, m device.Model, t Traffic) Plan {
-	return p.plan(input{old: old, want: want, installed: installed, model: m, traffic: t})
+	return p.plan(input{old: old, want: want, installed: installed, model: m, traffic: t, fast: p.Fast})
 }
 
 // learn makes the planner one that knows old and want.
@@ -67,7 +73,7 @@ func (p *Planner) learn(in *input) {
 	m.Entries, m.Masks, m.Priorities, m.Evidence = 0, 0, 0, nil
 	crammed := p.buried+len(p.levels)/2 > 2*len(p.members)+4096
 	if p.table != in.old || crammed || !reflect.DeepEqual(p.model, m) {
-		*p = Planner{model: m}
+		*p = Planner{Fast: p.Fast, model: m}
 		p.begin(in.old)
 	}
 	p.turn(in.want)

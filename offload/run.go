@@ -165,7 +165,7 @@ func (d *running) refused() (culprit flow.EntryID, err error) {
 	for _, q := range []struct {
 		table   *flow.Table
 		entries []flow.Entry
-	}{{p.Want, p.Entries}, {p.Want, kept}, {p.from.old, kept}} {
+	}{{p.Want, p.Entries}, {p.Want, p.renewed(kept)}, {p.from.old, kept}} {
 		if culprit, err := d.ask(q.table, q.entries); err != nil {
 			return culprit, err
 		}

@@ -168,7 +168,14 @@ func (s *survey) note() {
 // kept.
 func (s *survey) sound(e *flow.Entry, at side) bool {
 	m := s.rule(e.Rule, at)
-	if m == nil || !m.rule.Match.Covers(&e.Match) || !s.says(m.rule, e, at) {
+	if m == nil {
+		return false
+	}
+	says := m.rule
+	if was := s.stays[e.Rule]; was != nil {
+		says = was // before and after: what it may go on saying
+	}
+	if !m.rule.Match.Covers(&e.Match) || !s.says(says, e, at) {
 		return false
 	}
 	with := part{e.Match, s.kindsOf(&e.Match)}

@@ -61,6 +61,7 @@ type Config struct {
 	Busiest  func(n int) []flowcache.Busy // of Datapath's cache, see [fallback.Datapath.Busiest]; nil if it has none
 	Check    offload.Check                // of a verify.Prover, except in tests of what happens without it
 	Interval time.Duration                // between rounds of [Agent.Run]; 2 s if zero
+	Fast     bool                         // changes of nothing but actions are made faster, and with less promised: see [offload.Planner.Fast]
 	Log      *slog.Logger                 // nothing is logged if nil
 	Now      func() time.Time
 
@@ -136,7 +137,7 @@ func New(c Config) *Agent {
 	}
 	for _, d := range c.Devices {
 		d.Card = cmp.Or(d.Card, device.Card{NIC: d.Name})
-		a.devices = append(a.devices, &card{Device: d, ledger: newLedger()})
+		a.devices = append(a.devices, &card{Device: d, ledger: newLedger(), planner: offload.Planner{Fast: c.Fast}})
 	}
 	if err := a.recount(); err != nil {
 		a.event("E_KEPT", "counters", "they begin again, for what was kept of them cannot be read: "+err.Error())

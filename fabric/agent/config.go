@@ -37,6 +37,7 @@ type File struct {
 	Datapath string        // afxdp or afpacket
 	Interval time.Duration // between reconciliations
 	Metrics  string        // address of /metrics and /status; empty serves neither
+	Changes  string        // strict or fast, see [Config.Fast]
 	PerRule  bool          // two series for each rule
 	Status   string        // file; empty writes none
 
@@ -123,6 +124,9 @@ spec:
     flows: 32768                   # that fit: a power of two up to 262144, 128 bytes each
     upcalls: 250000                # frames of unknown flows a second that a port may send up to software; 0 is any number
   fail: closed                     # what unknown flows get while no agent listens; or kernel: the blade's kernel gets them
+  changes: strict                  # a change has one instant, before which all packets are judged by the table before; fast: entries of rules
+                                   # of which only actions change stay in the card until software has changed, and for a moment the card
+                                   # judges their packets by the table before and software by the new one
   interval: 2s                     # devices are read and proved every 10s at least
   metrics: 127.0.0.1:9464          # /metrics and /status; "" serves neither
   rule_metrics: false              # some more series for each rule
@@ -144,7 +148,7 @@ func ReadFile(path string) (File, error) {
 // ParseFile reads a configuration strictly: the first thing that is not right is a
 // *[flow.Fault] with line and column.
 func ParseFile(path string, data []byte) (File, error) {
-	f := File{Root: "/", Datapath: "afxdp", Fail: "closed", Cache: CacheSpec{Flows: flowcache.DefaultFlows, Upcalls: upcalls}, Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
+	f := File{Root: "/", Datapath: "afxdp", Fail: "closed", Changes: "strict", Cache: CacheSpec{Flows: flowcache.DefaultFlows, Upcalls: upcalls}, Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
 	r := reader{file: path}
 	top := r.document(data)
 	r.fields(top, fields{
@@ -238,6 +242,7 @@ func (f *File) spec(r *reader, v value, dir string) {
 				"upcalls": {optional, func(v value) { f.Cache.Upcalls, answers = v.number(1e9), true }},
 			})
 		}},
+		"changes": {optional, func(v value) { f.Changes = v.oneOf("strict", "fast") }},
 		"interval": {optional, func(v value) {
 			d, err := time.ParseDuration(v.text())
 			if err != nil || d < 100*time.Millisecond || d > time.Hour {

@@ -29,7 +29,7 @@ func TestExample(t *testing.T) {
 			{MAC: 0x020000000001, Port: "vf0"},
 			{MAC: 0x020000000001, Port: "vf0", VLAN: 7},
 		},
-		Softnic: "/run/bladeflow/bpf/blade1", Datapath: "afxdp", Interval: 2 * time.Second,
+		Softnic: "/run/bladeflow/bpf/blade1", Datapath: "afxdp", Changes: "strict", Interval: 2 * time.Second,
 		Metrics: "127.0.0.1:9464", Status: "/run/bladeflow/status.json",
 		Observe: "/run/bladeflow/status.observe", Observers: "viewers",
 	}

@@ -79,7 +79,7 @@ func (d *Daemon) open() error {
 		ports.Declare(m.Name)
 	}
 	d.ports = ports
-	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Log: d.log, State: d.file.state()}
+	config := Config{Check: new(verify.Prover).Check, Interval: d.file.Interval, Fast: d.file.Changes == "fast", Log: d.log, State: d.file.state()}
 	if err := d.source(&config, inv, maps, ports); err != nil {
 		return err
 	}
