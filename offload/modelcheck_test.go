@@ -36,7 +36,7 @@ import (
 // universe on what the device holds, and before every Apply on what it would hold if
 // any part of its operations were lost: no entry may answer a packet otherwise than
 // the table in force says, so no packet gets a verdict that is neither the old one
-// nor the new one. One system in four changes in the fast mode, in which an entry may
+// nor the new one. One system in three changes in the fast mode, in which an entry may
 // also answer as the table before did, until the change is done. A state is one content of the device under one table in force
 // with all packets tried on it; contents that come again are counted again.
 //
@@ -210,7 +210,7 @@ func (c *checked) walk(rng *rand.Rand, enough func() bool) error {
 		m := smallModel(rng)
 		m.Entries += 4 + rng.IntN(12)
 		s := newSystem(c, u, m, edited(rng, u, u.Table(rng, 2+rng.IntN(9)), 4))
-		s.fast = rng.IntN(4) == 0
+		s.fast = rng.IntN(3) == 0
 		for range 4 {
 			if rng.IntN(4) == 0 { // another program's
 				s.put(flow.Entry{ID: flow.EntryID(rng.IntN(3)), Kind: flow.EntryKind(rng.IntN(2)), Priority: rng.Uint64(), Match: u.Match(rng)})
@@ -291,7 +291,7 @@ func TestModelCheck(t *testing.T) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	if c.Stayed == 0 {
+	if c.Stayed == 0 && !testing.Short() {
 		t.Error("no entry ever stayed in the fast mode")
 	}
 	if c.Aborted == 0 || c.Crashes == 0 || len(c.Faults) != int(late) {
