@@ -142,9 +142,9 @@ long-kills: ## kill an agent 1,000 times in the middle of updates; writes docs/r
 	BLADEFLOW_KILLS=1000 nice -n 5 $(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./hwtests
 
 .PHONY: long-policy
-long-policy: ## change a table 2,000 times under 240,000 packets per second; writes docs/results/policy.json (root, 10 min)
+long-policy: ## change a table 2,000 times under 260,000 packets per second; writes docs/results/policy.json (root, 12 min, before others)
 	@mkdir -p docs/results
-	BLADEFLOW_POLICY=2000 $(GO) test -count=1 -timeout 60m -v -run '^TestChanges$$' ./hwtests
+	BLADEFLOW_POLICY=2000 nice -n -10 $(GO) test -count=1 -timeout 60m -v -run '^TestChanges$$' ./hwtests
 
 .PHONY: long-storm
 long-storm: ## 30 million frames of new flows on one port beside the flows of others; writes docs/results/storm.json (root, 5 min)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -34,20 +35,17 @@ const edits = 6
 const (
 	partPackets = 600_000
 	partFrames  = 400
-	cardShare   = 80 // of the different packets, in percent, those that the card answers at first
+	cardShare   = 92 // of the different packets, in percent, those that the card answers at first
 )
 
 // lossMost is how much of a part may be lost, in percent: where more is, the next goes
-// slower. A packet that was lost tells little, for loss looks like drop.
+// slower, until the machine has more time again. A packet that was lost tells little, for
+// loss looks like drop.
 const lossMost = 5
-
-// quietAfter is how long nothing came when all of a part is taken to have come: what a worker
-// that got no processor still has would be counted as lost here, and as strange in the next part.
-const quietAfter = time.Second
 
 // Changed is what [Changes] found.
 type Changed struct {
-	Changes  int     `json:"changes"`
+	Changes  int     `json:"changes"` // during which every port sent
 	Packets  int     `json:"packets"`
 	Hardware int     `json:"hardware"` // of the packets: that software did not get
 	Rate     float64 `json:"rate"`     // packets per second while the table changed, as sent
@@ -134,6 +132,8 @@ func (r *changing) run(ctx context.Context) (err error) {
 		if lossy {
 			rate -= rate / 4
 			r.found.Slowed++
+		} else {
+			rate = min(r.Rate, rate+rate/8)
 		}
 	}
 	r.found.Rate = float64(r.found.Packets) / r.lasted.Seconds()
@@ -207,18 +207,20 @@ func (r *changing) part(ctx context.Context, rate int) (lossy bool, err error) {
 		return false, err
 	}
 	first := len(r.blade.Commits()) - 1
-	f := newFlood(streams, partPackets)
-	begin := time.Now()
+	f, err := newFlood(r.ch, streams, partPackets)
+	if err != nil {
+		return false, err
+	}
 	var done sync.WaitGroup
 	var sent error
-	done.Go(func() { sent = f.send(ctx, r.ch, rate) })
+	done.Go(func() { sent = f.send(ctx, rate) })
 	took, err := r.changes(ctx, f)
 	f.stop()
 	done.Wait()
-	lasted := time.Since(begin)
-	if err := errors.Join(err, sent, r.ch.Settle(ctx, quietAfter)); err != nil {
+	if err := errors.Join(err, sent, f.close(), r.ch.Settle(ctx, 200*time.Millisecond)); err != nil {
 		return false, err
 	}
+	lasted := f.lasted()
 	after, err := r.ch.losses()
 	if err != nil {
 		return false, err
@@ -228,7 +230,7 @@ func (r *changing) part(ctx context.Context, rate int) (lossy bool, err error) {
 		return false, err
 	}
 	r.took, r.lasted = append(r.took, took...), r.lasted+lasted
-	r.found.add(&j.found, len(took), float64(j.found.Packets)/lasted.Seconds())
+	r.found.add(&j.found, f.around(j.commits[1:]), float64(j.found.Packets)/lasted.Seconds())
 	return j.lost*100 > uint64(j.found.Packets)*lossMost, nil
 }
 
@@ -256,6 +258,7 @@ func (c *Changed) add(p *Changed, changes int, rate float64) {
 // returns how long each took.
 func (r *changing) changes(ctx context.Context, f *flood) (took []time.Duration, err error) {
 	const around = 20 * time.Millisecond
+	<-f.flowing
 	time.Sleep(around)
 	for r.found.Changes+len(took) < r.Changes && !f.ending() {
 		r.edit()
@@ -273,72 +276,113 @@ func (r *changing) changes(ctx context.Context, f *flood) (took []time.Duration,
 // from its sequence number.
 type flood struct {
 	streams []Stream
-	room    int       // packets of one stream
-	sent    [][]int64 // by stream: CLOCK_MONOTONIC ns just before
+	makers  []*traffic.Maker // of each stream
+	room    int              // packets of one stream
+	sent    [][]int64        // by stream: CLOCK_MONOTONIC ns just before
 	stopped chan struct{}
-	once    sync.Once
+	flowing chan struct{} // closed when all streams send, or one has ended
+	stop    func()
+	flow    func()
 
-	mu   sync.Mutex
-	most int // guarded by mu: packets that one stream has sent
+	mu    sync.Mutex
+	most  int // guarded by mu: packets that one stream has sent
+	begun int // guarded by mu: streams that have sent some
 }
 
 // newFlood divides sequence numbers from 0 to packets among streams.
-func newFlood(streams []Stream, packets int) *flood {
-	f := &flood{streams: streams, room: packets / len(streams), stopped: make(chan struct{})}
-	for range streams {
-		f.sent = append(f.sent, make([]int64, 0, f.room))
+func newFlood(ch *Chassis, streams []Stream, packets int) (*flood, error) {
+	f := &flood{streams: streams, room: packets / len(streams), sent: make([][]int64, len(streams)), stopped: make(chan struct{}), flowing: make(chan struct{})}
+	f.stop, f.flow = sync.OnceFunc(func() { close(f.stopped) }), sync.OnceFunc(func() { close(f.flowing) })
+	for i, s := range streams {
+		at := ch.Blades[s.Blade].At(s.Port)
+		m, err := traffic.OpenMaker(at.Outside.NS, at.Outside.Name, s.Frames, f.first(i), f.room)
+		if err != nil {
+			return nil, errors.Join(err, f.close())
+		}
+		f.makers = append(f.makers, m)
 	}
-	return f
+	return f, nil
 }
 
-func (f *flood) stop() { f.once.Do(func() { close(f.stopped) }) }
+// close closes the makers.
+func (f *flood) close() error {
+	var errs []error
+	for _, m := range f.makers {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // ending reports whether there is hardly room for more.
 func (f *flood) ending() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.most > f.room*7/8
+	return f.most > f.room*3/4
+}
+
+// lasted is the time from the first packet to the last.
+func (f *flood) lasted() time.Duration {
+	first, last := int64(math.MaxInt64), int64(0)
+	for _, at := range f.sent {
+		if len(at) > 0 {
+			first, last = min(first, at[0]), max(last, at[len(at)-1])
+		}
+	}
+	return time.Duration(max(0, last-first))
+}
+
+// around counts the commits that all streams sent before and after.
+func (f *flood) around(commits []Commit) (n int) {
+	for _, c := range commits {
+		under := true
+		for _, at := range f.sent {
+			under = under && len(at) > 0 && at[0] < c.Before && c.After < at[len(at)-1]
+		}
+		if under {
+			n++
+		}
+	}
+	return n
 }
 
 // send sends until stop, or until there is no more room.
-func (f *flood) send(ctx context.Context, ch *Chassis, rate int) error {
+func (f *flood) send(ctx context.Context, rate int) error {
 	errs := make([]error, len(f.streams))
 	var done sync.WaitGroup
-	for i := range f.streams {
-		done.Go(func() { errs[i] = f.stream(ctx, ch, i, rate/len(f.streams)) })
+	for i, m := range f.makers {
+		done.Go(func() {
+			defer f.flow()
+			f.sent[i], errs[i] = m.Send(ctx, rate/len(f.streams), f.going())
+		})
 	}
 	done.Wait()
 	return errors.Join(errs...)
 }
 
-func (f *flood) stream(ctx context.Context, ch *Chassis, i, rate int) error {
-	s := &f.streams[i]
-	sender, err := ch.Blades[s.Blade].At(s.Port).Sender()
-	if err != nil {
-		return err
-	}
-	defer sender.Close()
-	for len(f.sent[i]) < f.room {
+// going returns what is told how many packets a stream has sent, and says whether more are
+// wanted.
+func (f *flood) going() func(sent int) bool {
+	some := false
+	return func(sent int) bool {
+		f.mu.Lock()
+		f.most = max(f.most, sent)
+		if sent > 0 && !some {
+			some = true
+			f.begun++
+		}
+		all := f.begun == len(f.streams)
+		f.mu.Unlock()
+		if all {
+			f.flow()
+		}
 		select {
 		case <-f.stopped:
-			return nil
+			return false
 		default:
+			return true
 		}
-		done := len(f.sent[i])
-		r, err := sender.Send(ctx, traffic.Load{Frames: f.frame, First: f.first(i) + uint64(done), Count: min(stretch, f.room-done), Rate: rate, Burst: floodBurst, Times: true})
-		if err != nil {
-			return err
-		}
-		f.sent[i] = append(f.sent[i], r.Times...)
-		f.mu.Lock()
-		f.most = max(f.most, len(f.sent[i]))
-		f.mu.Unlock()
 	}
-	return nil
 }
-
-// floodBurst is how many frames go back to back: fewer would wake the senders too often.
-const floodBurst = 16
 
 // first returns the first sequence number of a stream.
 func (f *flood) first(stream int) uint64 { return uint64(stream * f.room) }

@@ -124,7 +124,7 @@ func TestChanges(t *testing.T) {
 		changes = 10
 	}
 	if long {
-		rate = 240_000
+		rate = 260_000
 	}
 	began, load, seed := time.Now(), machine().Load, flowtest.Seed(t)
 	r, err := Changes(t.Context(), ChangesConfig{Changes: flowtest.Count(t, "BLADEFLOW_POLICY", changes), Rate: rate, Rules: 40, Entries: 256, Seed: seed, Say: t.Logf})

@@ -40,6 +40,17 @@ func (d Drops) Total() (n uint64) {
 	return n
 }
 
+// In returns how many frames that came by a netdev were lost there, or by the socket that
+// a program of the netdev gave them to.
+func (d Drops) In(at Netdev) (n uint64) {
+	for name, v := range d {
+		if strings.HasPrefix(name, at.String()+" rx_queue_") {
+			n += v
+		}
+	}
+	return n
+}
+
 // String lists the counters, one a line.
 func (d Drops) String() string {
 	var b strings.Builder
@@ -114,6 +125,25 @@ func (d Drops) read(ns *netns.NS) error {
 		}
 		return nil
 	})
+}
+
+// Redirected returns how many frames that came by a veth of the lab a program has handed
+// on, to another netdev or to a socket, since it is up. What found no room is not in it.
+func (d Netdev) Redirected() (n uint64, err error) {
+	err = d.NS.Do(func() error {
+		s, err := ethtool.Open()
+		if err != nil {
+			return err
+		}
+		stats, err := s.Stats(d.Name)
+		for counter, v := range stats {
+			if strings.HasPrefix(counter, "rx_queue_") && strings.HasSuffix(counter, "_xdp_redirect") {
+				n += v
+			}
+		}
+		return errors.Join(err, s.Close())
+	})
+	return n, err
 }
 
 // Settle returns once no observer has seen a frame for as long as quiet, or when

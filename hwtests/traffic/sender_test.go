@@ -19,6 +19,18 @@ import (
 // wire returns a sender and an observer at the two ends of a veth pair.
 func wire(tb testing.TB, sequences int) (*traffic.Sender, *observe.Observer) {
 	tb.Helper()
+	ns, o := cable(tb, sequences)
+	s, err := traffic.Open(ns, "a")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s, o
+}
+
+// cable returns a namespace with a veth pair, a and b, and an observer at b.
+func cable(tb testing.TB, sequences int) (*netns.NS, *observe.Observer) {
+	tb.Helper()
 	ns, err := netns.New(fmt.Sprintf("bftraffic%d", os.Getpid()))
 	must.Have(tb, "veth", err)
 	tb.Cleanup(func() { ns.Close() })
@@ -39,12 +51,7 @@ func wire(tb testing.TB, sequences int) (*traffic.Sender, *observe.Observer) {
 	o, err := observe.AtXDP(ns, "b", observe.Config{Sequences: sequences})
 	must.Have(tb, "xdp", err)
 	tb.Cleanup(func() { o.Close() })
-	s, err := traffic.Open(ns, "a")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { s.Close() })
-	return s, o
+	return ns, o
 }
 
 var frame = append([]byte{2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5}, make([]byte, 50)...)
