@@ -25,6 +25,7 @@ func commands() []*cobra.Command {
 		revertCommand(),
 		waitCommand(),
 		explainCommand(),
+		topCommand(),
 		observeCommand(),
 		backupCommand(),
 		restoreCommand(),

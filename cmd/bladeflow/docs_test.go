@@ -23,7 +23,7 @@ var notRun = []string{"hwtest", "agent", "demo", "lab", "manager"}
 
 // ofFabric are commands that ask a manager. TestDaemons runs those of README.md, and
 // TestReference those of docs/cli.md.
-var ofFabric = []string{"apply", "backup", "delete", "describe", "diff", "explain", "get", "move", "report", "restore", "revert", "snapshot", "support", "wait"}
+var ofFabric = []string{"apply", "backup", "delete", "describe", "diff", "explain", "get", "move", "report", "restore", "revert", "snapshot", "support", "top", "wait"}
 
 // TestDocuments runs the commands of the code blocks of README.md, CONTRIBUTING.md and
 // docs, in order, in a folder of their own for each document. A block of YAML that begins

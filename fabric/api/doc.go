@@ -65,4 +65,5 @@ const (
 	KindPorts       = "Ports"
 	KindAlive       = "Alive"
 	KindEvent       = "Event"
+	KindBusy        = "Busy"
 )

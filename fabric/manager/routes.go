@@ -57,6 +57,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 	readable[api.Event](m, h, "events", (*view).history)
 	m.reports(h)
 
+	m.busiest(h)
 	type Doc struct {
 		DryRun  string `query:"dryRun" doc:"true to be told what would happen"`
 		RawBody []byte `contentType:"application/json"`

@@ -49,10 +49,21 @@ type report struct {
 	status    *api.BladeStatus
 	rules     *api.Rules
 	ports     *api.Ports
+	before    counted     // the rules and ports of the report before those
+	got       gotten      // when this manager got what it has
 	seen      fabric.Seen // made of inventory and status; Age is not set
 	devices   int64       // the store's revision of the inventory
 	err       error       // the report cannot be understood
 }
+
+// counted is what a blade has counted; nil is what it has not reported.
+type counted struct {
+	rules *api.Rules
+	ports *api.Ports
+}
+
+// gotten is when a manager got parts of a report.
+type gotten struct{ rules, ports time.Time }
 
 // published is a blade's record as it is in the store.
 type published struct {
@@ -298,8 +309,10 @@ func (f *follower) reported(e store.Event) {
 			r.status.Status.Record = 0 // of the store that this one was restored from
 		}
 	case api.PartRules:
+		r.before.rules, r.got.rules = r.rules, f.now()
 		r.rules = decodePart[api.Rules](e, &r.err)
 	case api.PartPorts:
+		r.before.ports, r.got.ports = r.ports, f.now()
 		r.ports = decodePart[api.Ports](e, &r.err)
 	}
 	if r.inventory != nil && r.err == nil && (part == api.PartInventory || part == api.PartGeneration) {
