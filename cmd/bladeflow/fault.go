@@ -34,6 +34,7 @@ var codes = map[string]int{
 	"E_USAGE":          exitUsage,
 	"E_DEVICE_UNKNOWN": exitNotFound,
 	"E_NETDEV":         exitNotFound,
+	"E_NOT_FOUND":      exitNotFound,
 	"E_ROOT":           exitNotFound,
 	"E_NO_ROOT":        exitDenied,
 	"E_PRIVILEGED":     exitDenied,

@@ -23,34 +23,45 @@ func reportCommand() *cobra.Command {
 }
 
 func reportCapacity() *cobra.Command {
-	var input, recorded, profile, whatIf string
-	var window int
+	var input, recorded, profile, whatIf, scope string
+	var window, horizon days
 	var at connection
 	cmd := &cobra.Command{
 		Use:   "capacity [--input FILE]",
 		Short: "what is allocated, used and left: VFs, bandwidth, table entries, software budget",
 		Long: `Work out what is left of VF slots, port bandwidth, table entries and software budget, per port, PF,
 blade, chassis and fleet: of the manager's fabric, with the demand that it recorded, or from a document of
-kind CapacityInput; --history adds the demand recorded in a history file to that. The html form is one file that opens from disk; csv has one number a line, with the
-table's name in the first column. The same input gives the same bytes.`,
+kind CapacityInput; --history adds the demand recorded in a history file to that. The html form is one file
+that opens from disk; csv has one number a line, with the table's name in the first column. The same input
+gives the same bytes.
+
+--horizon says when demand reaches what is usable, as a range of dates that holds 90 % of simulated futures:
+"never" is not within so many days. It needs 56 days of recorded demand (the window is then 90 days if not
+given), and says so where the record does not bear a forecast. --scope leaves out what is elsewhere.`,
 		Example: `  bladeflow report capacity -o html > capacity.html
   bladeflow report capacity --input fleet.yaml -o html > capacity.html
   bladeflow report capacity --input fleet.yaml --history history.db --window 30 -o json
-  bladeflow report capacity --input fleet.yaml --what-if 40=std-vnic.yaml -o md`,
+  bladeflow report capacity --input fleet.yaml --what-if 40=std-vnic.yaml -o md
+  bladeflow report capacity --scope chassis/c1 --window 180d --horizon 365d`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&input, "input", "", "document of kind CapacityInput, - for standard input; the manager's if not given")
 	f.StringVar(&recorded, "history", "", "history file with recorded demand")
 	f.StringVar(&profile, "profile", "", "document of kind CapacityProfile: what \"still fits\" is counted in; the input's if not given")
 	f.StringVar(&whatIf, "what-if", "", "say what N more vNICs would do: N=FILE, a document of kind CapacityProfile")
-	f.IntVar(&window, "window", 0, "days of demand looked at; the input's if not given")
+	f.Var(&window, "window", "days of demand looked at; the input's if not given")
+	f.Var(&horizon, "horizon", "days ahead that demand is forecast for; nothing is if not given")
+	f.StringVar(&scope, "scope", "", "only this `SCOPE` and what is in it: fleet, chassis/NAME, blade/NAME, pf/NAME or port/NAME")
 	at.flags(cmd)
 	output := outputFlag(cmd, "md", "html", "json", "csv")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if input == "" && recorded != "" {
 			return usage("--history", "the manager has its own", "give --input, too, or leave it out")
 		}
-		text, err := capacityInput(cmd, input, at, window)
+		if horizon > 0 && !cmd.Flags().Changed("window") {
+			window = forecastWindow
+		}
+		text, err := capacityInput(cmd, input, at, int(window))
 		if err != nil {
 			return err
 		}
@@ -58,9 +69,16 @@ table's name in the first column. The same input gives the same bytes.`,
 		if err != nil {
 			return err
 		}
-		if cmd.Flags().Changed("window") {
-			in.Window = window
+		switch {
+		case cmd.Flags().Changed("window"):
+			in.Window = int(window)
+		case horizon > 0:
+			in.Window = max(in.Window, forecastWindow)
 		}
+		if cmd.Flags().Changed("horizon") {
+			in.Horizon = int(horizon)
+		}
+		in.Scope = cmp.Or(scope, in.Scope)
 		if recorded != "" {
 			if err := fillFromHistory(cmd, recorded, &in); err != nil {
 				return err
@@ -81,6 +99,28 @@ table's name in the first column. The same input gives the same bytes.`,
 		return d.WriteMarkdown(cmd.OutOrStdout())
 	}
 	return cmd
+}
+
+// forecastWindow is how many days a forecast looks back if nobody says how many.
+const forecastWindow = 90
+
+// days is a flag of a number of days: 90, or 90d.
+type days int
+
+// String is what --help shows as the value that a flag has.
+func (d *days) String() string { return strconv.Itoa(int(*d)) }
+
+// Type is what --help calls the value.
+func (d *days) Type() string { return "DAYS" }
+
+// Set reads the value. Whether it makes sense, the report says.
+func (d *days) Set(text string) error {
+	n, err := strconv.Atoi(strings.TrimSuffix(text, "d"))
+	if err != nil {
+		return usage(text, "not a number of days", "write 90 or 90d")
+	}
+	*d = days(n)
+	return nil
 }
 
 // capacityInput returns the document that a report is made of: a file's or the manager's.

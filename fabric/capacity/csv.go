@@ -11,7 +11,7 @@ import (
 //
 //	table,level,name,dimension,figure,unit,value
 //
-// table is figures, fit, oversubscription, consolidation, whatif, quality or series; a
+// table is figures, forecast, fit, oversubscription, consolidation, whatif, quality or series; a
 // spreadsheet's pivot or a filter on the first column makes any of them wide. An
 // unknown number has an empty value; a date of a series stands in the column figure.
 func (d *Document) WriteCSV(w io.Writer) error {
@@ -56,6 +56,9 @@ func (c rows) scope(s *Scope) {
 		c.line("figures", level, name, string(f.Dimension), "parts", "", strconv.Itoa(f.Parts))
 		c.line("figures", level, name, string(f.Dimension), "unknown parts", "", strconv.Itoa(unknown))
 		c.line("figures", level, name, string(f.Dimension), "unmeasured parts", "", strconv.Itoa(f.Unmeasured))
+		if f.Forecast != nil {
+			c.forecast(s, f.Dimension, f.Unit, f.Forecast)
+		}
 		for _, day := range f.Series {
 			c.line("series", level, name, string(f.Dimension), string(day.Date), f.Unit, strconv.FormatInt(day.P95, 10))
 		}
@@ -66,11 +69,31 @@ func (c rows) scope(s *Scope) {
 	}
 	if f := s.Fit; f != nil {
 		c.line("fit", level, name, string(f.Binds), "vnics", "vNICs", strconv.FormatInt(f.VNICs, 10))
+		c.line("fit", level, name, "", "existing", "vNICs", strconv.FormatInt(f.Existing, 10))
 		c.line("fit", level, name, "", "pooled", "vNICs", strconv.FormatInt(f.Pooled, 10))
 		c.line("fit", level, name, "", "after reserve", "vNICs", strconv.FormatInt(f.AfterReserve, 10))
 		c.line("fit", level, name, "", "fragmentation", "", decimal(f.Fragmentation))
 		c.line("fit", level, name, "", "at most", "", strconv.FormatBool(f.AtMost))
 	}
+}
+
+func (c rows) forecast(s *Scope, d Dimension, unit string, f *Forecast) {
+	line := func(figure, unit, value string) {
+		c.line("forecast", string(s.Level), s.Name, string(d), figure, unit, value)
+	}
+	line("days", "", strconv.Itoa(f.Days))
+	line("evidence", "", f.Evidence)
+	line("worst week", unit, integer(f.WorstWeek))
+	x := f.Exhaustion
+	if x == nil {
+		return
+	}
+	line("growth in 30 days", unit, strconv.FormatInt(x.Month, 10))
+	line("early", "", string(x.Early))
+	line("middle", "", string(x.Middle))
+	line("late", "", string(x.Late))
+	line("coverage", "%", optional(x.Coverage))
+	line("grade", "", x.Grade)
 }
 
 func (c rows) consolidation(k Consolidation) {

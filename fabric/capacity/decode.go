@@ -111,6 +111,7 @@ func (in Input) Check() error {
 	c := checker{names: map[string]bool{}}
 	c.ok(in.At.After(time.Unix(0, 0)), "at", "not a moment", "write 2026-11-24T12:00:00Z")
 	c.ok(in.Window >= 1 && in.Window <= 3*366, "window", fmt.Sprintf("%d days", in.Window), "use 1 to 1098")
+	c.ok(in.Horizon >= 0 && in.Horizon <= 3*366, "horizon", fmt.Sprintf("%d days", in.Horizon), "use 1 to 1098, or 0 for no forecast")
 	c.policy(in.Policy)
 	c.profile(in.Reference)
 	if in.WhatIf != nil {

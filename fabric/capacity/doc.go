@@ -10,7 +10,8 @@
 //
 // What is unknown stays unknown: a table whose size nobody declared or learned has no
 // total, no remaining and no percentage, and whatever is counted without it says "at
-// most". Nothing is projected into the future.
+// most". Demand is projected into the future only when a horizon is asked for, and only
+// where the record bears it (forecast.go).
 //
 // Start reading with [Input], then [Report]; the formulas are in figure.go and fit.go.
 package capacity

@@ -30,7 +30,9 @@ type Settings struct {
 	Buffer  int     `json:"bufferPercent"`
 	Over    []Over  `json:"overcommit"`
 	Profile Profile `json:"profile"`
-	Digest  string  `json:"inputDigest"` // SHA-256 of the input
+	Horizon int     `json:"horizon,omitempty"` // days; 0 if nothing was forecast
+	Scope   string  `json:"scope,omitempty"`   // what the report is about, if not the fleet
+	Digest  string  `json:"inputDigest"`       // SHA-256 of the input
 }
 
 // Over is how much of the usable amount may be allocated.
@@ -84,8 +86,9 @@ type Figure struct {
 	Stranded         *int64    `json:"stranded"` // free, but another dimension keeps the reference profile out
 	Unknown          *Rest     `json:"unknown"`  // null if every part's total is known
 	Unmeasured       int       `json:"unmeasured"`
-	Parts            int       `json:"parts"`            // ports, tables, PFs or blades that the amounts add up
-	Series           Series    `json:"series,omitempty"` // of the fleet and the chassis
+	Parts            int       `json:"parts"`              // ports, tables, PFs or blades that the amounts add up
+	Series           Series    `json:"series,omitempty"`   // of the fleet and the chassis
+	Forecast         *Forecast `json:"forecast,omitempty"` // if a horizon was asked for: of the fleet, chassis and blades, and of all inside a narrower scope
 }
 
 // Formula is one of the two models of what remains.
@@ -120,7 +123,8 @@ type Oversubscription struct {
 
 // Fit counts the vNICs of the reference profile that still fit.
 type Fit struct {
-	VNICs         int64     `json:"vnics"`         // packed PF by PF
+	VNICs         int64     `json:"vnics"`         // packed PF by PF, with all VFs that PFs can have
+	Existing      int64     `json:"existing"`      // of vnics, how many fit on VFs that exist
 	AtMost        bool      `json:"atMost"`        // a dimension the profile needs is unknown somewhere
 	Binds         Dimension `json:"binds"`         // what keeps the next one out, on most PFs
 	Pooled        int64     `json:"pooled"`        // if the free parts were one

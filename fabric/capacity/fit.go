@@ -18,12 +18,16 @@ package capacity
 // a PF limits nothing there and makes the answer "at most". A faulty PF, and a blade
 // whose agent is silent, take none.
 //
+// A PF can have more VFs than it has (sriov_totalvfs and sriov_numvfs), and nobody makes
+// them by placing a vNIC: Existing is how many find a VF that is there.
+//
 // The room of single PFs knows nothing of the reserve for a lost blade, which is held
 // by the fleet as a whole; AfterReserve is the answer that does.
 
 // fit is the packing of one node.
 type fit struct {
 	vnics    int64
+	existing int64 // of vnics, on VFs that are there
 	atMost   bool
 	free     [len(dimensions)]int64 // summed over the PFs, the software budget over the blades
 	open     [len(dimensions)]bool  // unknown somewhere: free says nothing
@@ -73,6 +77,7 @@ func (n *node) packPF(policy Policy, p Profile) {
 		f.open = [len(dimensions)]bool{}
 		return
 	}
+	f.existing = min(f.vnics, max(0, n.provisioned-n.cell(Slots).known.allocated))
 	for _, d := range dims {
 		need, i := p.need(d), index(d)
 		if need == 0 || f.open[i] {
@@ -109,7 +114,7 @@ func (n *node) capBySoftware(policy Policy, p Profile) {
 		f.stranded[s] = &rest
 		return
 	}
-	f.vnics = room
+	f.vnics, f.existing = room, min(f.existing, room)
 	f.stranded[s] = new(int64)
 	pfs := 0
 	for _, pf := range n.children {
@@ -129,6 +134,7 @@ func (n *node) capBySoftware(policy Policy, p Profile) {
 
 func (f *fit) add(o *fit) {
 	f.vnics += o.vnics
+	f.existing += o.existing
 	f.atMost = f.atMost || o.atMost
 	for i := range dimensions {
 		f.free[i] += o.free[i]
@@ -178,7 +184,7 @@ func (f *fit) mostBinding() Dimension {
 
 // fitOf writes the packing of n down.
 func (n *node) fitOf(policy Policy, p Profile) *Fit {
-	f := &Fit{VNICs: n.fit.vnics, AtMost: n.fit.atMost, Binds: n.fit.mostBinding(), Pooled: n.fit.pooled(p)}
+	f := &Fit{VNICs: n.fit.vnics, Existing: n.fit.existing, AtMost: n.fit.atMost, Binds: n.fit.mostBinding(), Pooled: n.fit.pooled(p)}
 	if f.Pooled > 0 {
 		f.Fragmentation = round(1-float64(f.VNICs)/float64(f.Pooled), 4)
 	}

@@ -30,7 +30,7 @@ func (d *Document) WriteHTML(w io.Writer) error {
 		Figures, Room, WhatIf []table
 		Idle, Quality         table
 		WhatIfTitle           string
-	}{d, d.facts(), charts, d.heatmaps(), d.figureTables(), d.roomTables(), d.whatIfTables(), d.idleTable(), d.qualityTable(), d.whatIfTitle()})
+	}{d, d.facts(), charts, d.heatmaps(), d.figureTables(), append(d.forecastTables(), d.roomTables()...), d.whatIfTables(), d.idleTable(), d.qualityTable(), d.whatIfTitle()})
 }
 
 func (d *Document) whatIfTitle() string {

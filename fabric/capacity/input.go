@@ -54,8 +54,12 @@ type Input struct {
 	Policy    Policy    `yaml:"policy"`  // what is kept back
 	Reference Profile   `yaml:"profile"` // what "still fits" is counted in
 	WhatIf    *Addition `yaml:"whatIf,omitempty"`
-	Chassis   []Chassis `yaml:"chassis,omitempty"`
-	Demand    Demand    `yaml:"demand,omitempty"` // recorded for the whole fleet, if it was
+
+	Horizon int    `yaml:"horizon,omitempty" json:",omitempty"` // days ahead that demand is forecast for; 0 for no forecast
+	Scope   string `yaml:"scope,omitempty" json:",omitempty"`   // LEVEL/NAME that the report is about; the fleet if empty
+
+	Chassis []Chassis `yaml:"chassis,omitempty"`
+	Demand  Demand    `yaml:"demand,omitempty"` // recorded for the whole fleet, if it was
 }
 
 // Policy says what is kept back from use. The zero value keeps nothing back.

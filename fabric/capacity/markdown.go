@@ -21,6 +21,7 @@ func (d *Document) WriteMarkdown(w io.Writer) error {
 	}
 	d.markdownTables(b, d.figureTables())
 	d.markdownTables(b, d.roomTables())
+	d.markdownTables(b, d.forecastTables())
 	d.idleTable().markdown(b)
 	if what := d.Status.WhatIf; what != nil {
 		fmt.Fprintf(b, "\n## What if: %s\n\n", escape(what.title()))

@@ -373,6 +373,21 @@ func checkFit(t check, in Input, s Scope) {
 	if s.Fit.Pooled > 0 && math.Abs(s.Fit.Fragmentation-(1-float64(want)/float64(s.Fit.Pooled))) > 0.00006 {
 		t.Fatalf("%s: fragmentation %v of %d and %d", where, s.Fit.Fragmentation, want, s.Fit.Pooled)
 	}
+	existing, _ := rooms(in, s, p)
+	i := 0
+	for _, c := range in.Chassis {
+		for _, b := range c.Blades {
+			for _, f := range b.PFs {
+				if (leaf{blade: b.Name, chassis: c.Name, pf: b.Name + "/" + f.Name}).within(s) {
+					*existing[i].free[Slots] = min(*existing[i].free[Slots], f.VFs.Provisioned-f.VFs.Bound)
+					i++
+				}
+			}
+		}
+	}
+	if got, want := s.Fit.Existing, packByTrial(existing, software, p, onBlade); got != want {
+		t.Fatalf("%s: %d vNICs fit on VFs that exist, want %d", where, got, want)
+	}
 	checkStranded(t, in, s, pfs, software)
 	if got, want := s.Fit.Binds, bindsByCounting(pfs, software, p, onBlade); got != want {
 		t.Fatalf("%s: %q binds, want %q", where, got, want)

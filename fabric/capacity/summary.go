@@ -9,14 +9,19 @@ import (
 // summary writes the sentences that stand first.
 func summary(d *Document) []string {
 	var lines []string
-	fleet := &d.Status.Scopes[0]
+	fleet := &d.Status.Scopes[0] // or the scope that was asked for
 	for _, f := range fleet.Figures {
 		lines = append(lines, sentence(f))
+		if f.Forecast != nil {
+			lines = append(lines, forecastSentence(f, d.Spec.Horizon))
+		}
 	}
 	if b := fleet.Binding; b != nil {
-		lines = append(lines, fmt.Sprintf("The tightest dimension of the fleet is %s: %s %% of usable remains, bound by %s.", b.Dimension.Title(), decimal(b.RemainingPercent), b.Formula))
+		lines = append(lines, fmt.Sprintf("The tightest dimension of the %s is %s: %s %% of usable remains, bound by %s.", fleet.said(), b.Dimension.Title(), decimal(b.RemainingPercent), b.Formula))
 	}
-	lines = append(lines, fitSentence(fleet.Fit, d.Spec.Profile))
+	if fleet.Fit != nil {
+		lines = append(lines, fitSentence(fleet.Fit, d.Spec.Profile))
+	}
 	if c := d.Status.Consolidation; c.Blades > 0 {
 		line := fmt.Sprintf("%d of %d measured blades (%s %%) use less than %d %% of every dimension", len(c.Below), c.Blades, decimal(c.Percent), idleBelow)
 		if c.Emptied > 0 {
@@ -32,6 +37,31 @@ func summary(d *Document) []string {
 		lines = append(lines, line+".")
 	}
 	return lines
+}
+
+// said names a scope within a sentence.
+func (s *Scope) said() string {
+	if s.Level == FleetLevel {
+		return "fleet"
+	}
+	return string(s.Level) + " " + s.Name
+}
+
+// forecastSentence says when demand reaches what is usable, and how far that is known.
+func forecastSentence(f Figure, horizon int) string {
+	line := fmt.Sprintf("Demand of %s reaches what is usable: ", f.Dimension.Title())
+	if x := f.Forecast.Exhaustion; x != nil {
+		line += fmt.Sprintf("%s (grade %s", x.when(horizon), x.Grade)
+		if x.Coverage != nil {
+			line += fmt.Sprintf("; the back-test held %s %% of days, nominally %s %%", decimal(*x.Coverage), decimal(nominal))
+		}
+		return line + ")."
+	}
+	line += f.Forecast.evidence()
+	if w := f.Forecast.WorstWeek; w != nil {
+		line += fmt.Sprintf("; the most it ever grew within a week is %s", amount(f.Dimension, *w))
+	}
+	return line + "."
 }
 
 func sentence(f Figure) string {
@@ -59,6 +89,9 @@ func sentence(f Figure) string {
 
 func fitSentence(f *Fit, p Profile) string {
 	line := fmt.Sprintf("%s more vNICs of %s fit", count(f.VNICs), profileName(p))
+	if f.Existing < f.VNICs {
+		line = fmt.Sprintf("%s more vNICs of %s fit on the VFs that exist, %s with all that the cards can have", count(f.Existing), profileName(p), count(f.VNICs))
+	}
 	if f.AtMost {
 		line = "At most " + line
 	}
@@ -92,18 +125,22 @@ func method(in Input) []string {
 		over[i] = fmt.Sprintf("%s %d %%", d.Title(), in.Policy.overcommit(d))
 	}
 	first, last := in.window()
-	return []string{
+	lines := []string{
 		fmt.Sprintf("usable = total - faulty - reserve - buffer; %s; buffer = %d %% of total, rounded up.", lost, in.Policy.BufferPercent),
 		"allocated % = allocated / (usable × overcommit); used % = used / usable. Overcommit: " + strings.Join(over, ", ") + ".",
 		"remaining = min(usable - peak, usable × overcommit - allocated); the first is called demand, the second allocation. Negative: beyond what the policy allows.",
 		fmt.Sprintf("used = the value now, or the latest day's 95th percentile of 5-minute values; peak = the largest of used and of every day's from %s to %s, in place of a prediction.", first, last),
 		"A wider scope adds its parts up; peaks are added as if they came at the same time, unless the scope was recorded itself.",
-		"fit(PF) = min over dimensions of floor(free / need); vNICs = sum over PFs, capped by each blade's software budget. Faulty PFs and silent blades take none.",
+		"fit(PF) = min over dimensions of floor(free / need); vNICs = sum over PFs, capped by each blade's software budget. Faulty PFs and silent blades take none. On VFs that exist: no more on a PF than it has VFs without a vNIC.",
 		"stranded = sum over PFs of free - need × fit where another dimension binds; fragmentation = 1 - vNICs / fit of the pooled free amounts.",
 		"oversubscription = sum of vNIC ceilings on a port / its speed; a vNIC without a ceiling counts with the speed.",
 		fmt.Sprintf("A blade is below %d %% if every measured dimension is; emptying is tried in the order of fewest VFs, against the pooled rest.", idleBelow),
 		"Unknown totals are never guessed: their parts are left out of sums and named under data quality.",
 	}
+	if in.Horizon > 0 {
+		lines = append(lines, fmt.Sprintf("Forecast: daily p95 pulled to within 4 MAD, Theil-Sen trend, weekday medians, AR(1) residuals; early, middle and late are when 5, 50 and 95 %% of %d simulated futures have reached usable. At least %d days of history. Grade A is 90 days and a back-test that holds, B one of them; C: it held less than it claims, and the band was widened.", futures, leastDays))
+	}
+	return lines
 }
 
 // count writes a number with thousands apart.

@@ -88,7 +88,7 @@ func (d *Document) roomTables() []table {
 	var all []table
 	for _, l := range levelTitles {
 		t := table{ID: "room-" + string(l.level), Title: "Room: " + strings.ToLower(l.title), Text: 1, Wide: l.level == PFLevel || l.level == PortLevel,
-			Head: []string{"scope", "VFs provisioned", "vNICs that fit", "binds", "pooled", "fragmentation", "within today's reserve", "tightest", "oversubscribed", "really"}}
+			Head: []string{"scope", "VFs provisioned", "vNICs that fit", "on VFs that exist", "binds", "pooled", "fragmentation", "within today's reserve", "tightest", "oversubscribed", "really"}}
 		for _, s := range d.at(l.level) {
 			t.Rows = append(t.Rows, s.roomRow())
 		}
@@ -98,23 +98,58 @@ func (d *Document) roomTables() []table {
 }
 
 func (s *Scope) roomRow() []string {
-	row := []string{s.label(), "–", "–", "–", "–", "–", "–", "–", "–", "–"}
+	row := []string{s.label(), "–", "–", "–", "–", "–", "–", "–", "–", "–", "–"}
 	if f := s.Fit; f != nil {
 		fits := count(f.VNICs)
 		if f.AtMost {
 			fits = "at most " + fits
 		}
-		row[1], row[2], row[3], row[4], row[6] = count(*s.Provisioned), fits, orDash(string(f.Binds)), count(f.Pooled), count(f.AfterReserve)
-		row[5] = decimal(round(100*f.Fragmentation, 1)) + " %"
+		row[1], row[2], row[3], row[4], row[5], row[7] = count(*s.Provisioned), fits, count(f.Existing), orDash(string(f.Binds)), count(f.Pooled), count(f.AfterReserve)
+		row[6] = decimal(round(100*f.Fragmentation, 1)) + " %"
 	}
 	if b := s.Binding; b != nil {
-		row[7] = fmt.Sprintf("%s: %s %% left by %s", b.Dimension, decimal(b.RemainingPercent), b.Formula)
+		row[8] = fmt.Sprintf("%s: %s %% left by %s", b.Dimension, decimal(b.RemainingPercent), b.Formula)
 	}
 	if o := s.Oversubscription; o != nil {
-		row[8] = decimal(o.Configured) + " : 1"
+		row[9] = decimal(o.Configured) + " : 1"
 		if o.Real != nil {
-			row[9] = decimal(*o.Real) + " : 1"
+			row[10] = decimal(*o.Real) + " : 1"
 		}
+	}
+	return row
+}
+
+// forecastTables has one table a level with when demand reaches what is usable; none
+// without a horizon.
+func (d *Document) forecastTables() []table {
+	var all []table
+	for _, l := range levelTitles {
+		t := table{ID: "forecast-" + string(l.level), Title: "Forecast: " + strings.ToLower(l.title), Text: 2, Wide: l.level == PFLevel || l.level == PortLevel,
+			Head: []string{"scope", "dimension", "remaining", "growth in 30 days", "worst week", "early", "middle", "late", "grade", "back-test", "days", "why not"}}
+		for _, s := range d.at(l.level) {
+			for i := range s.Figures {
+				if f := &s.Figures[i]; f.Forecast != nil {
+					t.Rows = append(t.Rows, f.forecastRow(s))
+				}
+			}
+		}
+		if len(t.Rows) > 0 {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+func (f *Figure) forecastRow(s *Scope) []string {
+	shown := func(v *int64) string {
+		if v == nil {
+			return "–"
+		}
+		return amount(f.Dimension, *v)
+	}
+	row := []string{s.label(), f.Dimension.Title(), shown(f.Remaining), "–", shown(f.Forecast.WorstWeek), "–", "–", "–", "–", "–", count(int64(f.Forecast.Days)), orDash(f.Forecast.evidence())}
+	if x := f.Forecast.Exhaustion; x != nil {
+		row[3], row[5], row[6], row[7], row[8], row[9] = signed(f.Dimension, x.Month), string(x.Early), string(x.Middle), string(x.Late), x.Grade, shownPercent(x.Coverage)
 	}
 	return row
 }
@@ -193,7 +228,7 @@ func (d *Document) facts() [][2]string {
 		survive = fmt.Sprintf("the loss of one %s", s.Survive)
 	}
 	p := s.Profile
-	return [][2]string{
+	facts := [][2]string{
 		{"at", s.At},
 		{"window", fmt.Sprintf("%s to %s", s.From, s.To)},
 		{"must survive", survive},
@@ -201,4 +236,11 @@ func (d *Document) facts() [][2]string {
 		{"reference profile", fmt.Sprintf("%s: 1 VF, %s guaranteed, %s, %s in software", profileName(p), amount(Bandwidth, int64(p.Guaranteed)), amount(Entries, p.Entries), amount(Software, p.PacketsPerSecond))},
 		{"input digest", s.Digest},
 	}
+	if s.Scope != "" {
+		facts = append(facts, [2]string{"scope", s.Scope})
+	}
+	if s.Horizon > 0 {
+		facts = append(facts, [2]string{"horizon", fmt.Sprintf("%d days", s.Horizon)})
+	}
+	return facts
 }

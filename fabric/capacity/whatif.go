@@ -11,10 +11,12 @@ func add(in Input, a Addition) *WhatIf {
 	before.pack(in.Policy, a.Profile)
 	w := &WhatIf{Profile: a.Profile, Wanted: a.VNICs, AtMost: before.fit.atMost, Places: []Place{}, Changes: []Change{}, Warnings: []string{}}
 	placed := spread(before, a.VNICs)
+	lacking := int64(0) // VFs
 	before.walk(func(n *node) {
 		if k := placed[n.name]; n.level == PFLevel && k > 0 {
 			w.Places = append(w.Places, Place{n.name, k})
 			w.Placed += k
+			lacking += max(0, k-max(0, n.provisioned-n.cell(Slots).known.allocated))
 		}
 	})
 	after := newTree(in, placed, a.Profile)
@@ -22,6 +24,9 @@ func add(in Input, a Addition) *WhatIf {
 	w.More, w.RunsOut = after.fit.vnics, after.fit.mostBinding()
 	if w.Placed < w.Wanted {
 		w.Warnings = append(w.Warnings, fmt.Sprintf("%s of %s vNICs find no place: %s runs out first", count(w.Wanted-w.Placed), count(w.Wanted), w.RunsOut.Title()))
+	}
+	if lacking > 0 {
+		w.Warnings = append(w.Warnings, fmt.Sprintf("%s of the VFs they would take do not exist yet: make them first (sriov_numvfs)", count(lacking)))
 	}
 	w.compare(before, after, in.Policy)
 	return w

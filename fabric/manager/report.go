@@ -45,7 +45,9 @@ const reportPolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 // ReportQuery is what can be asked of a report. It is exported for huma, which reads no
 // others' fields.
 type ReportQuery struct {
-	Window     string `query:"window" doc:"days of demand looked at; 30 if absent"`
+	Window     string `query:"window" doc:"days of demand looked at; 30 if absent, with a horizon 90"`
+	Horizon    string `query:"horizon" doc:"days ahead that demand is forecast for; nothing is if absent"`
+	Scope      string `query:"scope" doc:"only this and what is in it: fleet, chassis/NAME, blade/NAME, pf/NAME or port/NAME; the fleet if absent"`
 	Profile    string `query:"profile" doc:"name of what \"still fits\" is counted in; the manager's reference if none of the five is given"`
 	Guaranteed string `query:"guaranteed" doc:"rate that one of them needs, like 1G"`
 	Maximum    string `query:"maximum" doc:"its highest rate; the port's if absent"`
@@ -99,8 +101,8 @@ func (m *Manager) reports(h huma.API) {
 
 // reportInput makes the input that is asked for.
 func (m *Manager) reportInput(ctx context.Context, in ReportQuery) (capacity.Input, error) {
-	var numbers [4]int64
-	for i, q := range [...][2]string{{"window", in.Window}, {"entries", in.Entries}, {"packetsPerSecond", in.Packets}, {"whatIf", in.More}} {
+	var numbers [5]int64
+	for i, q := range [...][2]string{{"window", in.Window}, {"entries", in.Entries}, {"packetsPerSecond", in.Packets}, {"whatIf", in.More}, {"horizon", in.Horizon}} {
 		var err error
 		if numbers[i], err = number(q[0], q[1]); err != nil {
 			return capacity.Input{}, err
@@ -120,7 +122,11 @@ func (m *Manager) reportInput(ctx context.Context, in ReportQuery) (capacity.Inp
 	if err != nil {
 		return capacity.Input{}, err
 	}
+	if numbers[4] > 0 && numbers[0] == 0 {
+		numbers[0] = 90
+	}
 	input, err := m.capacityInput(ctx, v, int(numbers[0]))
+	input.Horizon, input.Scope = int(numbers[4]), in.Scope
 	if p != (capacity.Profile{}) {
 		input.Reference = p
 	}

@@ -127,7 +127,7 @@ func newProblem(err error) *problem {
 	e := api.NewError(err)
 	p := &problem{Code: e.Code, What: e.What, Why: e.Why, Remedy: e.Remedy, Status: http.StatusUnprocessableEntity}
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound), p.Code == "E_NOT_FOUND":
 		p.Status = http.StatusNotFound
 	case errors.Is(err, store.ErrConflict):
 		p.Status = http.StatusConflict
