@@ -65,6 +65,11 @@ func (g *changing) finish(cmd *cobra.Command, c *client.Client, p api.Preview, b
 			return err
 		}
 	}
+	if g.wait && late == nil && *g.form == "text" {
+		if blades := o.Waited.unreported(); len(blades) > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: where rules live is not reported yet by %s; 'bladeflow wait policy' waits for it\n", strings.Join(blades, ", "))
+		}
+	}
 	return late
 }
 

@@ -114,6 +114,8 @@ func (d *describing) belongings(n noun, raw json.RawMessage) error {
 		return related(d, "vNICs", "vnic", client.Query{}, func(v *api.VNICView) bool { return v.Spec.Network == d.name })
 	case "ruleset":
 		return d.ruleSet(raw)
+	case "policy":
+		return d.policy(raw)
 	case "generation":
 		return d.generation(raw)
 	case "event":
@@ -275,6 +277,27 @@ func ruleSetOf(name string, raw json.RawMessage) ([]*ruleset.Set, *flow.Ports, e
 	ports := flow.OpenPorts()
 	sets, err := ruleset.Decode(ruleset.JSON, name, raw, ports)
 	return sets, ports, err
+}
+
+// policy prints the sets of a blade, and its rules in the order in which they are asked.
+func (d *describing) policy(raw json.RawMessage) error {
+	var p api.PolicyView
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return err
+	}
+	sets := [][]string{{"TIER", "SET", "RULES", "PRIORITIES", "DEFAULT", "HARDWARE", "MIXED", "SOFTWARE", "UNREPORTED", "PROFILES"}}
+	for _, s := range p.Status.Sets {
+		priorities := "-"
+		if s.Rules > 0 {
+			priorities = fmt.Sprintf("%d-%d", s.Lowest, s.Highest)
+		}
+		sets = append(sets, []string{s.Tier, s.Name, strconv.Itoa(s.Rules), priorities, strconv.FormatBool(s.Default), strconv.Itoa(s.Hardware), strconv.Itoa(s.Mixed), strconv.Itoa(s.Software), strconv.Itoa(s.Unreported), dash(strings.Join(s.Profiles, ","))})
+	}
+	rules := [][]string{{"RULE", "TIER", "PRIORITY", "MATCH", "ACTIONS", "PLACE", "PACKETS"}}
+	for _, r := range p.Status.Rules {
+		rules = append(rules, []string{r.Name, r.Tier, strconv.Itoa(int(r.Priority)), dash(r.Match), r.Actions, dash(r.Place), strconv.FormatUint(r.Packets, 10)})
+	}
+	return cmp.Or(d.section("sets, in the order in which their tiers are asked", sets), d.section("rules, in the order in which they are asked", rules))
 }
 
 func (d *describing) generation(raw json.RawMessage) error {

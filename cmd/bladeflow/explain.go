@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -152,7 +153,7 @@ profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 			}
 		}
 		if len(found) == 0 {
-			return &flow.Fault{Code: "E_NOT_FOUND", What: "rule " + args[0], Why: "no blade reports it", Remedy: "write SET/RULE; see bladeflow get rules", Err: client.ErrNotFound}
+			return &flow.Fault{Code: "E_NOT_FOUND", What: "rule " + args[0], Why: "no blade has it or shall have it", Remedy: "write SET/RULE; see bladeflow get rules", Err: client.ErrNotFound}
 		}
 		all.Items = found
 		switch *output {
@@ -170,6 +171,14 @@ profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 }
 
 func printOffload(w io.Writer, s api.RuleStatus) {
+	if s.Place == api.Unreported {
+		last := "it has reported no rules so far"
+		if !s.Reported.IsZero() {
+			last = fmt.Sprintf("its last report of rules is %s old", time.Since(s.Reported).Round(time.Second))
+		}
+		fmt.Fprintf(w, "%s on %s: not reported yet: %s, and comes some seconds after a change is proved\n", s.Name, s.Blade, last)
+		return
+	}
 	fmt.Fprintf(w, "%s on %s: %s, %s\n", s.Name, s.Blade, s.Place, count(s.Entries, "entry"))
 	fmt.Fprintf(w, "  counted in hardware: packets %d, bytes %d; in the flow cache: packets %d, bytes %d; in software: packets %d, bytes %d\n", s.Hardware.Packets, s.Hardware.Bytes, s.Cache.Packets, s.Cache.Bytes, s.Software.Packets, s.Software.Bytes)
 	if s.Code != "" {

@@ -63,6 +63,7 @@ var nouns = []noun{
 		return []string{r.Metadata.Name, r.Spec.Tier, strconv.Itoa(len(r.Spec.Rules)), dash(r.Spec.Default), dash(r.Metadata.Tenant), cmp.Or(r.Metadata.UID, r.Metadata.Name), revision(r.Head)}
 	}),
 	newNoun("rule", "", api.KindRule, client.Rules, false, "NAME PLACE ENTRIES PACKETS BYTES CODE | HARDWARE CACHE SOFTWARE ID REASON FIX", ruleRow),
+	newNoun("policy", "", api.KindPolicy, client.Policies, false, "NAME STATE SETS RULES DEFAULT HARDWARE MIXED SOFTWARE UNREPORTED | DIGEST REASON", policyRow),
 	newNoun("generation", "gen", api.KindGeneration, client.Generations, false, "NAME NUMBER RUNNING PROVED RULES VNICS | REVISION MADE DIGEST DEFAULT UPLINK", generationRow),
 	newNoun("snapshot", "", api.KindSnapshot, client.Snapshots, true, "NAME REVISION MADE NOTE", func(s *api.Snapshot) []string {
 		return []string{s.Metadata.Name, strconv.FormatInt(s.Spec.Revision, 10), at(s.Spec.Made), dash(s.Spec.Note)}
@@ -129,6 +130,17 @@ func ruleRow(r *api.RuleView) []string {
 	s := r.Status
 	return []string{r.Metadata.Name, s.Place, strconv.Itoa(s.Entries), strconv.FormatUint(s.Hardware.Packets+s.Cache.Packets+s.Software.Packets, 10), strconv.FormatUint(s.Hardware.Bytes+s.Cache.Bytes+s.Software.Bytes, 10), dash(s.Code),
 		strconv.FormatUint(s.Hardware.Packets, 10), strconv.FormatUint(s.Cache.Packets, 10), strconv.FormatUint(s.Software.Packets, 10), s.ID, dash(s.Reason), dash(s.Fix)}
+}
+
+func policyRow(p *api.PolicyView) []string {
+	s := p.Status
+	var at api.RuleTile
+	unreported := 0
+	for _, set := range s.Sets {
+		at.Hardware, at.Mixed, at.Software, unreported = at.Hardware+set.Hardware, at.Mixed+set.Mixed, at.Software+set.Software, unreported+set.Unreported
+	}
+	return []string{p.Metadata.Name, s.State, strconv.Itoa(len(s.Sets)), strconv.Itoa(s.Total), dash(s.Default), strconv.Itoa(at.Hardware), strconv.Itoa(at.Mixed), strconv.Itoa(at.Software), strconv.Itoa(unreported),
+		short(s.Digest), reason(s.Reason)}
 }
 
 func generationRow(g *api.GenerationView) []string {

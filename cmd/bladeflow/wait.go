@@ -22,6 +22,7 @@ type waited struct {
 	Done     bool     `json:"done"`
 	Blades   []waiter `json:"blades"`
 	Profiles []waiter `json:"profiles"`
+	Policies []waiter `json:"policies,omitempty"`
 
 	refusal error // of a profile for which waiting is of no use; nil if there is none
 }
@@ -33,10 +34,11 @@ type waiter struct {
 	State      string     `json:"state"` // as `get` shows it, or deleted
 	Blade      string     `json:"blade,omitempty"`
 	Generation uint64     `json:"generation,omitempty"`
+	Reported   bool       `json:"reported,omitempty"` // the blade has said where that generation's rules live
 	Reason     *api.Error `json:"reason,omitempty"`
 }
 
-func (w *waited) all() []waiter { return slices.Concat(w.Blades, w.Profiles) }
+func (w *waited) all() []waiter { return slices.Concat(w.Blades, w.Profiles, w.Policies) }
 
 func (w *waited) spent() time.Duration {
 	return time.Duration(w.Seconds * float64(time.Second)).Round(time.Millisecond)
@@ -79,6 +81,17 @@ func (w *waited) proved() int {
 	return n
 }
 
+// unreported returns the blades that have proved what was waited for, and have not said yet
+// where its rules live.
+func (w *waited) unreported() (names []string) {
+	for _, x := range w.Blades {
+		if x.Done && !x.Reported && x.State != "deleted" {
+			names = append(names, x.Name)
+		}
+	}
+	return names
+}
+
 // missing says what is not done, and why.
 func (w *waited) missing() []string {
 	var out []string
@@ -115,6 +128,7 @@ type waiting struct {
 	revision int64    // of what is wanted, at least
 	blades   []string // shall be settled, or gone
 	profiles []string // shall be active, off, or gone
+	policies []string // of blades: shall be proved, and where all rules live reported
 }
 
 // wait looks again and again until all is done or the time is over. It looks every
@@ -161,7 +175,7 @@ func (s waiting) look(ctx context.Context, c *client.Client) (*waited, error) {
 			x := waiter{Name: name, State: "deleted", Done: true}
 			if i >= 0 {
 				v := all.Items[i].Status
-				x = waiter{Name: name, State: v.State, Generation: v.Running, Done: v.State == "settled", Reason: v.Reason}
+				x = waiter{Name: name, State: v.State, Generation: v.Running, Reported: v.RulesReported, Done: v.State == "settled", Reason: v.Reason}
 			}
 			x.Done = x.Done && all.Metadata.Revision >= s.revision
 			w.Blades, w.Done = append(w.Blades, x), w.Done && x.Done
@@ -190,21 +204,53 @@ func (s waiting) look(ctx context.Context, c *client.Client) (*waited, error) {
 			w.Profiles, w.Done = append(w.Profiles, x), w.Done && x.Done
 		}
 	}
+	if len(s.policies) > 0 {
+		if err := s.lookAtPolicies(ctx, c, w); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
+}
+
+func (s waiting) lookAtPolicies(ctx context.Context, c *client.Client, w *waited) error {
+	all, err := client.Policies.List(ctx, c, client.Query{})
+	if err != nil {
+		return err
+	}
+	there := map[string]*api.PolicyStatus{}
+	for i, p := range all.Items {
+		there[p.Metadata.Name] = &all.Items[i].Status
+	}
+	for _, name := range s.policies {
+		x := waiter{Name: name, State: "deleted", Done: true}
+		if v := there[name]; v != nil {
+			x = waiter{Name: name, State: v.State, Reason: v.Reason, Done: v.State == "proved"}
+			for _, set := range v.Sets {
+				if x.Done && set.Unreported > 0 {
+					x.State, x.Done = "proved, and where its rules live is not reported yet", false
+				}
+			}
+			x.Reported = x.Done
+		}
+		w.Policies, w.Done = append(w.Policies, x), w.Done && x.Done
+	}
+	return nil
 }
 
 func waitCommand() *cobra.Command {
 	var on connection
 	var within time.Duration
-	nouns := []string{"blade", "profile"}
+	nouns := []string{"blade", "profile", "policy"}
 	cmd := &cobra.Command{
-		Use:   "wait blade|profile [NAME...]",
-		Short: "return when blades are settled, or profiles active",
+		Use:   "wait blade|profile|policy [NAME...]",
+		Short: "return when blades are settled, profiles active, or policies proved and reported",
 		Long: `Wait until the blades named, or all, run and have proved what is wanted, or until the profiles named, or all,
-are active (or off). Exit code 6 says that the time is over and none is so far, 7 that some are. It fails at
+are active (or off), or until the policies of the blades named, or all, are proved and it is reported where all
+their rules live, which takes some seconds more. Exit code 6 says that the time is over and none is so far, 7 that some are. It fails at
 once if a profile is refused: its rules cannot hold where it fits.`,
 		Example: `  bladeflow wait blade
-  bladeflow wait profile web --within 30s`,
+  bladeflow wait profile web --within 30s
+  bladeflow wait policy b1`,
 		Args:              needs("bladeflow wait profile web", "NOUN", "[NAME...]"),
 		ValidArgsFunction: completeNoun(func(n noun) bool { return slices.Contains(nouns, n.name) }),
 	}
@@ -240,9 +286,12 @@ once if a profile is refused: its rules cannot hold where it fits.`,
 			if _, err := n.all.Get(cmd.Context(), c, name); err != nil {
 				return err
 			}
-			if n.name == "profile" {
+			switch n.name {
+			case "profile":
 				s.profiles = append(s.profiles, name)
-			} else {
+			case "policy":
+				s.policies = append(s.policies, name)
+			default:
 				s.blades = append(s.blades, name)
 			}
 		}

@@ -58,6 +58,7 @@ const (
 	KindVF          = "VF"
 	KindVNIC        = "VNIC"
 	KindRule        = "Rule"
+	KindPolicy      = "Policy"
 	KindGeneration  = "Generation"
 	KindBladeStatus = "BladeStatus"
 	KindInventory   = "Inventory"

@@ -46,6 +46,10 @@ type BladeView struct {
 	Digest  string `json:"digest,omitempty"` // of the content running
 	Proved  bool   `json:"proved"`           // that content is, and it is the one wanted; false of a blade that is silent, whatever it said last
 
+	// RulesReported says that the blade has reported where the rules of the generation
+	// wanted live. It does so some seconds after it has proved it.
+	RulesReported bool `json:"rulesReported"`
+
 	VFs     int       `json:"vfs"`
 	Used    int       `json:"used"` // VFs that a vNIC has
 	Devices []Device  `json:"devices,omitempty"`
@@ -247,11 +251,20 @@ type RuleView struct {
 	Status RuleStatus `json:"status"`
 }
 
-// RuleStatus is a rule's place and counters on one blade.
+// RuleStatus is a rule's place and counters on one blade. A rule that the blade shall have
+// and has not reported yet is there with the place [Unreported]: blades report where rules
+// live some seconds after a change.
 type RuleStatus struct {
 	Blade string `json:"blade"`
 	RuleState
+
+	// Reported is when the blade reported rules last; zero if it never did. Valid iff
+	// Place is Unreported.
+	Reported time.Time `json:"reported,omitzero"`
 }
+
+// Unreported is the place of a rule whose blade has not said yet where it lives.
+const Unreported = "unreported"
 
 // GenerationView is what a blade shall do and does; its name is the blade's.
 type GenerationView struct {

@@ -142,7 +142,7 @@ type RulesStatus struct {
 type RuleState struct {
 	Name     string `json:"name"`
 	ID       string `json:"id"`
-	Place    string `json:"place"`   // hardware, mixed or software
+	Place    string `json:"place"`   // hardware, mixed or software; in a RuleView also unreported
 	Entries  int    `json:"entries"` // of its own, guards not counted
 	Code     string `json:"code,omitempty"`
 	Reason   string `json:"reason,omitempty"` // why software answers it, or the rest of it

@@ -27,6 +27,7 @@ const (
 	VFs         Collection[api.VFView]         = "vfs"
 	VNICs       Collection[api.VNICView]       = "vnics"
 	Rules       Collection[api.RuleView]       = "rules"
+	Policies    Collection[api.PolicyView]     = "policies"
 	Generations Collection[api.GenerationView] = "generations"
 	Events      Collection[api.Event]          = "events"
 )

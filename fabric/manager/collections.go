@@ -114,8 +114,10 @@ func (m *Manager) bladeView(v *view, id fabric.BladeID, seen fabric.Snapshot) *a
 			b.VFs += len(p.VFs)
 		}
 	}
+	content := m.cache.of(v)[id].Digest
+	b.RulesReported = v.rulesReported(id, content)
 	why := m.why(id)
-	current := told != nil && told.digest == m.cache.of(v)[id].Digest // or the leader has yet to tell it
+	current := told != nil && told.digest == content // or the leader has yet to tell it
 	connected := told != nil && r.status != nil && r.status.Status.Record >= told.kv.Modified &&
 		!slices.ContainsFunc(told.record.Spec.VNICs, func(o api.Order) bool { return !o.Connect || !linkOn(r.status, o.VFID) })
 	switch {
@@ -320,22 +322,6 @@ func (v *view) vnics(f filter) []api.VNICView {
 				o.Status.VNICPlace = v.place(n.Name, vf)
 			}
 			out = append(out, o)
-		}
-	}
-	return sortedByName(out)
-}
-
-func (v *view) rules(f filter) []api.RuleView {
-	var out []api.RuleView
-	for _, id := range slices.Sorted(maps.Keys(v.blades)) {
-		r := v.blades[id]
-		if r.rules == nil || f.blade != "" && f.blade != string(id) {
-			continue
-		}
-		for _, s := range r.rules.Status.Rules {
-			if name := string(id) + "/" + s.Name; f.passes(name, string(id), f.tenant) {
-				out = append(out, api.RuleView{Head: api.NewHead(api.KindRule, name), Status: api.RuleStatus{Blade: string(id), RuleState: s}})
-			}
 		}
 	}
 	return sortedByName(out)

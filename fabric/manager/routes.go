@@ -52,12 +52,13 @@ func (m *Manager) routes(mux *http.ServeMux) {
 	readable[api.PFView](m, h, "pfs", (*view).pfs)
 	readable[api.VFView](m, h, "vfs", (*view).vfs)
 	readable[api.VNICView](m, h, "vnics", (*view).vnics)
-	readable[api.RuleView](m, h, "rules", (*view).rules)
+	readable[api.RuleView](m, h, "rules", m.rules)
+	readable[api.PolicyView](m, h, "policies", m.policies)
 	readable[api.GenerationView](m, h, "generations", (*view).generations)
 	readable[api.Event](m, h, "events", (*view).history)
 	m.reports(h)
-
 	m.busiest(h)
+
 	type Doc struct {
 		DryRun  string `query:"dryRun" doc:"true to be told what would happen"`
 		RawBody []byte `contentType:"application/json"`
@@ -242,10 +243,18 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 		}
 		found := all(v, filter{name: in.Name})
 		if len(found) == 0 {
-			return nil, notFound(docID{strings.TrimSuffix(plural, "s"), in.Name})
+			return nil, notFound(docID{singular(plural), in.Name})
 		}
 		return &output[T]{Body: found[0], ETag: etag(headOf(&found[0]).Metadata.Revision)}, nil
 	})
+}
+
+// singular is a kind's name for one of it.
+func singular(plural string) string {
+	if stem, ends := strings.CutSuffix(plural, "ies"); ends {
+		return stem + "y"
+	}
+	return strings.TrimSuffix(plural, "s")
 }
 
 // wanted adds the operations of a kind that users write.
