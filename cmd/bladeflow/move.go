@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,15 +96,34 @@ func explainPlaces(cmd *cobra.Command, c *client.Client, profile string, err err
 	if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Err != nil {
 		return // not about places: unknown, denied, unreachable
 	}
-	all, err := c.Candidates(cmd.Context(), profile)
-	if err != nil {
+	all, listed := c.Candidates(cmd.Context(), profile)
+	if listed != nil {
 		return
 	}
-	for _, row := range candidateRows(all.Items)[1:] {
-		if why := row[len(row)-1]; why != "-" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "not on %s: %s\n", row[0], why)
+	for _, line := range placesRefused(all.Items, err.Error()) {
+		fmt.Fprintln(cmd.ErrOrStderr(), line)
+	}
+}
+
+// placesRefused says of each place why a profile cannot be there, each reason once: not
+// what was said already, and of a blade not what one of its PFs says.
+func placesRefused(all []api.Candidate, said string) (lines []string) {
+	add := func(place string, why *api.Error) {
+		if why != nil && !strings.Contains(said, why.Error()) {
+			lines = append(lines, fmt.Sprintf("not on %s: %s", place, reason(why)))
 		}
 	}
+	for _, c := range all {
+		if !slices.ContainsFunc(c.PFs, func(p api.PFCandidate) bool {
+			return c.WhyNot != nil && p.WhyNot != nil && *p.WhyNot == *c.WhyNot
+		}) {
+			add(c.Blade, c.WhyNot)
+		}
+		for _, p := range c.PFs {
+			add(c.Blade+"/"+p.Name, p.WhyNot)
+		}
+	}
+	return lines
 }
 
 func snapshotCommand() *cobra.Command {
