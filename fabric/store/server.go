@@ -27,6 +27,7 @@ type Server struct {
 	etcd   *embed.Etcd
 	scheme string
 	lock   *os.File
+	disk   *disk
 	stop   sync.Once
 }
 
@@ -38,6 +39,7 @@ type ServerConfig struct {
 	Name   string            // of this member; default "store"
 	Peers  map[string]string // name → HOST:PORT between members, this one included; empty for a single member, which then opens no port for peers
 	Quota  int64             // bytes of the database; [DefaultQuota] if zero
+	Room   int64             // bytes of the disk below which it takes no more writes; [DefaultRoom] if zero
 	Log    *slog.Logger      // gets what etcd reports as errors; nil drops it
 }
 
@@ -54,7 +56,8 @@ type ServerTLS struct {
 const DefaultQuota int64 = 8 << 30
 
 // Start starts a member and returns when it serves, which in a cluster needs a
-// majority. It compacts its history every hour.
+// majority. It compacts its history every hour. While its disk is nearly full it takes no
+// writes (ErrNoSpace), and goes on with all else.
 func Start(ctx context.Context, c ServerConfig) (*Server, error) {
 	config, scheme, err := c.etcd()
 	if err != nil {
@@ -76,6 +79,7 @@ func Start(ctx context.Context, c ServerConfig) (*Server, error) {
 	s := &Server{etcd: etcd, scheme: scheme, lock: lock}
 	select {
 	case <-etcd.Server.ReadyNotify():
+		s.disk = watchDisk(etcd, c)
 		return s, nil
 	case err = <-etcd.Err():
 	case <-ctx.Done():
@@ -209,6 +213,9 @@ func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 // most six seconds, while watches hang on it, and may be repeated.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
+		if s.disk != nil {
+			s.disk.close()
+		}
 		s.etcd.Close()
 		s.lock.Close()
 	})
