@@ -41,6 +41,7 @@ func commands() []*cobra.Command {
 		pkiCommand(),
 		reportCommand(),
 		supportCommand(),
+		docsCommand(),
 		completionCommand(),
 		versionCommand(),
 	}
