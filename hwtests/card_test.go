@@ -65,19 +65,6 @@ func TestRunCardRefuses(t *testing.T) {
 	check("ffff:ff:1f.7", "E_CARD")
 }
 
-// TestChassis leaves out what a kind of card cannot show.
-func TestChassis(t *testing.T) {
-	lies := func(card string) bool {
-		return slices.ContainsFunc(chassis(card), func(s Scenario) bool { return s.Name == "liar" })
-	}
-	if !lies("softnic") || lies("tcamsim") || len(chassis("tcamsim")) != len(Scenarios())-1 {
-		t.Errorf("softnic: %t, tcamsim: %t", lies("softnic"), lies("tcamsim"))
-	}
-	if _, err := choose([]string{"liar"}, chassis("tcamsim")); err == nil {
-		t.Error("liar on tcamsim")
-	}
-}
-
 // TestPlugOf knows the kinds of cards, and where tcamsim is not to be had.
 func TestPlugOf(t *testing.T) {
 	if plug, err := plugOf("softnic"); plug != nil || err != nil {

@@ -53,11 +53,6 @@ func Scenarios() []Scenario {
 	}
 }
 
-// chassis are those that run on a chassis with cards of a kind: tcamsim cannot lie there.
-func chassis(card string) []Scenario {
-	return slices.DeleteFunc(Scenarios(), func(s Scenario) bool { return card == "tcamsim" && s.Name == "liar" })
-}
-
 func runDemo(ctx context.Context, t Terms) (any, []string, error) {
 	r, err := Demo(ctx, DemoConfig{Rate: 20_000 / t.Slow, Seed: t.Seed, Plug: t.Plug, Say: t.Say})
 	if err != nil {
@@ -212,7 +207,7 @@ type RunConfig struct {
 // RunScenarios runs scenarios on the emulated chassis. An unknown name is a *[flow.Fault]; a
 // scenario that fails is in the record, and the others run all the same.
 func RunScenarios(ctx context.Context, c RunConfig) (*Run, error) {
-	chosen, err := choose(c.Scenarios, chassis(c.Card))
+	chosen, err := choose(c.Scenarios, Scenarios())
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -218,12 +219,17 @@ func (s *simulated) Evict(id flow.EntryID) error {
 	return fmt.Errorf("evict: no entry %x", id)
 }
 
-// Lie implements [lab.Hardware]: it cannot. What a lying entry of the module should drop
-// leaves by its first port, which is the first blade's uplink: between two blades such
-// frames would go round for ever. That its lies are seen, hwtests/vm shows on one port.
+// Lie implements [lab.Hardware], for bits of the destination port: entries of all blades
+// that come from now on do not look at them. The module's other lie, entries that forward
+// what they should drop, is none for a chassis: they do so by its first port, the first
+// blade's uplink, and between two blades such frames would go round for ever.
 func (s *simulated) Lie(blind flow.Key) error {
-	if blind != (flow.Key{}) {
-		return errors.New("tcamsim cannot lie in a chassis: what it should drop would go round between the blades for ever")
+	bits, rest := blind.Get(flow.DstPort), blind
+	if rest.Set(flow.DstPort, 0); rest != (flow.Key{}) {
+		return errors.New("tcamsim can be blind to bits of the destination port only")
+	}
+	if err := os.WriteFile("/sys/module/tcamsim/parameters/blind_dst_port", []byte(strconv.FormatUint(bits, 10)), 0); err != nil {
+		return fmt.Errorf("lie: %w", err)
 	}
 	return nil
 }

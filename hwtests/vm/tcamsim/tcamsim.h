@@ -125,6 +125,7 @@ extern unsigned long long action_caps;
 extern uint insert_us;
 extern uint fail_every;
 extern uint lie_every;
+extern ushort blind_dst_port;
 extern uint stats_ms;
 extern uint counter_bits;
 extern uint used;
