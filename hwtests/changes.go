@@ -217,7 +217,7 @@ func (r *changing) part(ctx context.Context, rate int) (lossy bool, err error) {
 	took, err := r.changes(ctx, f)
 	f.stop()
 	done.Wait()
-	if err := errors.Join(err, sent, f.close(), r.ch.Settle(ctx, 200*time.Millisecond)); err != nil {
+	if err := errors.Join(err, sent, f.close(), r.ch.rouse(ctx), r.ch.Settle(ctx, 200*time.Millisecond)); err != nil {
 		return false, err
 	}
 	lasted := f.lasted()

@@ -16,6 +16,7 @@ import (
 	"github.com/bladeflow/bladeflow/fallback/afxdp"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/hwtests/traffic"
 	"github.com/bladeflow/bladeflow/offload/verify"
 )
 
@@ -243,6 +244,29 @@ func monotonic() int64 {
 		panic(err) // the clock exists on every Linux
 	}
 	return ts.Nano()
+}
+
+// rouse has what waits in front of workloads and wires arrive, by a frame behind it whose
+// number has no place. Linux (to 6.18 at least) puts frames that are redirected to a netdev into its
+// peer's ring 16 at a time, and wakes the peer with the last of a batch; but if the netdev's
+// program drops all of those, as softnic's does with copies that are for other ports, it
+// returns before it wakes anybody, and what went before waits for the next frame (bq_xmit_all
+// in kernel/bpf/devmap.c). Who sends 16 at a time or fewer does not meet that.
+func (c *Chassis) rouse(ctx context.Context) error {
+	last := traffic.Load{Frames: traffic.Cycle(make([]byte, 60)), First: 1 << 62, Count: 1}
+	for _, b := range c.Blades {
+		for _, at := range b.Attached {
+			s, err := traffic.Open(at.Front.NS, at.Front.Name)
+			if err != nil {
+				return err
+			}
+			_, err = s.Send(ctx, last)
+			if err := errors.Join(err, s.Close()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // asleep is how long software may judge nothing of what its sockets have: on a machine
