@@ -33,10 +33,16 @@ type flows struct {
 	table *flow.Table
 	view  flow.Key
 	known map[flow.Key]*known // by what the table sees of it
-	piece map[flow.EntryID]uint64
+	piece map[onCard]uint64   // what each piece had counted at the last look
 	asked int                 // samples since the last look
 	shown uint64              // frames that they stand for
 	news  map[flow.Key]uint64 // how many of them were of each flow
+}
+
+// onCard is an entry of a card: two cards may hold the same one.
+type onCard struct {
+	card *card
+	id   flow.EntryID
 }
 
 // known is a flow.
@@ -123,13 +129,13 @@ func (f *flows) look(a *Agent) {
 	for _, k := range f.known {
 		of[k.rule] = append(of[k.rule], k)
 	}
-	pieces := map[flow.EntryID]uint64{}
+	pieces := map[onCard]uint64{}
 	for _, c := range a.devices {
 		for i := range c.installed {
 			if e := &c.installed[i]; e.Kind == flow.PieceEntry && offload.Ours(e.ID) {
-				n := c.ledger.live[e.ID].Packets
-				pieces[e.ID] = n
-				f.share(e, n-min(n, f.piece[e.ID]), of[e.Rule])
+				n, at := c.ledger.live[e.ID].Packets, onCard{c, e.ID}
+				pieces[at] = n
+				f.share(e, n-min(n, f.piece[at]), of[e.Rule])
 			}
 		}
 	}
@@ -171,13 +177,18 @@ func (f *flows) share(e *flow.Entry, packets uint64, of []*known) {
 	}
 }
 
-// forget forgets flows without packets, and the coldest of too many.
+// forget forgets flows without packets, and the coldest of too many: who comes back begins
+// to count anew.
 func (f *flows) forget() {
 	if len(f.rates) == 0 { // nothing is known of rates yet
 		return
 	}
 	const none = 0.1 // packets a second
-	maps.DeleteFunc(f.known, func(g flow.Key, _ *known) bool { return f.rates[g] < none })
+	for g := range f.known {
+		if f.rates[g] < none {
+			f.drop(g)
+		}
+	}
 	if len(f.known) <= knownFlows {
 		return
 	}
@@ -185,8 +196,14 @@ func (f *flows) forget() {
 		return cmp.Or(cmp.Compare(f.rates[b], f.rates[a]), byKey(a, b))
 	})
 	for _, g := range all[knownFlows:] {
-		delete(f.known, g)
+		f.drop(g)
 	}
+}
+
+// drop forgets a flow.
+func (f *flows) drop(g flow.Key) {
+	delete(f.known, g)
+	delete(f.seen, g)
 }
 
 // hot returns the hot flows that a device could answer.

@@ -3,11 +3,15 @@ package agent
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/bladeflow/bladeflow/fallback/flowcache"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/offload"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // under is a table whose last rule is for all of 10.0.0.0/8, after so many others that no
@@ -105,5 +109,67 @@ func TestPieces(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lookingAt returns an agent of a table and cards that hold entries, and a key of rule all.
+func lookingAt(t *testing.T, cards ...*card) (*Agent, flow.Key) {
+	t.Helper()
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	a := &Agent{Config: Config{Now: func() time.Time { now = now.Add(2 * time.Second); return now }}, devices: cards, running: under(t, 1)}
+	return a, hot(t, rand.New(rand.NewPCG(1, 1)))[0]
+}
+
+// TestPieceOnTwoCards has the same piece on two cards, which counted long ago: nothing is hot.
+func TestPieceOnTwoCards(t *testing.T) {
+	many, some := &card{ledger: newLedger()}, &card{ledger: newLedger()}
+	a, k := lookingAt(t, many, some)
+	m, err := device.Load("softnic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := a.running.Rule(a.running.Lookup(&k)).ID
+	p := offload.NewPlan(a.running, a.running, nil, m, nil)
+	at := slices.IndexFunc(p.Entries, func(e flow.Entry) bool { return e.Rule == rule && !e.Punt() })
+	if at < 0 {
+		t.Fatal("no entry to take for a piece")
+	}
+	e := p.Entries[at]
+	e.Kind = flow.PieceEntry
+	for c, n := range map[*card]uint64{many: 1_000_000, some: 10} {
+		c.installed = []flow.Entry{e}
+		c.ledger.live[e.ID] = flow.Counter{Packets: n}
+	}
+	for look := range 10 {
+		if a.flows.look(a); len(a.flows.levels) > 0 {
+			t.Fatalf("look %d: nobody sends, and flows are hot: %v", look+1, a.flows.levels)
+		}
+	}
+}
+
+// TestFlowComesBack has a flow pause for any number of looks and then send as many packets in
+// each as it did before: it is hot again.
+func TestFlowComesBack(t *testing.T) {
+	for pause := range 40 {
+		a, k := lookingAt(t)
+		packets := uint64(100)
+		a.Busiest = func(int) []flowcache.Busy {
+			return []flowcache.Busy{{Key: k, Rule: a.running.Rule(a.running.Lookup(&k)).ID, Packets: packets}}
+		}
+		for range 3 {
+			a.flows.look(a)
+		}
+		busiest := a.Busiest
+		a.Busiest = nil
+		for range pause {
+			a.flows.look(a)
+		}
+		a.Busiest = busiest
+		for range 3 {
+			a.flows.look(a)
+		}
+		if len(a.flows.levels) == 0 {
+			t.Errorf("after %d looks without packets the flow is cold although it sends again", pause)
+		}
 	}
 }
