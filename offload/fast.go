@@ -44,6 +44,9 @@ func (p *Planner) stayable(in *input, foreign []flow.Entry) map[flow.RuleID]*flo
 		if was.Priority != m.rule.Priority || was.Tier != m.rule.Tier || was.Match != m.rule.Match || delivers(was) || delivers(m.rule) {
 			continue
 		}
+		if was.Actions.Equal(m.rule.Actions) { // it has another name, and its entries may stay for good
+			continue
+		}
 		if p.model.Order == device.Honoured { // else nothing relies on anything
 			if p.guardOf(m) != nil || meetsForeign(m.guards(), foreign) != nil {
 				continue

@@ -69,3 +69,18 @@ func TestFast(t *testing.T) {
 		}
 	}
 }
+
+// TestFastRenamed gives a rule another name, which changes nothing in the card.
+func TestFastRenamed(t *testing.T) {
+	named := func(name string) *flow.Table {
+		var m flow.Match
+		m.Pin(flow.DstLo, 0x0a000000, 0xff000000)
+		return flowtest.NewTable([]flow.Rule{{ID: 1, Name: name, Priority: 2, Match: m, Actions: flow.Actions{{Op: flow.Drop}}}}, flow.Actions{{Op: flow.Pass}})
+	}
+	old, want, m := named("a"), named("b"), shipped(t, "softnic", 64)
+	planner := offload.Planner{Fast: true}
+	p := planner.Plan(old, old, nil, m, offload.Traffic{})
+	if p = planner.Plan(old, want, p.Entries, m, offload.Traffic{}); len(p.Entries) == 0 || len(p.Retire)+len(p.Promote)+len(p.Stale) != 0 {
+		t.Errorf("%d entries; %d leave, %d come or go after the swap, %d of them stale", len(p.Entries), len(p.Retire), len(p.Promote), len(p.Stale))
+	}
+}
