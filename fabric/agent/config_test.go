@@ -73,7 +73,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := File{Blade: "b", Rules: []string{"r.yaml"}, Root: "/", Datapath: "afxdp", Fail: "closed", Cache: CacheSpec{Flows: 32768, Upcalls: 250_000}, Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
+	want := File{Blade: "b", Rules: []string{"r.yaml"}, Root: "/", Datapath: "afxdp", Fail: "closed", Changes: "strict", Cache: CacheSpec{Flows: 32768, Upcalls: 250_000}, Interval: 2 * time.Second, Metrics: "127.0.0.1:9464"}
 	if diff := cmp.Diff(want, f); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
