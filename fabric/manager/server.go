@@ -137,7 +137,9 @@ func newProblem(err error) *problem {
 		p.Status = http.StatusGone
 	case errors.Is(err, store.ErrTooLarge):
 		p.Status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrNoSpace), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, store.ErrNoSpace):
+		p.Status = http.StatusInsufficientStorage // it is there, and the same again would be refused again
+	case errors.Is(err, store.ErrUnreachable), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		p.Status = http.StatusServiceUnavailable
 	case p.Code == "E_INTERNAL":
 		p.Status = http.StatusInternalServerError
