@@ -242,7 +242,7 @@ func (f *frame) print(w io.Writer, screen bool) error {
 		return err
 	}
 	for line := range strings.Lines(text.String()) {
-		fmt.Fprint(w, cut(strings.TrimSuffix(line, "\n"), f.width), "\x1b[K\r\n")
+		fmt.Fprint(w, cut(strings.TrimSuffix(line, "\n"), f.width), "\x1b[K\n")
 	}
 	_, err := fmt.Fprint(w, "\x1b[J")
 	return err

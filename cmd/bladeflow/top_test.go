@@ -133,7 +133,7 @@ func TestTopScreen(t *testing.T) {
 	if err := f.print(&out, true); err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(out.String(), "\r\n")
+	lines := strings.Split(out.String(), "\n")
 	if last := lines[len(lines)-1]; last != "\x1b[J" || len(lines) != 5 {
 		t.Errorf("%q", lines)
 	}

@@ -203,7 +203,7 @@ func TestFull(t *testing.T) {
 	if !errors.Is(err, store.ErrNoSpace) {
 		t.Fatal(err)
 	}
-	if p := newProblem(err); p.Status != 503 || p.Code != "E_NO_SPACE" || p.Remedy == "" {
+	if p := newProblem(err); p.Status != 507 || p.Code != "E_NO_SPACE" || p.Remedy == "" {
 		t.Errorf("%+v", p)
 	}
 	v, err := m.view(t.Context(), 0)
