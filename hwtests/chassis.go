@@ -302,10 +302,11 @@ func (c *Chassis) Settle(ctx context.Context, quiet time.Duration) error {
 }
 
 // unread counts the frames that software's sockets were given and that were not judged.
-// Those of AF_PACKET do not tell: of them it is 0.
+// Those of AF_PACKET do not tell, nor do blades whose agents are processes of their own: of
+// them it is 0.
 func (c *Chassis) unread() (n uint64, err error) {
 	for _, b := range c.Blades {
-		if b.source == "afpacket" {
+		if b.source == "afpacket" || b.Datapath == nil {
 			continue
 		}
 		judged, given := b.Datapath.Stats().Frames, uint64(0) // in this order: none is judged before it is given
