@@ -240,6 +240,7 @@ func TestDaemons(t *testing.T) {
 	here := d.settled("").Blade
 	d.only(here)
 	d.sameVFs()
+	d.busiest(here)
 
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -310,6 +311,38 @@ func (d *daemons) sameVFs() {
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(want) != 4 {
 		d.Errorf("%d VFs on the blades, (-inventory +get):\n%s", len(want), diff)
+	}
+}
+
+// busiest checks that `wait policy` returns when agents have reported where all rules live,
+// and that under traffic `top` has rates of it, by what agents really report.
+func (d *daemons) busiest(blade string) {
+	d.Helper()
+	ask := []string{"--server", d.API.Server(), "--pki", filepath.Join(d.dir, "pki"), "--as", "ann"}
+	var done waited
+	d.print(&done, append([]string{"wait", "policy"}, ask...)...)
+	var rules api.List[api.RuleView]
+	d.print(&rules, append([]string{"get", "rules"}, ask...)...)
+	for _, r := range rules.Items {
+		if r.Status.Place == api.Unreported {
+			d.Errorf("rule %s is not reported after wait policy", r.Metadata.Name)
+		}
+	}
+	_, err := d.Deliver(d.Context(), 1000, func() error {
+		for kind, name := range map[string]string{"blade": blade, "rule": blade + "/"} {
+			d.insist("rates of a "+kind, func() error {
+				var top api.List[api.Busy]
+				d.print(&top, append([]string{"top", kind, "--once"}, ask...)...)
+				if len(top.Items) == 0 || !strings.HasPrefix(top.Items[0].Metadata.Name, name) || top.Items[0].Status.Figures["packets"] <= 0 {
+					return fmt.Errorf("the busiest are %+v", top.Items)
+				}
+				return nil
+			})
+		}
+		return nil
+	}, daemonsTarget)
+	if err != nil {
+		d.Error(err)
 	}
 }
 
