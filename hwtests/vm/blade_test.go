@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -203,6 +204,23 @@ func (b *blade) flush() {
 
 // send sends a frame for a station from the first VF.
 func (b *blade) send(to uint64) { b.ends[1].send(frame(station|0xfe00, to)) }
+
+// passed waits until all that was sent before has gone through software, where it is all
+// answered: a frame of another station, for the one that rule 0 of forwards is for, comes
+// behind it.
+func (b *blade) passed() {
+	b.Helper()
+	last := frame(station|0xfe01, station)
+	b.ends[1].send(last)
+	for {
+		switch f := b.ends[2].receive(); {
+		case f == nil:
+			b.Fatal("the frame that was sent last did not come")
+		case bytes.Equal(f[:12], last[:12]):
+			return
+		}
+	}
+}
 
 // drain returns the stations of all frames that have come in at an end, sorted.
 func (p *tap) drain() (out []uint64) {

@@ -300,13 +300,17 @@ func qemuArgs(b bed, initrd, log, share string) []string {
 	// the first, and QEMU 10 has been seen to die when cards' memory moves under two. This
 	// one makes random numbers, for which programs would wait seconds otherwise.
 	cpu, cpus := "Nehalem,+rdrand,+rdseed", "1"
+	// A busy host may take the CPU away while the kernel measures how fast the APIC's timer
+	// runs. What it then takes for a second may be minutes, and all that waits seems to hang.
+	// The HPET says itself how fast it is.
+	clock := "noapictimer no_timer_check "
 	if b.Accel == "kvm" {
-		cpu, cpus = "host", "2"
+		cpu, cpus, clock = "host", "2", ""
 	}
 	args := []string{"-machine", "q35", "-accel", b.Accel, "-cpu", cpu, "-smp", cpus, "-m", "2048",
 		"-display", "none", "-nodefaults", "-no-reboot", "-serial", "file:" + log,
 		"-kernel", kernelFile(b), "-initrd", initrd,
-		"-append", "console=ttyS0 panic=-1 oops=panic quiet net.ifnames=0 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 nokaslr",
+		"-append", clock + "console=ttyS0 panic=-1 oops=panic quiet net.ifnames=0 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 nokaslr",
 		"-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=4", exitPort),
 		"-device", "virtio-serial-pci", "-chardev", "file,id=out,path=/dev/fd/3", "-device", "virtserialport,chardev=out,name=out",
 		"-chardev", "file,id=errs,path=/dev/fd/4", "-device", "virtserialport,chardev=errs,name=errs"}
