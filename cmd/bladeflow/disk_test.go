@@ -34,13 +34,35 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const mounted = `mount --make-rprivate / && mount -t tmpfs -o size=400m none "$1" && exec -a bladeflow "$2" manager --config "$3" --drop-privileges`
-	cmd := exec.Command("bash", "-c", mounted, "bash", disk, self, config)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	m, url, err := serving(cmd)
+	// Who has the disk mounted is a process of its own, so that managers come and go.
+	holder := exec.Command("bash", "-c", `mount --make-rprivate / && mount -t tmpfs -o size=400m none "$1" && echo mounted && exec sleep infinity`, "bash", disk)
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	said, err := holder.StdoutPipe()
+	if err == nil {
+		err = holder.Start()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait() // killed
+	}()
+	if _, err := said.Read(make([]byte, 8)); err != nil {
+		t.Fatalf("the small disk cannot be mounted: %v", err)
+	}
+	pid := fmt.Sprint(holder.Process.Pid)
+	run := func() (*managed, string) {
+		t.Helper()
+		cmd := exec.Command("nsenter", "-m", "-t", pid, "bash", "-c", `exec -a bladeflow "$1" manager --config "$2" --drop-privileges`, "bash", self, config)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		m, url, err := serving(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, url
+	}
+	m, url := run()
 	defer func() {
 		if err := m.stop(); err != nil {
 			t.Error(err)
@@ -64,7 +86,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	until("a change", func() bool { _, err := network("front"); return err == nil })
-	fill := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid), "root", disk, "fill")
+	fill := filepath.Join("/proc", pid, "root", disk, "fill")
 	f, err := os.Create(fill)
 	if err != nil {
 		t.Fatal(err)
@@ -87,10 +109,23 @@ func TestDiskFull(t *testing.T) {
 		}
 		return true
 	})
-	for _, line := range []string{"get networks", "describe network front", "top --once", "get events", "report capacity"} {
-		if stdout, stderr, err := ask("", strings.Fields(line)...); err != nil || stdout == "" {
-			t.Errorf("%s with a full disk: %v %s", line, err, stderr)
+	reads := func(when string) {
+		t.Helper()
+		for _, line := range []string{"get networks", "describe network front", "top --once", "get events", "report capacity"} {
+			if stdout, stderr, err := ask("", strings.Fields(line)...); err != nil || stdout == "" {
+				t.Errorf("%s %s: %v %s", line, when, err, stderr)
+			}
 		}
+	}
+	reads("with a full disk")
+	if err := m.stop(); err != nil {
+		t.Error(err)
+	}
+	m, url = run()
+	until("an answer", func() bool { _, _, err := ask("", "get", "networks"); return err == nil })
+	reads("of a manager that started with a full disk")
+	if stderr, err := network("none"); err == nil || !strings.Contains(stderr, "E_NO_SPACE") {
+		t.Errorf("a change then: %v %s", err, stderr)
 	}
 	if err := os.Remove(fill); err != nil {
 		t.Fatal(err)

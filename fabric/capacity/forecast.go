@@ -34,6 +34,16 @@ import (
 // is C. Where that cannot mean anything (fewer than 56 days, phi above 0.8, a step in the
 // last two weeks, the last day long ago) nothing is forecast, and it says why.
 //
+// Measured, 1,000 drawn series each with a weekly wave and 2 % outliers, horizon a year; what
+// is reached later than the early edge and before the late one is within:
+//
+//	history   autocorrelation   within   before the early edge   width
+//	 90 days  0                   94 %     2 %                   19 days
+//	 90 days  0.6                 88 %     4 %                   31 days
+//	180 days  0.6                 89 %     2 %                   22 days
+//
+// (BLADEFLOW_FORECASTS=1000 go test -v -run ForecastHolds.)
+//
 // Known bias: series that are not of this family, with bursts or changes of regime. What a
 // back-test shows is the series' own past. Cost: 2 ms for 90 days and a horizon of a year,
 // 6 ms with the back-test (one core of a shared machine at load 9).

@@ -188,7 +188,7 @@ func (k Collection[T]) Follow(ctx context.Context, c *Client, q Query) iter.Seq2
 				yield(Change[T]{}, err)
 				return
 			}
-			if !f.take(list.Items) || !f.await(ctx, c, list.Metadata.Cursor, string(k) == string(Rules) || string(k) == string(Blades)) {
+			if !f.take(list.Items) || !f.await(ctx, c, list.Metadata.Cursor, string(k) == string(Rules) || string(k) == string(Blades) || string(k) == string(Policies)) {
 				return
 			}
 		}

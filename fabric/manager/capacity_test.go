@@ -64,6 +64,11 @@ func TestReportOfManager(t *testing.T) {
 	if f := figure(t, blade, capacity.Software); *f.Total != 2e6 || f.Used != nil {
 		t.Errorf("software of b1: %+v", f)
 	}
+	if f := r.report("?horizon=365&scope=blade/b2"); f.Status.Scopes[0].Name != "b2" || f.Spec.Horizon != 365 || f.Spec.From != "2026-08-27" || f.Status.Scopes[0].Figures[0].Forecast.Evidence != "short" {
+		t.Errorf("a forecast for one blade: %+v, %+v", f.Spec, f.Status.Scopes[0])
+	}
+	r.want(404, "GET", "reports/capacity?scope=blade/b9", "")
+	r.want(422, "GET", "reports/capacity?horizon=5000", "")
 	if fleet := d.Status.Scopes[0]; fleet.Fit.VNICs != 2+3 || fleet.Fit.Binds != capacity.Slots {
 		t.Errorf("fit of the fleet: %+v", fleet.Fit)
 	}

@@ -163,6 +163,9 @@ func TestDiskFull(t *testing.T) {
 	again := dialled(t, DialConfig{Endpoints: []string{s.Endpoint()}})
 	until(t, "full, after a restart", refused(again))
 	readable(again)
+	if _, err := Init(t.Context(), again); err != nil {
+		t.Errorf("a manager that starts on a full disk: %v", err)
+	}
 	s.Stop()
 	if err := os.Remove(file); err != nil { // while nobody looks
 		t.Fatal(err)

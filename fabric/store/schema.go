@@ -33,10 +33,15 @@ func initSchema(ctx context.Context, s Store, version int) (Schema, error) {
 		return Schema{}, err
 	}
 	_, err = s.Txn(ctx, []Compare{Absent(SchemaKey)}, []Op{Put(SchemaKey, text)})
-	if err != nil && !errors.Is(err, ErrConflict) {
+	full := errors.Is(err, ErrNoSpace) // then etcd does not look whether there would be anything to write
+	if err != nil && !errors.Is(err, ErrConflict) && !full {
 		return Schema{}, err
 	}
-	return ReadSchema(ctx, s)
+	schema, missing := ReadSchema(ctx, s)
+	if full && errors.Is(missing, ErrNotFound) {
+		return Schema{}, err
+	}
+	return schema, missing
 }
 
 // ReadSchema returns the schema record, or a fault if this program cannot work with
