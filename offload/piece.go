@@ -221,6 +221,9 @@ func (p *placer) pieceAround(b *bid, f *hot) *piece {
 	if p.limits.Masks > 0 {
 		box = p.fitMask(box, f.key, b.flows)
 	}
+	if !f.of.sees(&box) {
+		return nil
+	}
 	return p.pieceOf(b, box, nil)
 }
 
@@ -231,7 +234,7 @@ func (p *placer) pieceOf(b *bid, box flow.Match, s *slot) *piece {
 	}
 	made := &piece{bid: b, slot: s}
 	for _, f := range b.flows {
-		if box.Matches(f.key) {
+		if box.Matches(f.key) && f.of.sees(&box) {
 			made.held = append(made.held, f)
 		}
 	}

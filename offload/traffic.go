@@ -18,6 +18,21 @@ type Flow struct {
 	Key     flow.Key
 	Rule    flow.RuleID // that answered them; if another rule does now, the flow is of no use
 	Packets uint64
+	Seen    flow.Key // the bits of Key that are known, the others being zero; if none is set, all are
+}
+
+// sees reports whether all that a match looks at is known of f's packets. One that looks at
+// more need not match any of them.
+func (f *Flow) sees(m *flow.Match) bool {
+	if f.Seen == (flow.Key{}) {
+		return true
+	}
+	for w := range m.Mask {
+		if m.Mask[w]&^f.Seen[w] != 0 {
+			return false
+		}
+	}
+	return (m.SrcPort.Any() || f.Seen.Get(flow.SrcPort) == flow.SrcPort.Max()) && (m.DstPort.Any() || f.Seen.Get(flow.DstPort) == flow.DstPort.Max())
 }
 
 // Traffic is what placement goes by.
@@ -37,7 +52,8 @@ type Traffic struct {
 
 // hot is a flow as placement sees it.
 type hot struct {
-	key     *flow.Key
+	of      *Flow
+	key     *flow.Key // of it
 	packets float64
 	pieces  int32 // how many of those placed hold it
 	barren  bool  // no piece can hold it
@@ -93,7 +109,7 @@ func (p *placer) weigh(t *Traffic) {
 	for i, at := range of {
 		if at >= 0 {
 			f := &t.Flows[i]
-			p.flows[next[at]] = hot{key: &f.Key, packets: float64(f.Packets)}
+			p.flows[next[at]] = hot{of: f, key: &f.Key, packets: float64(f.Packets)}
 			next[at]++
 		}
 	}

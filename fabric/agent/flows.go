@@ -24,7 +24,8 @@ import (
 // heat on its way from software to a device and back.
 //
 // The cache knows only the bits that the table looks at. A device that matches whole fields
-// needs the others too, so a packet of the flow is kept from the samples, if one was seen.
+// needs the others too, so a packet of the flow is kept from the samples, if one was seen;
+// else no piece is made around it that looks at them, for no packet might be in that.
 //
 // Cost: memory for [knownFlows], and at each look some 0.1 µs for each that is known and for
 // each pair of a flow and a piece of its rule.
@@ -48,6 +49,7 @@ type onCard struct {
 // known is a flow.
 type known struct {
 	packet  flow.Key // one of it
+	seen    flow.Key // the bits of it that are known; zero if all are
 	rule    flow.RuleID
 	packets uint64 // counted
 }
@@ -69,7 +71,7 @@ func (f *flows) turn(t *flow.Table) {
 	f.seen, f.rates = map[flow.Key]uint64{}, map[flow.Key]float64{}
 	for _, g := range slices.SortedFunc(maps.Keys(was.known), byKey) {
 		old := was.known[g]
-		f.flow(&old.packet, old.rule).packets += old.packets
+		f.flow(&old.packet, &old.seen, old.rule).packets += old.packets
 		now := f.group(&old.packet)
 		f.seen[now] += was.seen[g]
 		f.rates[now] += was.rates[g]
@@ -86,13 +88,15 @@ func (f *flows) group(k *flow.Key) (g flow.Key) {
 	return g
 }
 
-// flow returns the flow of a packet, known from now on.
-func (f *flows) flow(packet *flow.Key, rule flow.RuleID) *known {
+// flow returns the flow of a packet of which these bits are known, known from now on.
+func (f *flows) flow(packet, seen *flow.Key, rule flow.RuleID) *known {
 	g := f.group(packet)
 	one := f.known[g]
 	if one == nil {
-		one = &known{packet: *packet}
+		one = &known{packet: *packet, seen: *seen}
 		f.known[g] = one
+	} else if *seen == (flow.Key{}) {
+		one.packet, one.seen = *packet, *seen
 	}
 	one.rule = rule
 	return one
@@ -103,7 +107,7 @@ func (f *flows) sampled(s *fallback.Sample) {
 	if s.Table != f.table {
 		return
 	}
-	f.flow(&s.Key, f.table.Rule(s.Rule).ID).packet = s.Key
+	f.flow(&s.Key, new(flow.Key), f.table.Rule(s.Rule).ID)
 	f.news[f.group(&s.Key)]++
 	f.asked++
 	f.shown += 1 + s.Skipped
@@ -122,7 +126,7 @@ func (f *flows) look(a *Agent) {
 	f.asked, f.shown = 0, 0
 	if a.Busiest != nil {
 		for _, b := range a.Busiest(knownFlows) {
-			f.flow(&b.Key, b.Rule).packets += b.Packets
+			f.flow(&b.Key, &f.view, b.Rule).packets += b.Packets
 		}
 	}
 	of := map[flow.RuleID][]*known{}
@@ -164,7 +168,14 @@ func (f *flows) share(e *flow.Entry, packets uint64, of []*known) {
 	}
 	if len(inside) == 0 {
 		if k, ok := flow.Witness(&e.Match); ok {
-			f.flow(&k, e.Rule).packets += packets
+			seen := e.Match.Mask
+			if !e.Match.SrcPort.Any() {
+				seen.Set(flow.SrcPort, flow.SrcPort.Max())
+			}
+			if !e.Match.DstPort.Any() {
+				seen.Set(flow.DstPort, flow.DstPort.Max())
+			}
+			f.flow(&k, &seen, e.Rule).packets += packets
 		}
 		return
 	}
@@ -210,7 +221,7 @@ func (f *flows) drop(g flow.Key) {
 func (f *flows) hot(c *card) (out []offload.Flow) {
 	for g, k := range f.known {
 		if level := f.levels[g]; level > 0 && mayAnswer(&c.model, &k.packet) {
-			out = append(out, offload.Flow{Key: k.packet, Rule: k.rule, Packets: level})
+			out = append(out, offload.Flow{Key: k.packet, Seen: k.seen, Rule: k.rule, Packets: level})
 		}
 	}
 	slices.SortFunc(out, func(a, b offload.Flow) int { return byKey(a.Key, b.Key) })

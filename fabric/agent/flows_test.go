@@ -12,6 +12,7 @@ import (
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/device"
+	"github.com/bladeflow/bladeflow/offload/offloadtest"
 )
 
 // under is a table whose last rule is for all of 10.0.0.0/8, after so many others that no
@@ -172,4 +173,65 @@ func TestFlowComesBack(t *testing.T) {
 			t.Errorf("after %d looks without packets the flow is cold although it sends again", pause)
 		}
 	}
+}
+
+// TestPiecesOfWholeFields has a card that matches addresses wholly, and flows of which the
+// cache knows the first 24 bits. No piece is made that no packet is in; once software has
+// seen a packet of each, there are pieces.
+func TestPiecesOfWholeFields(t *testing.T) {
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
+	m, err := device.Load("softnic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Entries, m.Fields[device.DstIP] = 16, device.Exact
+	r := newRig(t, 0)
+	r.nic = offloadtest.New(m)
+	tap := &tapped{software: r.software}
+	config := r.config()
+	config.Samples = tap
+	flows := hot(t, rng)
+	for i := range flows {
+		flows[i].Set(flow.DstLo, flows[i].Get(flow.DstLo)|1)
+	}
+	packets := uint64(0)
+	config.Busiest = func(int) (out []flowcache.Busy) {
+		for i := range flows {
+			if packets > 0 {
+				k := r.agent.flows.group(&flows[i])
+				out = append(out, flowcache.Busy{Key: k, Rule: r.software.table.Rule(r.software.table.Lookup(&k)).ID, Packets: packets})
+			}
+		}
+		return out
+	}
+	r.agent = New(config)
+	r.wanted.Want(under(t, 1))
+	r.settle(1)
+	packets = 1000
+	pieces := func() (with, without int) {
+		for range 10 {
+			r.settle(1)
+		}
+		for _, e := range r.installed() {
+			switch {
+			case e.Kind != flow.PieceEntry:
+			case slices.ContainsFunc(flows, func(k flow.Key) bool { return e.Match.Matches(&k) }):
+				with++
+			default:
+				without++
+			}
+		}
+		return with, without
+	}
+	if _, without := pieces(); without != 0 {
+		t.Errorf("%d pieces have no packet in them", without)
+	}
+	for i := range flows {
+		tap.judge(t, &flows[i], r.now)
+	}
+	packets *= 4
+	if with, without := pieces(); with == 0 || without != 0 {
+		t.Errorf("after software has seen each flow: %d pieces with packets, %d without", with, without)
+	}
+	r.proved()
 }
