@@ -21,9 +21,6 @@ const ahead = 1024
 // another. cpu-ns/frame is all the process spends, kernel and sender included.
 func BenchmarkVeth(b *testing.B) {
 	for _, k := range kinds {
-		if k.name == "afxdp+tap" {
-			continue
-		}
 		b.Run(k.name, func(b *testing.B) {
 			inNamespace(b)
 			cables := map[flow.Port]*cable{1: layCable(b, "a", dropper(b)), 2: layCable(b, "b", dropper(b))}
@@ -69,9 +66,6 @@ func dropper(b *testing.B) *ebpf.Program {
 // BenchmarkSend is one link sending batches of 64.
 func BenchmarkSend(b *testing.B) {
 	for _, k := range kinds {
-		if k.name == "afxdp+tap" {
-			continue
-		}
 		b.Run(k.name, func(b *testing.B) {
 			inNamespace(b)
 			l, err := k.open(layCable(b, "0", dropper(b)).rep)

@@ -44,6 +44,9 @@ func newBlade(t testing.TB, cables map[flow.Port]*cable, c flowcache.Config, p m
 		must.Have(t, "afxdp", err)
 		for _, l := range queues {
 			t.Cleanup(func() { l.Close() })
+			if len(queues) == 1 {
+				must.Have(t, "afxdp", l.Redirect(func() int { return b.cache.Takes(port) }))
+			}
 			config.Queues[port] = append(config.Queues[port], l)
 		}
 		reps[port] = c.rep

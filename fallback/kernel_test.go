@@ -26,6 +26,7 @@ type cable struct {
 	rep, far int       // ifindex
 	kernel   *recorder // what the kernel gets on rep, behind all programs of links
 	wire     *recorder // what arrives at far
+	sink     link.Link // the program at far
 	socket   int       // sends on far
 }
 
@@ -89,6 +90,7 @@ func layWide(t testing.TB, name string, program *ebpf.Program, queues int) *cabl
 	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: c.far, Flags: link.XDPDriverMode})
 	must.Have(t, "xdp", err)
+	c.sink = l
 	t.Cleanup(func() { l.Close() })
 
 	if c.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
@@ -172,7 +174,13 @@ func newRecorder(t testing.TB, kind ebpf.ProgramType) *recorder {
 // source MAC is not ours) do not count. Each CPU's frames are in order.
 func (r *recorder) frames(t testing.TB, n int) [][]byte {
 	t.Helper()
-	var got [][]byte
+	got, _ := r.records(t, n)
+	return got
+}
+
+// records returns them with the CPU that saw each.
+func (r *recorder) records(t testing.TB, n int) (got [][]byte, cpus []int) {
+	t.Helper()
 	for deadline := time.Now().Add(3 * time.Second); ; {
 		if len(got) >= n {
 			deadline = time.Now().Add(10 * time.Millisecond)
@@ -183,10 +191,10 @@ func (r *recorder) frames(t testing.TB, n int) [][]byte {
 			if err == nil {
 				t.Fatalf("the recorder lost %d frames", rec.LostSamples)
 			}
-			return got
+			return got, cpus
 		}
 		if f := onWire(rec.RawSample); ours(f) {
-			got = append(got, f)
+			got, cpus = append(got, f), append(cpus, rec.CPU)
 		}
 	}
 }

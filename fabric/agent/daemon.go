@@ -382,6 +382,11 @@ func (d *Daemon) openCache() (err error) {
 			return nil, err
 		}
 		queues, err := afxdp.OpenIn(ifindex, d.cache.Sockets(), func(queue int) uint32 { return flowcache.Place(port, queue) })
+		if len(queues) == 1 {
+			if err := queues[0].Redirect(func() int { return d.cache.Takes(port) }); err != nil {
+				d.log.Warn("frames leave one by one", "error", err)
+			}
+		}
 		var sockets []socket
 		for _, l := range queues {
 			sockets = append(sockets, l)

@@ -351,6 +351,17 @@ func (k *Cache) Leads(n flow.Port) bool {
 	return n <= MaxPort && k.reach[n]
 }
 
+// Takes returns how long frames may be that a port's device takes as XDP frames, and 0 if it
+// takes none or is not attached. See [Cache.Review].
+func (k *Cache) Takes(n flow.Port) (longest int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.ports[n]; p != nil && k.reach[n] {
+		return p.longest
+	}
+	return 0
+}
+
 // Port returns how a port is attached, and what it has counted; ok is false if it is not.
 func (k *Cache) Port(n flow.Port) (mode Mode, s PortStats, ok bool) {
 	k.mu.Lock()

@@ -12,7 +12,7 @@ import (
 )
 
 func layDrop(s *stand, t traffic) (*device, error) {
-	d, run, err := s.newDatapath(t, nil, flow.Action{Op: flow.Drop})
+	d, run, err := s.newDatapath(t, nil, flow.Action{Op: flow.Drop}, true)
 	if err != nil {
 		return nil, err
 	}
@@ -23,13 +23,17 @@ func layDrop(s *stand, t traffic) (*device, error) {
 // outward is what the rules do where frames are forwarded.
 var outward = flow.Action{Op: flow.Output, Ports: []flow.Port{outsidePort}}
 
-func layForward(s *stand, t traffic) (*device, error) {
-	_, run, err := s.newDatapath(t, nil, outward)
-	if err != nil {
-		return nil, err
+// layForward forwards in Go. Frames leave many at a time, as an agent has them leave, or one
+// by one.
+func layForward(redirected bool) func(*stand, traffic) (*device, error) {
+	return func(s *stand, t traffic) (*device, error) {
+		_, run, err := s.newDatapath(t, nil, outward, redirected)
+		if err != nil {
+			return nil, err
+		}
+		run()
+		return &device{}, nil
 	}
-	run()
-	return &device{}, nil
 }
 
 // layCached is the same with the flow cache: Go sees the first frame of each flow.
@@ -38,7 +42,7 @@ func layCached(s *stand, t traffic) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, run, err := s.newDatapath(t, cache, outward)
+	_, run, err := s.newDatapath(t, cache, outward, true)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +64,7 @@ func (s *stand) newCache() (*flowcache.Cache, error) {
 
 // newDatapath makes the software datapath as an agent does, with AF_XDP on both netdevs,
 // behind a cache if there is one. It works from run until the stand is closed.
-func (s *stand) newDatapath(t traffic, cache *flowcache.Cache, inward flow.Action) (d *fallback.Datapath, run func(), err error) {
+func (s *stand) newDatapath(t traffic, cache *flowcache.Cache, inward flow.Action, redirected bool) (d *fallback.Datapath, run func(), err error) {
 	table, err := t.table(inward)
 	if err != nil {
 		return nil, nil, err
@@ -83,6 +87,12 @@ func (s *stand) newDatapath(t traffic, cache *flowcache.Cache, inward flow.Actio
 			}
 			for _, l := range queues {
 				s.onClose(l.Close)
+				if redirected {
+					// All netdevs of a stand have the same MTU, and NAPI at their other end.
+					if err := l.Redirect(func() int { return 1514 }); err != nil {
+						return err
+					}
+				}
 				config.Queues[port] = append(config.Queues[port], l)
 			}
 		}

@@ -51,6 +51,7 @@ const (
 	linuxBridge  = "linux-bridge"
 	goDrop       = "bladeflow-drop"
 	goForward    = "bladeflow-forward"
+	goSingly     = "bladeflow-forward-singly"
 	cacheForward = "bladeflow-cache-hit"
 	openVSwitch  = "openvswitch-afxdp"
 )
@@ -72,7 +73,8 @@ func paths() []path {
 		{name: "nft-fwd", does: "an nftables netdev ingress chain: fwd to", modes: forwards, needs: "nft", lay: layNFT("fwd to "+outsideDev, false)},
 		{name: "ip-forward", does: "IPv4 forwarding by one route, the neighbour known", modes: forwards, routed: true, lay: layRouter},
 		{name: linuxBridge, does: "a Linux bridge with static forwarding entries", modes: forwards, both: true, lay: layBridge},
-		{name: goForward, does: "AF_XDP, classified by the rules, sent by AF_XDP in copy mode", modes: append(forwards, UserCore), both: true, lay: layForward},
+		{name: goForward, does: "AF_XDP, classified by the rules, redirected from a tap up to 16 at a time", modes: append(forwards, UserCore), both: true, lay: layForward(true)},
+		{name: goSingly, does: "the same, sent by AF_XDP in copy mode", modes: append(forwards, UserCore), both: true, lay: layForward(false)},
 		{name: cacheForward, does: "the same, each flow answered by the flow cache from its second frame on", modes: forwards, both: true, lay: layCached},
 		{name: openVSwitch, does: "Open vSwitch in user space with AF_XDP ports, one flow", modes: []Mode{UserCore}, needs: "ovs-vswitchd", lay: layOVS},
 	}

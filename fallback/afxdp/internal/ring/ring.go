@@ -185,3 +185,18 @@ func option[T any](fd, name int) (T, error) {
 	}
 	return v, nil
 }
+
+// Write writes all of b to a file that takes it at once or not at all. The Go runtime is not
+// told, so it must not be a file that waits.
+func Write(fd int, b []byte) error {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))) // rule 4 again
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+}
