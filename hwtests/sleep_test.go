@@ -1,6 +1,8 @@
 package hwtests
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -10,6 +12,7 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 	"github.com/bladeflow/bladeflow/hwtests/lab"
+	"github.com/bladeflow/bladeflow/hwtests/must"
 	"github.com/bladeflow/bladeflow/hwtests/traffic"
 )
 
@@ -58,6 +61,70 @@ func TestNothingSleeps(t *testing.T) {
 					t.Fatalf("%v, round %d: of %d frames %d were judged, and %d copies left: lost %v, %v", actions, round, sent, judged.Load()-before, leavings(b)-left, lost, err)
 				}
 			}
+		}
+	}
+}
+
+// TestRouse has a card send 16 frames to one port and, in the same batch, copies that are
+// for others: Linux leaves the 16 in the ring, and they have to be roused.
+func TestRouse(t *testing.T) {
+	needs(t, "afxdp")
+	ch, err := Start(t.Context(), Config{Interval: time.Minute, Config: lab.Config{Blades: 1, VFs: 4}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := ch.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	b := ch.Blades[0]
+	d, err := newDice(flowtest.Seed(t), b.Blade)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const from, one, some = 2, 16, 48
+	var rules []flow.Rule
+	var frames [][]byte
+	for i, to := range [][]flow.Port{{5}, {3, 4}} {
+		var m flow.Match
+		m.Pin(flow.EthType, flow.EthIPv4, 0xffff)
+		m.Pin(flow.Flags, flow.FlagIP|flow.FlagL4, flow.FlagIP|flow.FlagL4)
+		m.Pin(flow.Proto, flow.ProtoUDP, 0xff)
+		m.SetPorts(flow.DstPort, uint16(i), uint16(i))
+		name := fmt.Sprintf("random/%d", i)
+		rules = append(rules, flow.Rule{ID: flow.NewRuleID("random", name), Name: name, Tier: flow.TierTenant, Priority: int32(i), Match: m, Actions: flow.Actions{{Op: flow.Output, Ports: to}}})
+		k := d.key(from)
+		into(d, &k, &m)
+		for range []int{one, some}[i] {
+			frames = append(frames, stampable(k))
+		}
+	}
+	table, err := d.table(1, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Want(t.Context(), table); err != nil {
+		t.Fatal(err)
+	}
+	at := b.At(from)
+	m, err := traffic.OpenMaker(at.Outside.NS, at.Outside.Name, frames, 0, len(frames))
+	must.Have(t, "xdp", err)
+	defer m.Close()
+	if _, err := m.Send(t.Context(), 1, func(sent int) bool { return sent == 0 }); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Settle(t.Context(), 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	before := b.At(5).Leaves.Totals().Recorded
+	if err := errors.Join(ch.rouse(t.Context()), ch.Settle(t.Context(), 100*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d of %d had come before", before, one)
+	for port, want := range map[flow.Port]uint64{3: some, 4: some, 5: one} {
+		if got := b.At(port).Leaves.Totals().Recorded; got != want {
+			t.Errorf("%d frames left by port %d, want %d", got, port, want)
 		}
 	}
 }

@@ -28,6 +28,10 @@
 //   - a queueing discipline where frames are sent, or a full ring drops them
 //     instead of saying so to the sender;
 //   - IPv6 off, or the kernel adds frames of its own;
+//   - at most 16 frames at a time for one port, or a frame behind them: Linux puts redirected
+//     frames into a ring by the 16 and wakes its reader with the last of a batch, and not if
+//     the program of the devmap drops all of those, as softnic's does with copies of several
+//     that are for other ports;
 //   - no netdev named like a word of ip(8).
 //
 // Start reading with [Up] and [Blade].
