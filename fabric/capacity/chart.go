@@ -18,7 +18,7 @@ import (
 )
 
 // chart draws the demand of one figure by day, with what is usable and allocated as
-// lines across. Lines differ by their dashes, not by colour alone; a day without a
+// lines across, and what is forecast: its middle, and the band that holds 90 % of it. Lines differ by their dashes, not by colour alone; a day without a
 // record is a gap. The drawing is inline SVG without any reference.
 func chart(s *Scope, f *Figure) (template.HTML, error) {
 	p := plot.New()
@@ -34,6 +34,13 @@ func chart(s *Scope, f *Figure) (template.HTML, error) {
 		dash  []vg.Length
 	}{{"usable", f.Usable, []vg.Length{6, 3}}, {"allocated", f.Allocated, []vg.Length{2, 2}}}
 	first, last := span(f.Series)
+	var band []Band
+	if f.Forecast != nil && f.Forecast.Exhaustion != nil {
+		if band = f.Forecast.Exhaustion.Band; len(band) > 0 {
+			last = unix(band[len(band)-1].Date)
+			p.Legend.Left = true
+		}
+	}
 	for _, l := range lines {
 		if l.value == nil {
 			continue
@@ -65,9 +72,36 @@ func chart(s *Scope, f *Figure) (template.HTML, error) {
 			p.Legend.Add("used, p95 of the day", line, dots)
 		}
 	}
+	for _, l := range []struct {
+		name string
+		of   func(Band) int64
+		dash []vg.Length
+	}{{"forecast", func(b Band) int64 { return b.Middle }, []vg.Length{1, 2}}, {"90 % band", func(b Band) int64 { return b.High }, []vg.Length{1, 4}}, {"", func(b Band) int64 { return b.Low }, []vg.Length{1, 4}}} {
+		if len(band) == 0 {
+			break
+		}
+		points := make(plotter.XYs, len(band))
+		for i, b := range band {
+			points[i] = plotter.XY{X: unix(b.Date), Y: float64(l.of(b)) / size}
+			p.Y.Max = max(p.Y.Max, points[i].Y*headroom)
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return "", fmt.Errorf("forecast of %s %s: %w", s.Name, f.Dimension, err)
+		}
+		line.Color, line.Dashes, line.Width = demandInk, l.dash, 1.5
+		p.Add(line)
+		if l.name != "" {
+			p.Legend.Add(l.name, line)
+		}
+	}
 	p.Y.Max = max(p.Y.Max, 1/size)
 	p.X.Min, p.X.Max = first, last
-	return inline(p, fmt.Sprintf("%s of %s by day, %s to %s", f.Dimension.Title(), s.Name, f.Series[0].Date, f.Series[len(f.Series)-1].Date))
+	name := fmt.Sprintf("%s of %s by day, %s to %s", f.Dimension.Title(), s.Name, f.Series[0].Date, f.Series[len(f.Series)-1].Date)
+	if len(band) > 0 {
+		name += ", and forecast to " + string(band[len(band)-1].Date)
+	}
+	return inline(p, name)
 }
 
 var (

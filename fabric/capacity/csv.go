@@ -11,7 +11,7 @@ import (
 //
 //	table,level,name,dimension,figure,unit,value
 //
-// table is figures, forecast, fit, oversubscription, consolidation, whatif, quality or series; a
+// table is figures, forecast, band low, band middle, band high, fit, oversubscription, consolidation, whatif, quality or series; a
 // spreadsheet's pivot or a filter on the first column makes any of them wide. An
 // unknown number has an empty value; a date of a series stands in the column figure.
 func (d *Document) WriteCSV(w io.Writer) error {
@@ -94,6 +94,14 @@ func (c rows) forecast(s *Scope, d Dimension, unit string, f *Forecast) {
 	line("late", "", string(x.Late))
 	line("coverage", "%", optional(x.Coverage))
 	line("grade", "", x.Grade)
+	for _, b := range x.Band {
+		for _, v := range []struct {
+			name   string
+			amount int64
+		}{{"band low", b.Low}, {"band middle", b.Middle}, {"band high", b.High}} {
+			c.line(v.name, string(s.Level), s.Name, string(d), string(b.Date), unit, strconv.FormatInt(v.amount, 10))
+		}
+	}
 }
 
 func (c rows) consolidation(k Consolidation) {

@@ -85,8 +85,22 @@ type Exhaustion struct {
 	Late     Date     `json:"late"`   // 95 %
 	Month    int64    `json:"month"`  // trend: what demand grows by in 30 days
 	Coverage *float64 `json:"coverage"`
-	Grade    string   `json:"grade"` // A: 90 days of history and a back-test that holds; B: one of them; C: the band was widened
+	Band     []Band   `json:"band,omitempty"` // of the fleet and the chassis
+	Grade    string   `json:"grade"`          // A: 90 days of history and a back-test that holds; B: one of them; C: the band was widened
 }
+
+// Band is where demand is expected on one day: 5, 50 and 95 % of simulated futures are not
+// above it.
+type Band struct {
+	Date   Date  `json:"date"`
+	Low    int64 `json:"low"`
+	Middle int64 `json:"middle"`
+	High   int64 `json:"high"`
+}
+
+// bandApart is how many days lie between two of a band: all are of the report's weekday, so
+// that the week is not in it.
+const bandApart = 7
 
 // daily is one day of a series as the model takes it.
 type daily struct {
@@ -152,15 +166,27 @@ func forecast(name string, s Series, usable int64, today Date, horizon int) Fore
 	}
 	last := points[len(points)-1].day
 	days := make([]int, futures)
+	at := make([][]float64, horizon/bandApart+1)
 	for i := range days {
 		days[i] = horizon + 1
-		m.future(r, last, day+horizon-last, func(at int, expected, value float64) bool {
-			if at >= day && expected+widen*(value-expected) >= float64(usable) {
-				days[i] = at - day
-				return false
+		m.future(r, last, day+horizon-last, func(then int, expected, value float64) {
+			ahead := then - day
+			if ahead < 0 {
+				return
 			}
-			return true
+			value = expected + widen*(value-expected)
+			if ahead%bandApart == 0 {
+				at[ahead/bandApart] = append(at[ahead/bandApart], value)
+			}
+			if days[i] > horizon && value >= float64(usable) {
+				days[i] = ahead
+			}
 		})
+	}
+	for i, values := range at {
+		slices.Sort(values)
+		amount := func(percent int) int64 { return int64(math.Round(max(0, values[len(values)*percent/100]))) }
+		x.Band = append(x.Band, Band{today.add(i * bandApart), amount(5), amount(50), amount(95)})
 	}
 	slices.Sort(days)
 	date := func(percent int) Date {
@@ -359,17 +385,15 @@ func stepped(points []daily) bool {
 }
 
 // future draws one future from the last day on, and calls f for each day after it with
-// what is expected and what came, until f has enough.
-func (m *model) future(r *rand.Rand, last, days int, f func(day int, expected, value float64) bool) {
+// what is expected and what came.
+func (m *model) future(r *rand.Rand, last, days int, f func(day int, expected, value float64)) {
 	level, slope := m.wrong(r, last)
 	e, memory := m.last, m.last
 	for h := 1; h <= days; h++ {
 		day := last + h
 		e, memory = m.phi*e+m.noise*r.NormFloat64(), m.phi*memory
 		trend := m.at(day, (m.week+h)%7)
-		if !f(day, trend+memory, trend+level+slope*float64(day)+e) {
-			return
-		}
+		f(day, trend+memory, trend+level+slope*float64(day)+e)
 	}
 }
 
@@ -408,10 +432,9 @@ func backTest(points []daily, r *rand.Rand) (coverage, widen float64, tested boo
 		values := make([][]float64, testDays)
 		middles := make([]float64, testDays)
 		for range futures {
-			m.future(r, last, testDays, func(day int, expected, value float64) bool {
+			m.future(r, last, testDays, func(day int, expected, value float64) {
 				values[day-last-1] = append(values[day-last-1], value)
 				middles[day-last-1] = expected
-				return true
 			})
 		}
 		for _, p := range points[cut:] {
@@ -452,6 +475,9 @@ func (s *Scope) foretell(n *node, today Date, horizon int) {
 		x := Forecast{Evidence: "unknown"}
 		if f.Usable != nil && f.Unknown == nil {
 			x = forecast(string(s.Level)+"/"+s.Name+"/"+string(f.Dimension), n.cell(f.Dimension).series, *f.Usable, today, horizon)
+		}
+		if x.Exhaustion != nil && s.Level != FleetLevel && s.Level != ChassisLevel {
+			x.Exhaustion.Band = nil
 		}
 		f.Forecast = &x
 	}

@@ -74,6 +74,10 @@ func TestForecastOfLine(t *testing.T) {
 	want := &Exhaustion{Early: lastDay.add(11), Middle: lastDay.add(11), Late: lastDay.add(11), Month: 300, Coverage: new(float64), Grade: "A"}
 	*want.Coverage = 100
 	f := forecast("line", series(values...), 2000, lastDay.add(1), 365)
+	if b := f.Exhaustion.Band; len(b) != 53 || b[0] != (Band{lastDay.add(1), 1900, 1900, 1900}) || b[52] != (Band{lastDay.add(365), 5540, 5540, 5540}) {
+		t.Errorf("band %v", b)
+	}
+	f.Exhaustion.Band = nil
 	if diff := cmp.Diff(want, f.Exhaustion); diff != "" || f.Evidence != "ok" || *f.WorstWeek != 70 {
 		t.Errorf("%+v\n%s", f, diff)
 	}
@@ -243,7 +247,7 @@ func TestReportForecasts(t *testing.T) {
 	}) {
 		t.Errorf("%q", d.Status.Summary)
 	}
-	for form, want := range map[string]string{"csv": "forecast,fleet,", "md": "## Forecast: fleet", "html": "Forecast: blades"} {
+	for form, want := range map[string]string{"csv": "\nband high,", "md": "## Forecast: fleet", "html": ", and forecast to "} {
 		if text := written(t, in, form); !strings.Contains(text, want) {
 			t.Errorf("%s: no %q", form, want)
 		}
@@ -255,6 +259,9 @@ func TestReportForecasts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, s := range d.Status.Scopes {
+		if x := s.Figures[0].Forecast.Exhaustion; x != nil && x.Band != nil {
+			t.Errorf("a band of %s %s", s.Level, s.Name)
+		}
 		if i == 0 && s.Name != blade || i > 0 && !strings.HasPrefix(s.Name, blade+"/") {
 			t.Errorf("scope %s %s", s.Level, s.Name)
 		}
