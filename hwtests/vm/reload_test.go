@@ -101,7 +101,11 @@ func TestCardReload(t *testing.T) {
 		linked(t, "eth1")
 	})
 	linked(t, "eth0")
-	for _, driver := range []string{"", "igbvf", "igb"} {
+	drivers := []string{"", "igbvf", "igb"}
+	if testing.Short() { // what the VFs' driver forgets the PF's does, too
+		drivers = []string{"", "igb"}
+	}
+	for _, driver := range drivers {
 		if driver != "" {
 			reload(t, driver)
 			linked(t, "eth0")
