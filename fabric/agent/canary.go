@@ -68,6 +68,13 @@ func (k *canary) verdict(probe, idle flow.Counter, lag time.Duration, now time.T
 // end forgets one that is out; the next goes when it would have gone.
 func (k *canary) end() { *k = canary{next: k.next} }
 
+// alone reports whether operations do no more than take the canary out.
+func (k *canary) alone(ops []offload.Op) bool {
+	return !slices.ContainsFunc(ops, func(op offload.Op) bool {
+		return op.Kind != offload.Remove || op.Entry.ID != k.probe.ID && op.Entry.ID != k.idle.ID
+	})
+}
+
 // saw notes a packet that software saw.
 func (k *canary) saw(key *flow.Key, at, now time.Time) {
 	if k.probe.ID == 0 || !k.probe.Match.Matches(key) || !at.After(k.since.Add(switchWindow)) {

@@ -186,3 +186,32 @@ func TestCanaryGuarded(t *testing.T) {
 		t.Errorf("%+v, %d entries at most, %d without a canary", s.Canary, most, idle)
 	}
 }
+
+// TestCanaryShift has flows come and go all the time, in a card that needs no other entries
+// for that and asks none of those it has: a canary stays in until it has shown that.
+func TestCanaryShift(t *testing.T) {
+	r := newRig(t, 64)
+	tap := tapping(r)
+	r.wanted.Want(table(t, 1, nil, "name=c,priority=3,in_port=vf1,ip_proto=udp,src_port=7 actions=pass", "name=a,priority=2,in_port=vf1,ip_proto=tcp actions=pass", "name=b,priority=1,in_port=vf1 actions=drop"))
+	r.settle(2)
+	k, err := flow.ParseKey("in_port=vf1,src_mac=02:00:00:00:00:09,ip_proto=tcp,src_ip=10.9.0.1,dst_ip=10.0.0.2,src_port=9,dst_port=80", testPorts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shifts := 0
+	for round := range 55 { // 110 s, so that one goes in
+		other := k
+		other.Set(flow.SrcPort, uint64(100+round/3))
+		for range 20 {
+			tap.judge(t, &other, r.now.Add(switchWindow*3/2))
+		}
+		tap.judge(t, &k, r.now.Add(switchWindow*3/2))
+		r.settle(1)
+		if r.agent.planned.at.Equal(r.now) {
+			shifts++
+		}
+	}
+	if s := r.agent.Status(); s.Canary.Wrong != 1 || shifts < 10 {
+		t.Errorf("%+v in %d plans for other traffic", s.Canary, shifts)
+	}
+}

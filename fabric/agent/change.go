@@ -67,10 +67,10 @@ func (a *Agent) plan(want *flow.Table) []offload.Target {
 }
 
 // idle reports whether plans that were made because traffic has shifted have nothing to do,
-// as most of them: then devices are left alone.
+// as most of them: then devices are left alone. A canary is in no plan and stays in.
 func (a *Agent) idle(want *Wanted, targets []offload.Target) bool {
 	for i, t := range targets {
-		if c := a.devices[i]; len(t.Plan.Retire)+len(t.Plan.Promote)+len(c.doubt)+c.found.size() > 0 || c.left == nil || c.moved {
+		if c := a.devices[i]; len(t.Plan.Retire)+len(c.doubt)+c.found.size() > 0 || !c.canary.alone(t.Plan.Promote) || c.left == nil || c.moved {
 			return false
 		}
 	}
