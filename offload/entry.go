@@ -70,6 +70,15 @@ func sealed(e flow.Entry) flow.Entry {
 		}
 		b = be.AppendUint16(b, a.Tag)
 		b = be.AppendUint16(b, a.Proto)
+		if a.Op == flow.Police {
+			b = be.AppendUint64(be.AppendUint32(b, a.Burst), a.Rate)
+		}
+		if a.Op == flow.Set {
+			b = append(b, byte(len(a.Settings)))
+		}
+		for _, s := range a.Settings {
+			b = be.AppendUint64(be.AppendUint64(append(b, byte(s.Field)), s.Value), s.Mask)
+		}
 	}
 	h.Write(b)
 	e.ID = mark | flow.EntryID(be.Uint64(h.Sum(nil))>>16)
