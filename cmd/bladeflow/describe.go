@@ -224,7 +224,8 @@ func (d *describing) blade(raw json.RawMessage) error {
 	return cmp.Or(d.section("devices", rows), d.section("entries that are not as they should be", strange), d.section("links of the software datapath", links),
 		d.section("what happened lately", events), related(d, "functions", "pf", here, func(*api.PFView) bool { return true }),
 		related(d, "vNICs", "vnic", here, func(*api.VNICView) bool { return true }),
-		related(d, "rules that software answers, wholly or in part", "rule", here, func(r *api.RuleView) bool { return r.Status.Place != "hardware" }))
+		related(d, "rules that software answers, wholly or in part", "rule", here, func(r *api.RuleView) bool { return r.Status.Place == "software" || r.Status.Place == "mixed" }),
+		related(d, "rules of which the blade has not said yet where they live", "rule", here, func(r *api.RuleView) bool { return r.Status.Place == api.Unreported }))
 }
 
 func (d *describing) profile(raw json.RawMessage) error {
