@@ -235,3 +235,40 @@ func TestPiecesOfWholeFields(t *testing.T) {
 	}
 	r.proved()
 }
+
+// TestManyPieces has more pieces and flows than one look compares with each other: what the
+// pieces count is some flow's all the same, and counts once.
+func TestManyPieces(t *testing.T) {
+	const many, each = 1200, 1000
+	if many*many <= sharePairs {
+		t.Fatal("all are compared")
+	}
+	c := &card{ledger: newLedger()}
+	a, k := lookingAt(t, c)
+	rule := a.running.Rule(a.running.Lookup(&k)).ID
+	var busy []flowcache.Busy
+	for i := range many {
+		k.Set(flow.DstLo, 10<<24|1<<16|uint64(i))
+		busy = append(busy, flowcache.Busy{Key: k, Rule: rule, Packets: each})
+		e := flow.Entry{ID: 0xb1ad<<48 | flow.EntryID(i), Kind: flow.PieceEntry, Rule: rule}
+		for _, f := range []flow.Field{flow.InPort, flow.EthType, flow.DstLo} {
+			e.Match.Pin(f, k.Get(f), f.Max())
+		}
+		c.installed = append(c.installed, e)
+	}
+	a.Busiest = func(int) []flowcache.Busy { return busy }
+	for look := range 20 {
+		a.flows.look(a)
+		a.Busiest = nil
+		for i := range c.installed {
+			c.ledger.live[c.installed[i].ID] = flow.Counter{Packets: uint64(look+1) * each}
+		}
+	}
+	rate, want := 0.0, many*each/2.0
+	for _, r := range a.flows.rates {
+		rate += r
+	}
+	if rate < 0.9*want || rate > 1.1*want {
+		t.Errorf("pieces answer %.0f packets a second, %.0f are known of", want, rate)
+	}
+}
