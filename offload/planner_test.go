@@ -156,3 +156,31 @@ func changed(rng *rand.Rand, f flowtest.Family, t *flow.Table, n int) *flow.Tabl
 	}
 	return flowtest.NewTable(rules, t.Default())
 }
+
+// TestIdlePieces has other flows hot in each plan, in a card of which nobody knows how much it
+// holds: pieces of flows that are no more do not pile up in it.
+func TestIdlePieces(t *testing.T) {
+	const hot = 1024
+	m := shipped(t, "bnxt", 0)
+	rules := flowtest.Generate(flowtest.FW, 1000, 1)
+	for i := range rules {
+		rules[i].Actions = flow.Actions{{Op: flow.Drop}}
+	}
+	table := flowtest.NewTable(rules, flow.Actions{{Op: flow.Drop}})
+	var p offload.Planner
+	var have []flow.Entry
+	most := 0
+	for round := range uint64(24) {
+		keys := flowtest.Trace(rules, flowtest.Traffic{Packets: hot, Seed: round})
+		traffic := offload.Traffic{Rules: offload.Heat{}, Budget: 16}
+		for i, at := range flowtest.Winners(rules, keys) {
+			traffic.Flows = append(traffic.Flows, offload.Flow{Key: keys[i], Rule: table.Rule(int(at)).ID, Packets: 1})
+		}
+		plan := p.Plan(table, table, have, m, traffic)
+		have, most = plan.Entries, max(most, plan.Used.Pieces)
+	}
+	t.Logf("%d pieces at most", most)
+	if most > 2048+hot {
+		t.Errorf("that many were left behind")
+	}
+}

@@ -151,9 +151,15 @@ func (p *placer) evictPiece(gone *piece) {
 	}
 }
 
+// idlePieces is how many pieces without hot flows stay in a device of which nobody knows how
+// much it holds. In others it is for room that they go; there, flows that come and go would
+// leave pieces behind until the device refused one, each of which is read in every look.
+const idlePieces = 2048
+
 // adopt places what is installed and still sound, highest first.
 func (p *placer) adopt(kept []*flow.Entry) {
 	have := map[*unit]int{}
+	spared := 0 // pieces without hot flows
 	for _, e := range kept {
 		at, known := p.table.Index(e.Rule)
 		if e.Punt() || !known || p.members[at].whole || p.coverOf(p.members[at]) != nil {
@@ -191,7 +197,13 @@ func (p *placer) adopt(kept []*flow.Entry) {
 				if s != nil && !s.Equal(e) {
 					s = nil
 				}
-				p.placePiece(p.pieceOf(b, e.Match, s))
+				piece := p.pieceOf(b, e.Match, s)
+				if len(piece.held) == 0 && p.first != nil && p.limits.Entries == 0 {
+					spared++
+				}
+				if spared <= idlePieces || len(piece.held) > 0 {
+					p.placePiece(piece)
+				}
 				break
 			}
 		}
