@@ -103,6 +103,13 @@ func Canary(m *device.Model, k *flow.Key) (e flow.Entry, ok bool) {
 	return sealed(flow.Entry{Kind: flow.GuardEntry, Rule: flow.DefaultRule, Priority: stationGuard, Match: match}), m.Admit(&match, nil, flow.GuardEntry) == nil
 }
 
+// Shield returns a guard right above e, for the packets of match, which lies in e's: what it
+// punts is what e would have answered. ok is false if the device cannot hold it.
+func Shield(m *device.Model, e *flow.Entry, match *flow.Match) (guard flow.Entry, ok bool) {
+	guard = flow.Entry{Kind: flow.GuardEntry, Rule: flow.DefaultRule, Priority: e.Priority + 1, Match: *match}
+	return sealed(guard), e.Priority+1 != 0 && m.Admit(match, nil, flow.GuardEntry) == nil
+}
+
 // genuine reports whether e is ours and as we made it.
 func genuine(e *flow.Entry) bool { return Ours(e.ID) && sealed(*e).ID == e.ID }
 

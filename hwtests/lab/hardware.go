@@ -42,6 +42,14 @@ var _ Hardware = emulated{}
 // Lie implements Hardware.
 func (e emulated) Lie(blind flow.Key) error { return e.SetFaults(softnic.Faults{Blind: blind}) }
 
+// Deafen has the card never answer by an entry that matches any of these bits. The zero key has
+// it be honest again.
+func (e emulated) Deafen(bits flow.Key) error { return e.SetFaults(softnic.Faults{Deaf: bits}) }
+
+// Leak has what entries drop leave by a port, and be counted as dropped. Port 0 has the card be
+// honest again.
+func (e emulated) Leak(by flow.Port) error { return e.SetFaults(softnic.Faults{Leak: by}) }
+
 // Lost implements Hardware.
 func (e emulated) Lost() (map[flow.Port]uint64, error) {
 	stats, err := e.Stats()

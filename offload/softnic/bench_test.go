@@ -377,6 +377,44 @@ func TestBlind(t *testing.T) {
 	check("honest again", 0)
 }
 
+// TestDeaf has a card that lists entries which it never answers by, for a bit of a mask or for
+// a range, and expects that frames go to the entry below.
+func TestDeaf(t *testing.T) {
+	b := newBench(t, 16, 1, 2, 3)
+	k := flowtest.TCP()
+	below := flow.Entry{ID: 1, Rule: 1, Priority: 1, Actions: flow.Actions{{Op: flow.Drop}}}
+	above := flow.Entry{ID: 2, Rule: 2, Priority: 2, Kind: flow.GuardEntry}
+	above.Match.Pin(flow.DstLo, k.Get(flow.DstLo), 0xffffffff)
+	ranged := flow.Entry{ID: 3, Rule: 2, Priority: 3, Kind: flow.GuardEntry}
+	port := uint16(k.Get(flow.DstPort))
+	ranged.Match.SetPorts(flow.DstPort, port-1, port+1)
+	mustApply(t, b.NIC, adds(ranged, above, below)...)
+	frame, err := flow.Frame(k, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(deaf flow.Key, hits, guarded uint64) {
+		t.Helper()
+		if err := b.SetFaults(Faults{Deaf: deaf}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.put(t, frame, 2); got.stats.Hits != hits || got.stats.Guarded != guarded {
+			t.Errorf("deaf to %v: %d hits and %d guarded, want %d and %d", deaf, got.stats.Hits, got.stats.Guarded, hits, guarded)
+		}
+		wantInstalled(t, b.NIC, ranged, above, below)
+	}
+	var address, ports, both flow.Key
+	address.Set(flow.DstLo, 1)
+	ports.Set(flow.DstPort, 1)
+	both.Set(flow.DstLo, 1)
+	both.Set(flow.DstPort, 1)
+	check(flow.Key{}, 0, 1)
+	check(address, 0, 1)
+	check(ports, 0, 1)
+	check(both, 1, 0)
+	check(flow.Key{}, 0, 1)
+}
+
 // BenchmarkPort measures the port program alone on a frame that only the last of n
 // entries matches. It says how programs compare, not what a port can carry.
 func BenchmarkPort(b *testing.B) {

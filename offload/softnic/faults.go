@@ -19,6 +19,11 @@ type Faults struct {
 	// Blind are bits of every mask that the match does not look at, while the dump
 	// shows them: silicon that lies.
 	Blind flow.Key
+	// Deaf are bits of masks that the card cannot look at: an entry that matches any of
+	// them is in the dump and never answers.
+	Deaf flow.Key
+	// Leak is a port by which leaves what entries drop, and count as dropped; 0 is none.
+	Leak flow.Port
 }
 
 // SetFaults replaces the card's faults.
@@ -30,8 +35,9 @@ func (n *NIC) SetFaults(f Faults) error {
 		n.write(func() {
 			m := &n.mem.Table.Faults
 			for i := range m.Care {
-				m.Care[i] = ^f.Blind[i]
+				m.Care[i], m.Deaf[i] = ^f.Blind[i], f.Deaf[i]
 			}
+			m.Deafened, m.Leak = number(f.Deaf != flow.Key{}), uint32(f.Leak)
 			m.RefuseAdd, m.LoseRemove, m.Unknown = uint32(f.RefuseAdd), uint32(f.LoseRemove), uint32(f.Unknown)
 			m.UnknownDone, m.Stale = number(f.UnknownDone), number(f.Stale)
 		})

@@ -1,10 +1,12 @@
 package softnic
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 
 	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/offload"
 	"github.com/bladeflow/bladeflow/offload/softnic/internal/xdp"
 )
 
@@ -47,6 +49,21 @@ func (n *NIC) Stats() ([]Stats, error) {
 			s.Lost += c.Lost
 		}
 		out = append(out, s)
+	}
+	return out, nil
+}
+
+var _ offload.PortCounter = (*NIC)(nil)
+
+// Delivered implements [offload.PortCounter]: what left by each front.
+func (n *NIC) Delivered(context.Context) ([]offload.PortCount, error) {
+	stats, err := n.Stats()
+	if err != nil {
+		return nil, err
+	}
+	var out []offload.PortCount
+	for i := range stats {
+		out = append(out, offload.PortCount{Port: stats[i].Port, All: stats[i].Out + stats[i].FromHost, Software: stats[i].FromHost})
 	}
 	return out, nil
 }

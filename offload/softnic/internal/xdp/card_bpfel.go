@@ -58,11 +58,14 @@ type CardEntry struct {
 type CardFaults struct {
 	_           structs.HostLayout
 	Care        [8]uint64
+	Deaf        [8]uint64
 	RefuseAdd   uint32
 	Unknown     uint32
 	UnknownDone uint32
 	LoseRemove  uint32
 	Stale       uint32
+	Leak        uint32
+	Deafened    uint32
 	Pad         uint32
 }
 

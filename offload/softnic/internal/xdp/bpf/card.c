@@ -124,8 +124,15 @@ int card_port(struct xdp_md *ctx)
 		return redirect(&up, port, XDP_DROP, st);
 	}
 	st->hits++;
-	if (hit->copies == 0)
-		return XDP_DROP;
+	if (hit->copies == 0) {
+		u32 to = s.table ? s.table->faults.leak : 0;
+		struct port_stats *by = to ? bpf_map_lookup_elem(&stats, &to) : 0;
+
+		if (!by)
+			return XDP_DROP;
+		by->out++;
+		return redirect(&down, to, XDP_DROP, st);
+	}
 	if (carry(ctx, s.slot)) {
 		st->lost++;
 		return XDP_ABORTED;

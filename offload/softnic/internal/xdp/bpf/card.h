@@ -38,15 +38,18 @@ struct entry {
 
 enum kind { KIND_RULE, KIND_GUARD, KIND_PIECE };
 
-// Faults that tests switch on. The programs look at care alone; the rest is how the
-// card answers its driver.
+// Faults that tests switch on. The programs look at care, deaf and leak; the rest is how
+// the card answers its driver.
 struct faults {
 	u64 care[WORDS];  // mask bits the match looks at: all ones in an honest card
+	u64 deaf[WORDS];  // an entry with any of these in its mask never matches: none in an honest card
 	u32 refuse_add;   // counts down with every add; that which makes it 0 is refused
 	u32 unknown;      // counts down with every operation; that which makes it 0 gets no answer
 	u32 unknown_done; // … and was carried out nevertheless
 	u32 lose_remove;  // counts down with every remove; that which makes it 0 leaves the entry in
 	u32 stale;        // counters read as they were read last
+	u32 leak;         // port by which leaves what entries drop; 0 is none
+	u32 deafened;     // deaf is not all zeros
 	u32 pad;
 };
 

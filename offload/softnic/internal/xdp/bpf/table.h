@@ -36,6 +36,17 @@ struct scan {
 #define MISS (~0u)
 #define CONFLICT (~0u - 1)
 
+// deaf reports whether a fault keeps an entry from ever matching.
+static __always_inline int deaf(struct match_table *t, struct entry *e)
+{
+#pragma unroll
+	for (int w = 0; w < WORDS; w++)
+		if (e->mask[w] & t->faults.deaf[w])
+			return 1;
+	u16 src = t->faults.deaf[2] >> 16, dst = t->faults.deaf[2];
+	return (src && (e->src_lo != 0 || e->src_hi != 0xffff)) || (dst && (e->dst_lo != 0 || e->dst_hi != 0xffff));
+}
+
 static long ask(u32 i, struct scan *s)
 {
 	struct match_table *t = s->table;
@@ -50,6 +61,8 @@ static long ask(u32 i, struct scan *s)
 			return 0;
 	u16 src = s->key.w[2] >> 16, dst = s->key.w[2];
 	if (src < e->src_lo || src > e->src_hi || dst < e->dst_lo || dst > e->dst_hi)
+		return 0;
+	if (t->faults.deafened && deaf(t, e))
 		return 0;
 	s->slot = e->slot;
 	s->kind = e->kind;
