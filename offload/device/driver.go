@@ -1,5 +1,9 @@
 package device
 
+// Which model a card gets when nobody names one: it goes by the kernel driver that the card is
+// bound to, which is what the agent, `hwtest run` and `describe nic` know of a card before they
+// have asked it anything.
+
 // modelOf says which shipped model is for the cards of a kernel driver that takes tc flower
 // on representors. Cards of one driver differ, and so does their firmware: what the model
 // claims is asked of the card at hand (offload/tcflower).

@@ -88,7 +88,7 @@ func (l Lessons) Over(m Model, c Card) Model {
 			continue
 		}
 		if lesson.Limit == Trust {
-			m.Barred = &Refusal{"E_DEVICE_LIES", fmt.Sprintf("%s did with packets what no entry says: %s, on %s", m.Name, lesson.Words, lesson.When.UTC().Format(time.DateOnly)),
+			m.Barred = &Refusal{"E_DEVICE_LIES", fmt.Sprintf("%s did not do with packets what its entries say: %s, on %s", m.Name, lesson.Words, lesson.When.UTC().Format(time.DateOnly)),
 				"replace the card, or its firmware; then it is trusted again"}
 			continue
 		}

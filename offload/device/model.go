@@ -9,7 +9,9 @@
 package device
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -125,6 +127,39 @@ func MaskOf(m *flow.Match) Mask {
 	k.Src = maskPort(&k.Key, flow.SrcPort, m.SrcPort)
 	k.Dst = maskPort(&k.Key, flow.DstPort, m.DstPort)
 	return k
+}
+
+// String lists the parts that the mask looks at, with the bits where these are not all.
+func (k Mask) String() string {
+	var out []string
+	for i := range parts {
+		p := &parts[i]
+		lo, all := k.Key.Get(p.field)&p.bits, p.bits
+		if p.wide {
+			hi := lo
+			if lo, all = k.Key.Get(p.lower), p.lower.Max(); hi == all && lo == all || hi == 0 && lo == 1<<32-1 {
+				hi, lo = 0, all
+			}
+			if hi != 0 {
+				out = append(out, fmt.Sprintf("%s/%016x%016x", Part(i), hi, lo))
+				continue
+			}
+		}
+		switch ranged := Part(i) == SrcPort && k.Src || Part(i) == DstPort && k.Dst; {
+		case ranged:
+			out = append(out, Part(i).String()+" by a range")
+		case lo == all:
+			out = append(out, Part(i).String())
+		case lo != 0:
+			out = append(out, fmt.Sprintf("%s/%#x", Part(i), lo))
+		case k.Key.Get(p.field)&p.presence() != 0:
+			out = append(out, Part(i).String()+" there or not")
+		}
+	}
+	if len(out) == 0 {
+		return "nothing"
+	}
+	return strings.Join(out, ", ")
 }
 
 // MaskSet returns what tells the sets of masks apart that m has Masks of each: the
