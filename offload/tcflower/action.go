@@ -107,6 +107,9 @@ type Police struct {
 	Rate  uint64 // bytes a second
 	Burst uint32 // in ticks of the packet scheduler: the time that the burst takes at the rate
 	MTU   uint32
+
+	Conforms bool    // it is said what happens to the rest: by default, Pass
+	Conform  Verdict // valid iff Conforms
 }
 
 // Stats is what an action has seen. The first two count packets wherever they met it.
@@ -131,6 +134,8 @@ const (
 	genericSize = 20 // index, capab, action, refcnt, bindcnt
 
 	policeTBF      = 1
+	policeTable    = 2
+	policeResult   = 5
 	policeRate64   = 8
 	policeSize     = 56
 	editHeaders    = 5
@@ -218,6 +223,12 @@ func (a *Action) appendOptions(w *writer) {
 			}
 		})
 	case "police":
+		if a.Police.Rate > 0 {
+			w.attribute(policeTable, rateTable(a.Police.Rate)...)
+		}
+		if a.Police.Conforms {
+			w.attribute(policeResult, native.AppendUint32(nil, uint32(a.Police.Conform))...)
+		}
 		if a.Police.Rate > 1<<32-1 {
 			w.attribute(policeRate64, native.AppendUint64(nil, a.Police.Rate)...)
 		}
@@ -234,7 +245,11 @@ func (a *Action) policeHead(b []byte) []byte {
 	b = native.AppendUint32(b, 0)
 	b = native.AppendUint32(b, a.Police.Burst)
 	b = native.AppendUint32(b, a.Police.MTU)
-	b = append(b, 0, 1, 0, 0, 0, 0, 0, 0) // link layer Ethernet
+	if a.Police.Rate > 0 {
+		b = append(b, cellLog, 1, 0, 0, 0xff, 0xff, 0, 0) // link layer Ethernet, and how the table of the rate is to be read
+	} else {
+		b = append(b, make([]byte, 8)...)
+	}
 	b = native.AppendUint32(b, uint32(min(a.Police.Rate, 1<<32-1)))
 	return append(b, make([]byte, 12+12)...)
 }
@@ -310,6 +325,9 @@ func (a *Action) parseOptions(b []byte) error {
 			headers, err = parseHeaders(at.Data)
 		case a.Kind == "police" && at.Kind == policeRate64 && len(at.Data) == 8:
 			a.Police.Rate = native.Uint64(at.Data)
+		case a.Kind == "police" && at.Kind == policeTable: // follows from the rate
+		case a.Kind == "police" && at.Kind == policeResult && len(at.Data) == 4:
+			a.Police.Conform, a.Police.Conforms = Verdict(native.Uint32(at.Data)), true
 		default:
 			a.Unknown = append(a.Unknown, Attribute{at.Kind, append([]byte(nil), at.Data...)})
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -122,32 +121,9 @@ func clsact(dev uint32) message {
 // Close closes the socket. The filters stay.
 func (d *Driver) Close() error { return d.close() }
 
-// narrowed returns the model less what tc flower cannot say in one way for all drivers,
-// and with what this driver makes sure is missed.
+// narrowed returns the model as it is through tc flower, with its ports.
 func narrowed(o Options) device.Model {
-	m := o.Model
-	for part, most := range map[device.Part]device.How{device.InPort: device.Exact, device.EthType: device.Exact, device.Proto: device.Exact,
-		device.VLANID: device.Exact, device.VLANPrio: device.Exact, device.CVLANID: device.Exact, device.CVLANPrio: device.Exact,
-		device.CTState: device.No, device.FlagFirst: device.No, device.FlagLater: device.No, device.FlagOdd: device.No} {
-		m.Fields[part] = min(m.Fields[part], most)
-	}
-	m.Actions = slices.DeleteFunc(slices.Clone(m.Actions), func(op flow.Op) bool { return op > flow.VLANSet })
-	m.Typed = true // see saying
-	m.Missed = nil
-	for _, bit := range []uint64{flow.FlagOdd, flow.FlagFragFirst, flow.FlagFragLater} {
-		var missed flow.Match
-		missed.Pin(flow.Flags, bit, bit)
-		// What filters pin of fragments not every card looks at.
-		looked := func(known flow.Match) bool { return known.Covers(&missed) }
-		if bit == flow.FlagOdd || o.Software || slices.ContainsFunc(o.Model.Missed, looked) {
-			m.Missed = append(m.Missed, missed)
-		}
-	}
-	m.Evidence = maps.Clone(m.Evidence)
-	if m.Evidence == nil {
-		m.Evidence = map[string]device.Evidence{}
-	}
-	m.Evidence["missed"] = device.Evidence{Tier: device.Expected, Source: "every entry that answers pins that a packet is no fragment, which only some cards look at; odd frames: assumed, has to be shown with packets"}
+	m := device.ThroughTC(o.Model, o.Software)
 	m.Ports = nil
 	for _, p := range o.Ports {
 		m.Ports = append(m.Ports, p.Port)

@@ -133,7 +133,7 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 	var out []Action
 	tagged := tagsOf(&e.Match)
 	for i := range e.Actions {
-		steps, why := s.action(&e.Actions[i])
+		steps, why := s.action(&e.Actions[i], &e.Match, tagged)
 		if why == nil {
 			tagged, why = tagged.after(&e.Actions[i])
 		}
@@ -145,6 +145,9 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 			if j == 0 {
 				steps[j].Cookie = []byte{nextAction}
 			}
+			if j == 0 && i > 0 && e.Actions[i-1].Op == flow.Police {
+				steps[j].Cookie = be.AppendUint32([]byte{nextAction}, e.Actions[i-1].Burst)
+			}
 		}
 		out = append(out, steps...)
 	}
@@ -152,8 +155,9 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 	return out, nil
 }
 
-// action writes one action, a step for each port of a list.
-func (s *site) action(a *flow.Action) ([]Action, *device.Refusal) {
+// action writes one action for the packets of m, which come to it tagged as t says: a step for
+// each port of a list.
+func (s *site) action(a *flow.Action, m *flow.Match, t tags) ([]Action, *device.Refusal) {
 	if (a.Op == flow.VLANPush || a.Op == flow.VLANSet) && a.Tag&flow.TagID == flow.TagID {
 		return nil, unsaid("E_ACTION_UNSUPPORTED", "the kernel gives no frame VLAN 4095", "use another VLAN")
 	}
@@ -180,6 +184,11 @@ func (s *site) action(a *flow.Action) ([]Action, *device.Refusal) {
 			out = append(out, step)
 		}
 		return out, nil
+	case flow.Set:
+		return setActions(a, m, t)
+	case flow.Police:
+		step, why := policeAction(a)
+		return []Action{step}, why
 	}
 	return nil, unsaid("E_ACTION_UNSUPPORTED", "no action "+a.Op.String(), "leave it out: software does it")
 }
@@ -215,6 +224,23 @@ func (s *site) readActions(as []Action) (flow.Actions, error) {
 			if a.Mirred.How == Redirect {
 				last.Op = flow.Output
 			}
+		case a.Kind == "pedit" && a.Verdict == Pipe:
+			set, err := readSet(a)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, set)
+		case a.Kind == "csum" && a.Verdict == Pipe && further && len(out) > 0 && out[len(out)-1].Op == flow.Set: // what it says is compared with what it would have to
+		case a.Kind == "police":
+			var next *Action
+			if i+1 < len(as) {
+				next = &as[i+1]
+			}
+			police, err := readPolice(a, next)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, police)
 		default:
 			return nil, fmt.Errorf("action %s with verdict %d, which no entry has", a.Kind, a.Verdict)
 		}
@@ -328,7 +354,8 @@ func equalActions(a, b Action) bool {
 	if a.VLAN.How == Modify {
 		a.VLAN.HasPrio, b.VLAN.HasPrio = false, false
 	}
-	return a.Kind == b.Kind && a.Verdict == b.Verdict && slices.Equal(a.Cookie, b.Cookie) && a.Mirred == b.Mirred && a.VLAN == b.VLAN
+	return a.Kind == b.Kind && a.Verdict == b.Verdict && slices.Equal(a.Cookie, b.Cookie) && a.Mirred == b.Mirred && a.VLAN == b.VLAN &&
+		slices.Equal(a.Edits, b.Edits) && a.Csum == b.Csum && a.Police == b.Police
 }
 
 // foreign returns what a filter that is not bladeflow's is to the planner: what it
@@ -351,7 +378,7 @@ func (s *site) foreign(f *Filter) (e flow.Entry, ok bool) {
 	case !whole:
 	case len(f.Actions) == 1 && f.Actions[0].Kind == "gact" && f.Actions[0].Verdict == Trap:
 		e.Kind = flow.GuardEntry
-	case err == nil:
+	case err == nil && !slices.ContainsFunc(as, func(a flow.Action) bool { return a.Op == flow.Set || a.Op == flow.Police }): // theirs may be where the packet has no such header, and their meters are theirs
 		e.Actions = as
 	}
 	return e, true

@@ -133,7 +133,7 @@ func TestKernelEntries(t *testing.T) {
 // everything is a model of a device without limits.
 func everything() device.Model {
 	m := device.Model{Name: "kernel", Version: 1, Order: device.Honoured, Ranges: true, Punt: true, MissFalls: true, Counters: true,
-		Actions: []flow.Op{flow.Drop, flow.Output, flow.Mirror, flow.VLANPush, flow.VLANPop, flow.VLANSet}}
+		Actions: []flow.Op{flow.Drop, flow.Output, flow.Mirror, flow.VLANPush, flow.VLANPop, flow.VLANSet, flow.Set, flow.Police}}
 	for p := range m.Fields {
 		m.Fields[p] = device.Any
 	}

@@ -143,6 +143,12 @@ func someActions(rng *rand.Rand) flow.Actions {
 	steps := []flow.Action{{Op: flow.Mirror, Ports: []flow.Port{2}}, {Op: flow.Mirror, Ports: []flow.Port{1, 3}}, {Op: flow.VLANPop},
 		{Op: flow.VLANSet, Tag: 9}, {Op: flow.VLANPush, Tag: 5<<13 | 7, Proto: flow.EthVLAN}, {Op: flow.VLANPush, Tag: 7, Proto: flow.EthQinQ}}
 	ends := []flow.Action{{Op: flow.Drop}, {Op: flow.Output, Ports: []flow.Port{1}}, {Op: flow.Output, Ports: []flow.Port{3, 2, 1}}}
+	for range 6 {
+		steps = append(steps, flow.Action{Op: flow.Set, Settings: someSettings(rng)})
+	}
+	for _, rate := range []uint64{8, 64_000, 1e9, 100e9} {
+		steps = append(steps, flow.Action{Op: flow.Police, Rate: rate, Burst: uint32(1 + rng.IntN(1<<20)*int(min(rate/64_000, 1)))})
+	}
 	var out flow.Actions
 	for range rng.IntN(3) {
 		out = append(out, steps[rng.IntN(len(steps))])
