@@ -106,6 +106,8 @@ type Agent struct {
 	books      books
 	sampled    sampled
 	canary     CanaryStatus
+	peek       PeekStatus
+	brisk      int // looks that shall come soon
 	journal    journal
 	lessons    lessons
 	past       account // counted by earlier processes, in devices, software and totals
@@ -167,8 +169,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	var due time.Time
 	for {
 		if now := a.Now(); a.changed() || !now.Before(due) {
-			due = now.Add(min(a.Interval, auditPace))
+			began := time.Now()
 			a.Reconcile(ctx)
+			due = now.Add(a.pace(time.Since(began)))
 		}
 		select {
 		case <-ctx.Done():
@@ -185,6 +188,25 @@ func (a *Agent) changed() bool {
 	defer a.mu.Unlock()
 	w, err := a.Source.Wanted()
 	return w != nil && w != a.tried || words(err) != a.refusal
+}
+
+// briskShare is which part of its time an agent looks at devices, at most, while looks come
+// soon one after another.
+const briskShare = 4
+
+// hasten has the next looks come soon: one has begun to find something out.
+func (a *Agent) hasten(looks int) { a.brisk = max(a.brisk, looks) }
+
+// pace returns how long after the beginning of a round that took so long the next begins.
+func (a *Agent) pace(took time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	usual := min(a.Interval, auditPace)
+	if a.brisk == 0 {
+		return usual
+	}
+	a.brisk--
+	return min(usual, max(poll, briskShare*took))
 }
 
 func words(err error) string {
@@ -234,10 +256,10 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 		a.steady = false
 	}
 	vfs := a.planVFs(want)
-	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && !a.shifted() &&
+	if a.steady && want.Record == a.record && want.Table == a.running && vfs.Len() == 0 && (!a.shifted() || a.peeking()) &&
 		!slices.ContainsFunc(a.devices, func(c *card) bool { return c.found.size() > 0 }) {
 		a.canaries(ctx)
-		return nil
+		return a.peeks(ctx)
 	}
 	err := a.provision(vfs.Before)
 	if err != nil {
@@ -252,7 +274,9 @@ func (a *Agent) round(ctx context.Context, want *Wanted) error {
 	if err == nil {
 		err = a.provision(vfs.After)
 	}
-	a.steady = err == nil
+	if a.steady = err == nil; a.steady {
+		err = a.peeks(ctx)
+	}
 	return err
 }
 

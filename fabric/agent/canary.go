@@ -110,6 +110,7 @@ func (a *Agent) canaries(ctx context.Context) {
 				a.canary.Open++
 			}
 			a.withdraw(ctx, c, k.probe, k.idle)
+			k.end()
 		}
 	}
 }
@@ -143,33 +144,49 @@ func (a *Agent) release(ctx context.Context, c *card) {
 	if a.check(a.running, slices.Concat(c.installed, pair), c.model) != nil {
 		return
 	}
+	if !a.putIn(ctx, c, pair) {
+		c.canary.end()
+		return
+	}
+	c.canary.probe, c.canary.idle, c.canary.since = probe, idle, a.Now()
+}
+
+// putIn puts guards in that no plan has, all or none.
+func (a *Agent) putIn(ctx context.Context, c *card, guards []flow.Entry) (whole bool) {
+	var ops []offload.Op
+	for i := range guards {
+		ops = append(ops, offload.Op{Kind: offload.Add, Entry: guards[i]})
+	}
 	var in []flow.Entry
-	whole := true
-	for i, out := range c.Driver.Apply(ctx, []offload.Op{{Kind: offload.Add, Entry: probe}, {Kind: offload.Add, Entry: idle}}) {
+	whole = true
+	for i, out := range c.Driver.Apply(ctx, ops) {
 		if out.Status != offload.Refused { // one that may be there goes like one that is
-			in = append(in, pair[i])
+			in = append(in, guards[i])
 		}
 		whole = whole && out.Status == offload.Done
 	}
 	c.left = append(slices.Clip(c.left), in...)
 	if !whole {
 		a.withdraw(ctx, c, in...)
-		return
 	}
-	c.canary.probe, c.canary.idle, c.canary.since = probe, idle, a.Now()
+	return whole
 }
 
-// withdraw takes the entries of a canary out.
-func (a *Agent) withdraw(ctx context.Context, c *card, in ...flow.Entry) {
+// withdraw takes guards out that no plan has, and returns how many packets each punted; known
+// is false if not all of them have said so.
+func (a *Agent) withdraw(ctx context.Context, c *card, in ...flow.Entry) (punted map[flow.EntryID]uint64, known bool) {
 	var ops []offload.Op
 	for i := range in {
 		ops = append(ops, offload.Op{Kind: offload.Remove, Entry: in[i]})
 	}
 	var out []flow.Entry
+	punted, known = map[flow.EntryID]uint64{}, true
 	for i, o := range c.Driver.Apply(ctx, ops) {
+		known = known && o.Status == offload.Done
 		switch {
 		case o.Status == offload.Done:
 			c.ledger.close(&in[i], o.Final, a.running)
+			punted[in[i].ID] = o.Final.Packets
 		case o.Status == offload.Unknown:
 			c.doubt, a.steady = append(c.doubt, in[i]), false
 		case o.Code != offload.CodeMissing:
@@ -179,7 +196,7 @@ func (a *Agent) withdraw(ctx context.Context, c *card, in ...flow.Entry) {
 		out = append(out, in[i])
 	}
 	c.left = without(c.left, out)
-	c.canary.end()
+	return punted, known
 }
 
 // decide takes those entries for left that had to go, of which no answer came, and that

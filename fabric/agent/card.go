@@ -15,11 +15,14 @@ import (
 type card struct {
 	Device
 	ledger     *ledger
-	left       []flow.Entry // what we left there; nil before the first look
-	installed  []flow.Entry // as read last
-	since      time.Time    // when that was first seen
-	usage      usage        // of installed
+	left       []flow.Entry  // what we left there; nil before the first look
+	installed  []flow.Entry  // as read last
+	since      time.Time     // when that was first seen
+	usage      usage         // of installed
+	span       time.Duration // between the last two readings of its counters
+	counted    time.Time     // the last of them
 	canary     canary
+	peek       peek
 	outflow    outflow
 	doubt      []flow.Entry // of canaries, that may still be there: their removal got no answer
 	found      drift        // in the last round
@@ -52,11 +55,13 @@ func (c *card) read(ctx context.Context, t *flow.Table, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("counters: %w", err)
 	}
+	c.outflow.again(ctx, &c.Device)
 	if !slices.Equal(model.Ports, c.model.Ports) && c.model.Name != "" {
 		c.moved = true
 	}
 	c.model = model
 	c.hold(installed, now)
+	c.span, c.counted = now.Sub(c.counted), now
 	c.ledger.read(installed, counts, t)
 	return nil
 }
@@ -64,7 +69,11 @@ func (c *card) read(ctx context.Context, t *flow.Table, now time.Time) error {
 // hold takes a dump as what the device holds.
 func (c *card) hold(installed []flow.Entry, now time.Time) {
 	if c.installed == nil || !sameEntries(installed, c.installed) {
-		c.usage, c.since = usageOf(installed), now
+		c.usage = usageOf(installed)
+		if c.installed == nil || !sameEntries(c.peek.without(installed), c.peek.without(c.installed)) {
+			c.since = now
+			clear(c.peek.looked)
+		}
 	}
 	c.installed = installed
 }

@@ -8,8 +8,14 @@ import (
 	"github.com/bladeflow/bladeflow/offload/device"
 )
 
-// claims says what a device of this model can do, with the evidence for each.
-func claims(m *device.Model, answers []device.Answer) []ClaimStatus {
+// What a card can do, as `describe nic` lists it: each claim of its model with where that is
+// from, what it refused when the claims were tried on it (tcflower's Probe), and what its
+// packets have shown since (leak.go, peek.go). To take an entry shows nothing of what a card
+// does with it; a packet that was counted does.
+
+// claims says what a device of model m can do, with the evidence for each. s says which kinds
+// of its entries have been met by packets.
+func claims(m *device.Model, answers []device.Answer, s *DeviceStatus) []ClaimStatus {
 	number := func(n int) string {
 		if n == 0 {
 			return "no known limit"
@@ -42,7 +48,11 @@ func claims(m *device.Model, answers []device.Answer) []ClaimStatus {
 		e := m.Evidence[c[0]]
 		out = append(out, ClaimStatus{c[0], c[1], string(e.Tier), e.Source})
 	}
-	out = append(out, ClaimStatus{device.Trust, trust, string(device.Learned), "what leaves by its ports is compared with what its entries say"})
+	out = append(out, ClaimStatus{device.Trust, trust, string(device.Learned), "what leaves by its ports is compared with what its entries say, and it is looked under entries for packets that others above should have taken"},
+		ClaimStatus{"met", fmt.Sprintf("%d of %d kinds of entries", s.Met, s.Kinds), string(device.Learned), "packets that an entry of the kind has counted"})
+	for _, kind := range s.Unmet {
+		out = append(out, ClaimStatus{"unverified", "entries that match " + kind, string(device.Unknown), "the card took them, and no packet has shown that it answers by them"})
+	}
 	for _, a := range answers {
 		switch {
 		case a.Taken:

@@ -33,6 +33,8 @@ type File struct {
 	Softnic  string        // pin directory of the emulated card; empty if NIC says which card it is, or there is none
 	NIC      string        // name or PCI address of a function of a real card
 	Model    string        // name or file of its device model; empty takes the driver's
+	NumVFs   int           // VFs that NIC is to have; 0 leaves them as they are
+	ESwitch  string        // mode that its eSwitch is to be in; empty leaves it as it is
 	VFs      []VFParts     // what the emulated card's VFs are made of; others than these are left alone
 	Datapath string        // afxdp or afpacket
 	Interval time.Duration // between reconciliations
@@ -116,7 +118,9 @@ spec:
                                    # card may have  vfs: [{port: vf0, workload: NETNS/eth0, card: NETNS/v0}]
                                    # for a fabric to set up; a real card's VFs need no words. A real card is named by a
                                    # function, {nic: "0000:03:00.0"} or {nic: nic0/pf0}, whose eSwitch is in switchdev mode;
-                                   # model: NAME, or a file, is its device model if it is not the driver's
+                                   # model: NAME, or a file, is its device model if it is not the driver's;
+                                   # numvfs: 8 and eswitch: switchdev have the agent see to it that it has so many VFs and is
+                                   # in that mode, also after a reboot or a reload of its driver, unless somebody uses a VF
   datapath: afxdp                  # or afpacket
   cache:                           # of flows, in the kernel; afxdp has one in any case, afpacket none (pins: of an agent before are taken off)
     pins: /run/bladeflow/bpf/blade1-flows  # on a bpffs (mount -t bpf bpf /run/bladeflow/bpf): it answers while no agent runs;
@@ -223,14 +227,16 @@ func (f *File) spec(r *reader, v value, dir string) {
 						f.Model = inDir(f.Model)
 					}
 				}},
-				"vfs": {optional, func(v value) { v.list(func(v value) { f.VFs = append(f.VFs, parts(r, v)) }) }},
+				"numvfs":  {optional, func(v value) { f.NumVFs = v.number(1 << 16) }},
+				"eswitch": {optional, func(v value) { f.ESwitch = v.oneOf("switchdev", "legacy") }},
+				"vfs":     {optional, func(v value) { v.list(func(v value) { f.VFs = append(f.VFs, parts(r, v)) }) }},
 			})
 			switch {
 			case r.err != nil:
 			case f.Softnic == "" && f.NIC == "":
 				v.fault("E_FIELD_MISSING", "neither softnic nor nic says which card it is", "add one")
-			case f.Softnic != "" && (f.NIC != "" || f.Model != ""), f.NIC != "" && len(f.VFs) > 0:
-				v.fault("E_FIELD_CLASH", "an emulated card has vfs, and a real one nic and model", "leave out what is the other's")
+			case f.Softnic != "" && (f.NIC != "" || f.Model != "" || f.NumVFs > 0 || f.ESwitch != ""), f.NIC != "" && len(f.VFs) > 0:
+				v.fault("E_FIELD_CLASH", "an emulated card has vfs, and a real one nic, model, numvfs and eswitch", "leave out what is the other's")
 			}
 		}},
 		"datapath": {optional, func(v value) { f.Datapath = v.oneOf("afxdp", "afpacket") }},

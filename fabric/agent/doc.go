@@ -16,8 +16,10 @@
 // whose packets pass by the device that has it is looked for. Some of the frames that
 // software judged are judged again, by the definition, and the devices' entries are asked
 // whether they should have answered them (sample.go). While nothing is to be done, a canary
-// shows whether a device asks and counts what it lists (canary.go). What a real card (nic.go)
-// delivers has to be explained by its entries (leak.go), or it is trusted no more. What is found is an [Event].
+// shows whether a device asks and counts what it lists (canary.go), and for a moment it is looked
+// under entries for packets that others above should have taken (peek.go). What a card delivers
+// has to be explained by its entries (leak.go). A card that fails one of the last two is trusted
+// no more. What is found is an [Event].
 //
 // When it ends, the devices keep their entries: hardware is fail-static. The
 // software datapath ends with its process: what the devices miss or punt reaches the

@@ -23,11 +23,12 @@ import (
 // an output to the port have answered. What left and neither explains is a leak.
 //
 // Invariant. No look accuses a card that does what it says, whatever traffic there is.
-// Counters are read one after another while packets pass, and those of cards are late, so
-// each is read on the side of the card: what left ends before the others do, and begins
-// after them, by as much as counters may be late. What happened in between counts for the
-// card, once. So a leak shows as soon as more leaked than passed between two looks, and any
-// leak that is not a few hundredths of the port's own traffic shows in a minute.
+// Counters are read one after another while packets pass, and those of cards are late. So what
+// left is read before and after what entries say: of the two readings of a look the later one
+// begins what is compared and the earlier one ends it, and where counters may be late, what
+// entries say begins and ends as much before and after. What happened in between counts for the
+// card. So a leak shows from one look to the next where counters are not late; else as soon as
+// more leaked than passed in the time that they are late by, and between two looks.
 //
 // A change, drift and entries of others end what was counted: the last packets of an entry
 // that went are told by nobody.
@@ -43,6 +44,7 @@ type reading struct {
 	at             time.Time
 	left, software map[flow.Port]uint64 // read at that time
 	said           map[flow.Port]uint64 // by entries, read after
+	then           map[flow.Port]uint64 // what had left after that
 }
 
 // outflow is what is remembered of it.
@@ -54,20 +56,37 @@ type outflow struct {
 // read begins a look. A device that does not count its ports, or not now, is not audited.
 func (o *outflow) read(ctx context.Context, d *Device, now time.Time) {
 	o.now = reading{at: now}
+	o.now.left, o.now.software = delivered(ctx, d)
+}
+
+// again reads what had left after what entries say was read.
+func (o *outflow) again(ctx context.Context, d *Device) {
+	if o.now.left == nil {
+		return
+	}
+	if o.now.then, _ = delivered(ctx, d); o.now.then == nil {
+		o.now.left = nil
+	}
+}
+
+// delivered reads what has left by ports that are looked at, and what of that software sent;
+// nothing if that cannot be known.
+func delivered(ctx context.Context, d *Device) (left, software map[flow.Port]uint64) {
 	ports, ok := d.Driver.(offload.PortCounter)
 	if !ok {
-		return
+		return nil, nil
 	}
 	counts, err := ports.Delivered(ctx)
 	if err != nil {
-		return
+		return nil, nil
 	}
-	o.now.left, o.now.software = map[flow.Port]uint64{}, map[flow.Port]uint64{}
+	left, software = map[flow.Port]uint64{}, map[flow.Port]uint64{}
 	for _, n := range counts {
 		if !slices.Contains(d.Unwatched, n.Port) {
-			o.now.left[n.Port], o.now.software[n.Port] = n.All, n.Software
+			left[n.Port], software[n.Port] = n.All, n.Software
 		}
 	}
+	return left, software
 }
 
 // look ends it: said is what entries have sent to each port by now. It returns the port
@@ -104,17 +123,17 @@ func leaked(all []reading, p flow.Port, lag time.Duration) (most uint64) {
 		end--
 	}
 	before := 0 // the last reading early enough before the first of what left
-	for begin := 1; begin < end; begin++ {
-		for before+1 < begin && all[begin].at.Sub(all[before+1].at) >= lag {
+	for begin := 0; begin < end; begin++ {
+		for before+1 <= begin && all[begin].at.Sub(all[before+1].at) >= lag {
 			before++
 		}
 		if all[begin].at.Sub(all[before].at) < lag {
 			continue
 		}
-		from, ok := all[begin].left[p]
+		from, ok := all[begin].then[p]
 		to, still := all[end].left[p]
-		base, known := all[before].left[p]
-		if !ok || !still || !known || from < base || to < from { // it is another netdev now
+		_, known := all[before].left[p]
+		if !ok || !still || !known || from < all[before].left[p] || to < from { // it is another netdev now
 			continue
 		}
 		left := to - from
@@ -147,7 +166,12 @@ func (a *Agent) leak(c *card) {
 	if a.running != nil {
 		name = a.running.Ports().Name(port)
 	}
-	text := fmt.Sprintf("%d packets left by port %s that no entry and no software sent there", packets, name)
+	a.distrust(c, fmt.Sprintf("%d packets left by port %s that no entry and no software sent there", packets, name))
+}
+
+// distrust keeps for good that a card does not do what its entries say, and has all of them
+// taken out.
+func (a *Agent) distrust(c *card, text string) {
 	c.outflow.past = nil
 	a.lessons.Lessons, a.lessons.unsaved, a.steady = a.lessons.Learn(device.Lesson{Card: c.Card, Limit: device.Trust, Value: 1, When: a.Now(), Words: text}), true, false
 	a.event(eventLies, c.Name, text+": all entries are taken out, and software answers")

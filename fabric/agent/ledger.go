@@ -19,10 +19,11 @@ type ledger struct {
 	rules    map[flow.RuleID]flow.Counter  // packets that a rule's entries answered
 	verdicts map[string]uint64             // packets by what the entry did with them; `punt` for guards
 	sent     map[flow.Port]uint64          // copies of packets that entries have sent to each port
+	more     map[flow.EntryID]uint64       // packets that entries have counted from the reading before to the last
 }
 
 func newLedger() *ledger {
-	return &ledger{live: map[flow.EntryID]flow.Counter{}, rules: map[flow.RuleID]flow.Counter{}, verdicts: map[string]uint64{}, sent: map[flow.Port]uint64{}}
+	return &ledger{live: map[flow.EntryID]flow.Counter{}, rules: map[flow.RuleID]flow.Counter{}, verdicts: map[string]uint64{}, sent: map[flow.Port]uint64{}, more: map[flow.EntryID]uint64{}}
 }
 
 // read books the counters of what is installed. Cost: nothing for an entry that counted
@@ -46,6 +47,7 @@ func (l *ledger) read(installed []flow.Entry, counts []offload.Count, t *flow.Ta
 		return counts[at].Counter, true
 	}
 	counted := 0
+	clear(l.more)
 	for i := range installed {
 		e := &installed[i]
 		if !offload.Ours(e.ID) {
@@ -55,6 +57,9 @@ func (l *ledger) read(installed []flow.Entry, counts []offload.Count, t *flow.Ta
 			counted++
 			if last, known := l.live[e.ID]; !known || c != last {
 				l.book(e, c, t)
+				if c.Packets > last.Packets {
+					l.more[e.ID] = c.Packets - last.Packets
+				}
 				l.live[e.ID] = c
 			}
 		}

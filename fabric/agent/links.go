@@ -33,171 +33,6 @@ import (
 // lock held, and the one receiver closes what was taken off when it comes for the next
 // frames, and so is done with the last ones.
 
-// socket is what sits on a [seat]: a link that somebody has to close.
-type socket interface {
-	fallback.Link
-	Close() error
-}
-
-// seat is a [fallback.Link] that outlives its netdev.
-type seat struct {
-	woken chan struct{} // holds one: Wake was called
-
-	mu      sync.RWMutex // guards what follows; held for reading while the socket is used
-	socket  socket       // nil while the netdev is away
-	ifindex int          // of the netdev that socket is on
-	back    chan struct{}
-	retired []socket // taken off, not closed yet
-	past    fallback.LinkStats
-	since   time.Time // when the socket came or went
-}
-
-var errAway = errors.New("its netdev is not there")
-
-func newSeat() *seat { return &seat{woken: make(chan struct{}, 1), back: make(chan struct{})} }
-
-// put sets a socket on an empty seat.
-func (s *seat) put(l socket, ifindex int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.socket, s.ifindex, s.since = l, ifindex, time.Now()
-	close(s.back)
-}
-
-// clear takes the socket off, if there is one.
-func (s *seat) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.socket
-	if l == nil {
-		return
-	}
-	received, sent, dropped := l.Stats()
-	s.past = fallback.LinkStats{Received: s.past.Received + received, Sent: s.past.Sent + sent, Dropped: s.past.Dropped + dropped}
-	s.socket, s.ifindex, s.since, s.back = nil, 0, time.Now(), make(chan struct{})
-	s.retired = append(s.retired, l)
-	l.Wake()
-}
-
-// Recv implements [fallback.Link]. It waits for a netdev, too.
-func (s *seat) Recv(frames [][]byte) (int, error) {
-	s.mu.RLock()
-	if len(s.retired) > 0 { // and what is the socket now may be retired next: look at it after
-		s.mu.RUnlock()
-		s.bury()
-		s.mu.RLock()
-	}
-	l, back := s.socket, s.back
-	s.mu.RUnlock()
-	if l != nil {
-		return l.Recv(frames)
-	}
-	select {
-	case <-back:
-	case <-s.woken:
-	}
-	return 0, nil
-}
-
-// bury closes what was taken off. Nobody may be receiving.
-func (s *seat) bury() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var errs []error
-	for _, l := range s.retired {
-		errs = append(errs, l.Close())
-	}
-	s.retired = nil
-	return errors.Join(errs...)
-}
-
-// Wake implements [fallback.Link].
-func (s *seat) Wake() {
-	ping(s.woken)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.socket != nil {
-		s.socket.Wake()
-	}
-}
-
-// Send implements [fallback.Link].
-func (s *seat) Send(frame []byte) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.socket == nil {
-		return errAway
-	}
-	return s.socket.Send(frame)
-}
-
-// Flush implements [fallback.Link]. On an empty seat nothing waits to leave.
-func (s *seat) Flush() error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.socket == nil {
-		return nil
-	}
-	return s.socket.Flush()
-}
-
-// Stats implements [fallback.Link]: of all sockets that sat here.
-func (s *seat) Stats() (received, sent, dropped uint64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.socket != nil {
-		received, sent, dropped = s.socket.Stats()
-	}
-	return received + s.past.Received, sent + s.past.Sent, dropped + s.past.Dropped
-}
-
-// Close closes all sockets. Nobody may be receiving.
-func (s *seat) Close() error {
-	s.clear()
-	return s.bury()
-}
-
-// passer is a [fallback.Kernel] that is made anew when netdevs come back.
-type passer struct {
-	mu     sync.RWMutex // guards what follows; held for reading while a frame is handed over
-	kernel kernel       // nil if it could not be made
-}
-
-type kernel interface {
-	fallback.Kernel
-	Close() error
-}
-
-// Deliver implements [fallback.Kernel].
-func (p *passer) Deliver(port flow.Port, frame []byte) error {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if p.kernel == nil {
-		return errAway
-	}
-	return p.kernel.Deliver(port, frame)
-}
-
-// renew replaces the kernel by what open makes. The old one goes first: both would use
-// the same names.
-func (p *passer) renew(open func() (kernel, error)) (err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kernel != nil {
-		p.kernel.Close() // its netdevs may be gone, and with them what it complains of
-		p.kernel = nil
-	}
-	if k, e := open(); e == nil {
-		p.kernel = k
-	} else {
-		err = e
-	}
-	return err
-}
-
-// Close closes the kernel.
-func (p *passer) Close() error { return p.renew(func() (kernel, error) { return nil, nil }) }
-
 // links keeps the seats of a blade's ports taken. It is used by one goroutine, except for
 // status.
 type links struct {
@@ -216,9 +51,10 @@ type links struct {
 	home    netns.NsHandle // where the netdevs are
 	log     *slog.Logger
 
-	mu     sync.Mutex // guards what follows
-	faults []error    // why each port has no socket, or not enough; nil where all is well
-	netdev []string   // by which name each was found last
+	mu     sync.Mutex  // guards what follows
+	faults []error     // why each port has no socket, or not enough; nil where all is well
+	noted  []time.Time // when that was found
+	netdev []string    // by which name each was found last
 }
 
 // bare returns what is wrong without the operation that package net puts before it.
@@ -235,7 +71,7 @@ func (k *links) take() (err error) {
 	if k.home, err = netns.Get(); err != nil {
 		return fmt.Errorf("find the network namespace: %w", err)
 	}
-	k.faults, k.netdev = make([]error, len(k.ports)), make([]string, len(k.ports))
+	k.faults, k.noted, k.netdev = make([]error, len(k.ports)), make([]time.Time, len(k.ports)), make([]string, len(k.ports))
 	indexes := map[flow.Port]int{}
 	for i, m := range k.ports {
 		k.netdev[i] = m.Netdev
@@ -335,9 +171,9 @@ func (k *links) look() {
 		k.log.Warn("cannot list netdevs", "error", err)
 		return
 	}
-	there := map[string]int{}
+	there, down := map[string]int{}, map[string]bool{}
 	for _, d := range devs {
-		there[d.Name] = d.Index
+		there[d.Name], down[d.Name] = d.Index, d.Flags&net.FlagUp == 0
 	}
 	ports := k.ports
 	if k.stray(there) {
@@ -358,7 +194,9 @@ func (k *links) look() {
 	changed := false
 	for i := range k.seats {
 		changed = k.settle(i, names[i], there[names[i]]) || changed
-		k.compare(i, names[i])
+		if !k.listen(i, names[i], down[names[i]]) {
+			k.compare(i, names[i])
+		}
 	}
 	if changed {
 		indexes := map[flow.Port]int{}
@@ -427,6 +265,25 @@ func (k *links) settle(i int, name string, ifindex int) bool {
 	return true
 }
 
+// errDown says that a netdev is there and carries no frames.
+var errDown = errors.New("its netdev is down: what the card gives to software is lost there: ip link set it up")
+
+// listen notes whether the netdev of port i is down, and reports that.
+func (k *links) listen(i int, name string, down bool) bool {
+	if k.seats[i][0].ifindex == 0 {
+		return false
+	}
+	switch was := k.fault(i); {
+	case down && was != errDown:
+		k.note(i, name, errDown)
+		k.log.Error("a netdev is down", "port", k.ports[i].Name, "netdev", name)
+	case !down && was == errDown:
+		k.note(i, name, nil)
+		k.log.Info("a netdev is up again", "port", k.ports[i].Name, "netdev", name)
+	}
+	return down
+}
+
 // otherQueues says that a netdev has other receive queues than its port has workers.
 type otherQueues struct{ has, had int }
 
@@ -456,6 +313,9 @@ func (k *links) compare(i int, name string) {
 func (k *links) note(i int, name string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if words(k.faults[i]) != words(err) {
+		k.noted[i] = time.Now()
+	}
 	k.netdev[i], k.faults[i] = name, err
 }
 
@@ -478,6 +338,9 @@ func (k *links) status() []LinkStatus {
 			s.mu.RLock()
 			l.Since = s.since
 			s.mu.RUnlock()
+		}
+		if k.noted[i].After(l.Since) {
+			l.Since = k.noted[i]
 		}
 		if err := k.faults[i]; err != nil {
 			l.Open, l.Reason = false, err.Error()

@@ -93,6 +93,18 @@ func metrics(perRule bool) []metric {
 				emit(float64(s.Canary.Wrong), "wrong")
 				emit(float64(s.Canary.Open), "open")
 			}, "result"),
+		newMetric(counter, "bladeflow_peeks_total", "Looks under entries of devices, for packets that should have been answered above them. Alert on wrong above 0.",
+			func(s *Status, emit func(float64, ...string)) {
+				emit(float64(s.Peeks.Right), "right")
+				emit(float64(s.Peeks.Wrong), "wrong")
+				emit(float64(s.Peeks.Open), "open")
+			}, "result"),
+		newMetric(gauge, "bladeflow_device_trusted", "1 if a device has done with packets what its entries say; 0 once it did not, and holds no entries any more.",
+			func(s *Status, emit func(float64, ...string)) {
+				for _, d := range s.Devices {
+					emit(truth(!d.Distrusted), d.Name)
+				}
+			}, "device"),
 		newMetric(counter, "bladeflow_events_total", "What happened to the blade, by code; `bladeflow describe blade` lists the last.",
 			func(s *Status, emit func(float64, ...string)) {
 				for _, code := range slices.Sorted(maps.Keys(s.EventTotals)) {

@@ -5,10 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bladeflow/bladeflow/fabric"
 	"github.com/bladeflow/bladeflow/flow"
@@ -50,7 +55,7 @@ func (d *Daemon) openNIC(inv fabric.Inventory) (Device, error) {
 	}
 	owner, err := Claim(&pf)
 	if err != nil {
-		return Device{}, fault("E_DEVICE_CLAIMED", "another agent decides what it holds: "+err.Error(), "end that one", err)
+		return Device{}, fault("E_DEVICE_CLAIMED", "it cannot be claimed: "+err.Error(), "end the other agent of it, or run this one as root", err)
 	}
 	d.closers = append(d.closers, owner.Close)
 	mine := portsOf(inv, pf.Netdev.SwitchID, d.links.ports)
@@ -141,17 +146,46 @@ func (k *links) found(ports []flow.Port) (out []tcflower.Port) {
 	return out
 }
 
+// claimsDir is where agents say whose tables they decide. Nobody but root can write there: a
+// name that any process may take, as those of abstract sockets are, would let any keep agents
+// out.
+const claimsDir = "/run/bladeflow"
+
 // Claim makes this process the one that decides what the table of a function's eSwitch
-// holds, which it may share with others, in this network namespace and until the listener
-// is closed or the process ends. The error says that another one does.
-func Claim(pf *fabric.PF) (net.Listener, error) {
-	table := pf.PCI.String()
+// holds, which it may share with others, until what it returns is closed or the process ends.
+// The error says that another one does, or that it cannot be known.
+func Claim(pf *fabric.PF) (io.Closer, error) { return claim(claimsDir, tableOfCard(pf)) }
+
+// tableOfCard names the table that a function's entries go to.
+func tableOfCard(pf *fabric.PF) string {
 	if pf.Netdev != nil && pf.Netdev.SwitchID != "" {
-		table = pf.Netdev.SwitchID
+		return pf.Netdev.SwitchID
 	}
-	l, err := net.Listen("unix", "@bladeflow/eswitch/"+table)
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err
+	return pf.PCI.String()
+}
+
+// claim locks a file in a directory that is made if it is not there. The kernel unlocks it with
+// the process.
+func claim(dir, table string) (io.Closer, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
 	}
-	return l, err
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o022 != 0 || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s is not a directory that root alone can write to", dir)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "eswitch-"+table+".lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%s is locked", f.Name())
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }

@@ -17,7 +17,7 @@ import (
 func (a *Agent) report(err error) {
 	now := a.Now()
 	a.show(now)
-	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Samples: a.sampled.SampleStatus, Canary: a.canary, Mismatches: a.mismatches, Rejected: a.rejected,
+	s := &Status{Record: a.record, Since: a.since, Reconciled: now, Drift: a.drift, Samples: a.sampled.SampleStatus, Canary: a.canary, Peeks: a.peek, Mismatches: a.mismatches, Rejected: a.rejected,
 		Devices: []DeviceStatus{}, Links: []LinkStatus{}, VFs: a.vfStatus(), Rules: []RuleStatus{}, Packets: a.packets(), Lost: a.lost(), Events: []Event{}, EventTotals: map[string]uint64{}}
 	if a.Links != nil {
 		s.Links = a.Links()
@@ -79,10 +79,12 @@ const strangeListed = 64
 // status says how full a device that can do m is and what is odd in it.
 func (c *card) status(t *flow.Table, m device.Model) DeviceStatus {
 	s := DeviceStatus{Name: c.Name, Model: m.Name, Entries: len(c.installed), Limit: m.Entries, MaskLimit: m.Masks, PFs: c.PFs, Strange: []EntryStatus{}}
-	if len(c.Answers) > 0 {
-		s.Claims = claims(&m, c.Answers)
-	}
 	s.Learned, s.MasksLearned = m.Evidence["entries"].Tier == device.Learned, m.Evidence["masks"].Tier == device.Learned
+	s.Distrusted = m.Barred != nil && m.Barred.Code == "E_DEVICE_LIES"
+	s.Kinds, s.Met, s.Unmet = c.kindsMet()
+	if len(c.Answers) > 0 {
+		s.Claims = claims(&m, c.Answers, &s)
+	}
 	var ports *flow.Ports
 	if t != nil {
 		ports = t.Ports()

@@ -96,17 +96,32 @@ func (a *Agent) resample(ctx context.Context) {
 				continue
 			}
 			c.canary.saw(&s.Key, s.Time, a.Now())
+			c.glimpsed(&s.Key, s.Time)
 			if e := answering(c.installed, &c.model, &s.Key); e == nil {
 				if _, ok := probing(c.installed, &c.model, &s.Key); ok {
 					a.sampled.open = s.Key
 				}
-			} else if s.Time.After(c.since.Add(switchWindow)) {
+			} else if s.Time.After(c.since.Add(switchWindow)) && !c.peek.took(&s.Key, s.Time) {
 				a.sampled.Passed++
 				passed[e.ID], on[e.ID] = s.Key, c
 			}
 		}
 	}
 	a.notePassed(passed, on)
+	if !a.peeking() {
+		return
+	}
+	for range min(peekFrames, sampleWork/work) { // what is left would be taken for frames of later looks
+		s := &a.sampled.next
+		if a.Samples.Next(over, s) != nil {
+			return
+		}
+		for _, c := range a.devices {
+			if mayAnswer(&c.model, &s.Key) {
+				c.glimpsed(&s.Key, s.Time)
+			}
+		}
+	}
 }
 
 // notePassed says which entries let packets pass, look after look: one packet in months shows

@@ -52,6 +52,7 @@ type Status struct {
 	Drift   DriftStatus    `json:"drift"`
 	Samples SampleStatus   `json:"samples"` // frames that were judged again since the agent started
 	Canary  CanaryStatus   `json:"canary"`
+	Peeks   PeekStatus     `json:"peeks"`  // looks under entries, for packets that should have been answered above
 	Events  []Event        `json:"events"` // the last, the oldest first
 
 	EventTotals map[string]uint64 `json:"eventTotals"` // by code, since the agent started
@@ -77,6 +78,15 @@ type DeviceStatus struct {
 	MaskLimit int  `json:"maskLimit,omitempty"` // 0 if it is not known or there is none
 
 	MasksLearned bool `json:"masksLearned,omitempty"` // as Learned, of MaskLimit
+
+	Distrusted bool `json:"distrusted,omitempty"` // it did with packets what no entry says, and gets no entries any more
+
+	// Kinds is of how many kinds (masks) bladeflow's entries are, Met of how many of these
+	// packets have shown that the device answers by them, and Unmet what the others look at:
+	// of them nothing is known but the device's word.
+	Kinds int      `json:"kinds,omitempty"`
+	Met   int      `json:"met,omitempty"`
+	Unmet []string `json:"unmet,omitempty"` // at most [unmetListed]
 
 	PFs []string `json:"pfs,omitempty"` // whose table it is
 
@@ -117,7 +127,7 @@ type LinkStatus struct {
 	Queues int    `json:"queues"`         // receive queues, each with a socket
 
 	// Open says that frames do come and go. A link whose netdev was removed is not open
-	// until it is back; Reason then says so.
+	// until it is back, nor is one whose netdev is down; Reason then says so.
 	Open   bool      `json:"open"`
 	Since  time.Time `json:"since"`
 	Reason string    `json:"reason,omitempty"`
