@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -42,6 +44,7 @@ func TestCardAgent(t *testing.T) {
 	b.step("fails", b.fails)
 	b.step("strangers", b.strangers)
 	b.step("comes and goes", b.comesAndGoes)
+	b.step("shape", b.shape)
 	b.step("lies", b.lies)
 	b.stop()
 	b.flush()
@@ -162,9 +165,52 @@ func (b *blade) comesAndGoes(t *testing.T) {
 	}
 }
 
+// shape has an agent see to it that the card has VFs, and keeps them: those that somebody takes
+// away are there again, with representors that are up, and all is in the card again; one that
+// somebody uses keeps the agent from changing anything.
+func (b *blade) shape(t *testing.T) {
+	const rules = 4
+	b.stop()
+	vfs, err := strconv.Atoi(cardVFs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.file.NumVFs, b.file.ESwitch = vfs, "switchdev"
+	defer func() { b.file.NumVFs, b.file.ESwitch = 0, "" }()
+	setVFs(t, 0)
+	b.rules(forwards("p", rules)...)
+	b.run()
+	whole := func(s *agent.Status) bool {
+		return s.Proved && s.Error == nil && device1(s).Entries == rules && !slices.ContainsFunc(s.Links, func(l agent.LinkStatus) bool { return !l.Open })
+	}
+	b.await("the agent made the VFs", whole)
+	setVFs(t, 0)
+	b.await("they were taken away", func(s *agent.Status) bool { return !s.Links[1].Open })
+	b.await("and are there again", func(s *agent.Status) bool { return whole(s) && s.EventTotals["CARD_IN_SHAPE"] == 1 })
+	b.open()
+	b.right(rules)
+	b.stop()
+	file := b.file
+	file.NumVFs = 2
+	printed(t, "ip", "link", "set", "eth0", "vf", "5", "mac", "02:00:00:00:00:55")
+	d, err := agent.Open(file, slog.New(slog.DiscardHandler))
+	if err == nil {
+		d.Close()
+	}
+	if f, ok := errors.AsType[*flow.Fault](err); !ok || f.Code != "E_PF_SHAPE" || count(t, "virtfn*") != vfs {
+		t.Errorf("with a VF in use: %v, and %d VFs are left", err, count(t, "virtfn*"))
+	}
+	printed(t, "ip", "link", "set", "eth0", "vf", "5", "mac", "00:00:00:00:00:00")
+	b.start()
+}
+
 // lies has a card that drops by what it says and counts, and forwards. The audit finds it
-// by what leaves, and takes its entries out.
+// by what leaves, at the interval of agents whose configuration says nothing of it, and takes
+// its entries out.
 func (b *blade) lies(t *testing.T) {
+	b.stop()
+	b.file.Interval = 2 * time.Second
+	b.start()
 	b.open()
 	b.rules(forwards("t", 6)...)
 	six := func(s *agent.Status) bool { return s.Proved && s.Error == nil && device1(s).Entries == 6 }
