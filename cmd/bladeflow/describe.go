@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -44,7 +46,7 @@ Kinds are ` + list(nounNames(anyNoun)) + `. -o json and yaml are the object alon
 		}
 		raw, err := n.all.Get(cmd.Context(), c, args[1])
 		if err != nil {
-			return err
+			return n.bladeless(cmd.Context(), c, args[1], err)
 		}
 		switch *output {
 		case "json":
@@ -56,6 +58,31 @@ Kinds are ` + list(nounNames(anyNoun)) + `. -o json and yaml are the object alon
 		return d.text(n, raw)
 	}
 	return cmd
+}
+
+// bladeless returns err, which says that there is no object of a name, with those that have the
+// name on their blades, if there are any: `nic0` is one of each.
+func (n *noun) bladeless(ctx context.Context, c *client.Client, name string, err error) error {
+	fault, ok := errors.AsType[*flow.Fault](err)
+	if !ok || !errors.Is(err, client.ErrNotFound) {
+		return err
+	}
+	all, listing := n.all.List(ctx, c, client.Query{})
+	if listing != nil {
+		return err
+	}
+	var have []string
+	for _, raw := range all.Items {
+		if h, err := headOf(raw); err == nil && strings.HasSuffix(h.Metadata.Name, "/"+name) {
+			have = append(have, h.Metadata.Name)
+		}
+	}
+	if len(have) == 0 {
+		return err
+	}
+	more := *fault
+	more.Why, more.Remedy = "each blade has its own", "say which: "+list(have)
+	return &more
 }
 
 // describing is one `describe`.
@@ -185,7 +212,14 @@ func (d *describing) tables(blade string, belongs func(name string) bool) error 
 			}
 		}
 	}
-	return cmp.Or(d.section("match tables", deviceRows(b.Status.Devices, mine)), d.section("what the card can do, and how that is known", claims))
+	closed := [][]string{{"PORT", "NETDEV", "SINCE", "WHY"}}
+	for _, l := range b.Status.Links {
+		if !l.Open && belongs(blade+"/"+l.Port) {
+			closed = append(closed, []string{l.Port, l.Netdev, l.Since.Format(time.RFC3339), l.Reason})
+		}
+	}
+	return cmp.Or(d.section("match tables", deviceRows(b.Status.Devices, mine)), d.section("ports by which no packets come to software", closed),
+		d.section("what the card can do, and how that is known", claims))
 }
 
 // deviceRows says of devices how full they are, and which limits they showed themselves.

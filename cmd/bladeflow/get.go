@@ -125,7 +125,7 @@ func (g *getting) asked(name string) bool {
 func (g *getting) one() error {
 	raw, err := g.noun.all.Get(g.Context(), g.client, g.names[0])
 	if err != nil {
-		return err
+		return g.noun.bladeless(g.Context(), g.client, g.names[0], err)
 	}
 	switch g.form {
 	case "json":

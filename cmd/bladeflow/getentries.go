@@ -113,7 +113,7 @@ func (a *audit) print(cmd *cobra.Command, all []found, form string, heads bool) 
 		rows = append(rows, []string{"BLADE", "DEVICE", "ENTRY", "CLASS", "KIND", "PRIORITY", "MATCH", "ACTIONS"})
 	}
 	for _, f := range all {
-		rows = append(rows, []string{dash(f.Blade), f.Device, f.ID, f.Class, f.Kind, strconv.FormatUint(f.Priority, 16), dash(f.Match), dash(f.Actions)})
+		rows = append(rows, []string{dash(f.Blade), f.Device, f.ID, f.Class, f.Kind, strconv.FormatUint(f.Priority, 10), dash(f.Match), dash(f.Actions)})
 	}
 	if form == "csv" {
 		return csv.NewWriter(out).WriteAll(rows)

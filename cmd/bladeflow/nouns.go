@@ -80,7 +80,18 @@ func bladeRow(b *api.Blade) []string {
 	rules := cmp.Or(s.Rules, &api.RuleTile{})
 	return []string{b.Metadata.Name, dash(b.Spec.Chassis), number(b.Spec.Slot), s.State, number(s.Running), strconv.FormatBool(s.Proved), strconv.Itoa(s.VFs), strconv.Itoa(s.Used),
 		number(s.Wanted), short(s.Digest), strconv.Itoa(rules.Hardware), strconv.Itoa(rules.Mixed), strconv.Itoa(rules.Software),
-		strconv.Itoa(entries), room(limit, learned), datapath(s.Links), reason(cmp.Or(s.Reason, s.Error))}
+		strconv.Itoa(entries), room(limit, learned), datapath(s.Links), reason(cmp.Or(s.Reason, s.Error, closedLink(s.Links)))}
+}
+
+// closedLink says of the first port by which no frames come and go why that is so; nil if there
+// is none.
+func closedLink(links []api.Link) *api.Error {
+	for _, l := range links {
+		if !l.Open {
+			return &api.Error{Code: "E_NETDEV", What: "port " + l.Port, Why: fmt.Sprintf("netdev %s: %s", l.Netdev, l.Reason)}
+		}
+	}
+	return nil
 }
 
 // datapath says how software gets frames: where its XDP programs are, or afpacket. A blade

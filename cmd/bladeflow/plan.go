@@ -37,6 +37,7 @@ that answer most packets of a trace, and to pieces around them, and the hit rate
 		if err != nil {
 			return err
 		}
+		m = device.Planned(m)
 		ports := flow.OpenPorts()
 		t, err := in.table(cmd, ports)
 		if err != nil {

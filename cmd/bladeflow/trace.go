@@ -92,6 +92,7 @@ func planned(cmd *cobra.Command, t rules, dev string) (*filled, error) {
 	if err != nil {
 		return nil, err
 	}
+	m = device.Planned(m)
 	doing(cmd, "planning %d rules for %s", t.Len(), m.Name)
 	return fill(m, offload.NewPlan(t.Table, t.Table, nil, m, nil).Entries)
 }

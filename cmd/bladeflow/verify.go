@@ -32,6 +32,7 @@ entries are the output of "bladeflow plan -o json", or its list "entries". Exit 
 		if err != nil {
 			return err
 		}
+		m = device.Planned(m)
 		t, err := in.table(cmd, flow.OpenPorts())
 		if err != nil {
 			return err
