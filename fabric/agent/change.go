@@ -103,7 +103,10 @@ func (a *Agent) apply(ctx context.Context, wanted *Wanted, targets []offload.Tar
 		for _, r := range d.Removed {
 			c.ledger.close(&r.Entry, r.Final, cmp.Or(before, want))
 		}
-		c.left, c.doubt, c.moved, c.outflow.past = nil, nil, false, nil
+		c.left, c.doubt, c.moved = nil, nil, false
+		if p := &targets[i].Plan; len(p.Retire)+len(p.Promote) > 0 {
+			c.outflow.past = nil
+		}
 		c.canary.end() // no plan has it, so it is out
 		c.peek.reset()
 		if d.Installed != nil {

@@ -44,7 +44,7 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 		}
 		return nil
 	}
-	if m.Typed && match.Mask.Get(flow.EthType) != flow.EthType.Max() {
+	if m.Typed && match.Mask.Get(flow.EthType) != flow.EthType.Max() && match.Value.Get(flow.Flags)&flow.FlagIP == 0 {
 		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("without an eth_type %s would answer fragments too, and does not see their ports", m.Name), "match one eth_type, or ip"}
 	}
 	return m.admitActions(actions, kind)

@@ -273,3 +273,31 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestPlanned has models of tc flower's drivers be less than their files say, and others not.
+func TestPlanned(t *testing.T) {
+	for name, typed := range map[string]bool{"mlx5": true, "tcamsim": true, "softnic": false, "flat1k": false} {
+		m, err := Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := Planned(m)
+		if p.Typed != typed || !typed && p.Fields != m.Fields {
+			t.Errorf("%s: %+v", name, p)
+		}
+		var ip, open flow.Match
+		ip.Pin(flow.Flags, flow.FlagIP, flow.FlagIP)
+		open.Pin(flow.DstMAC, 2, flow.DstMAC.Max())
+		for _, m := range []*flow.Match{&ip, &open} {
+			m.Pin(flow.VLAN, 0, flow.TagPresent)
+		}
+		for _, one := range []struct {
+			match flow.Match
+			may   bool
+		}{{ip, true}, {open, !typed}} {
+			if err := p.Admit(&one.match, flow.Actions{{Op: flow.Drop}}, flow.RuleEntry); (err == nil) != one.may {
+				t.Errorf("%s: %+v: %v", name, one.match, err)
+			}
+		}
+	}
+}

@@ -63,6 +63,9 @@ func (s *site) encode(e *flow.Entry) ([]placed, *device.Refusal) {
 	if why != nil {
 		return nil, why
 	}
+	if n := len(devices) * len(fs); n > 1 && e.Actions.Metered() {
+		return nil, unsaid("E_POLICE_PART", fmt.Sprintf("it polices, and would be %d filters, each with a meter of its own", n), "match one in_port, eth_type, ip_proto and vlan_id")
+	}
 	l := label{priority: e.Priority, kind: e.Kind, rest: rest, anyPort: e.Match.Mask.Get(flow.InPort) == 0}
 	l.typeOpen, l.protOpen = m.Mask.Get(flow.EthType) == 0, m.Mask.Get(flow.Proto) == 0
 	l.tagsOpen = m.Mask.Get(flow.CVLAN) == 0
