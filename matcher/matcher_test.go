@@ -223,8 +223,12 @@ func checkExplain(t *testing.T, rng *rand.Rand, c *matcher.Classifier, k flow.Ke
 // the rules and on keys mixed from two of them, which mostly fall deep.
 func TestGeneratedSets(t *testing.T) {
 	rng := rand.New(rand.NewPCG(13, 14))
+	sizes := []int{1, 100, 1000, 3000}
+	if testing.Short() { // the definition takes its time under the race detector
+		sizes = sizes[:3]
+	}
 	for _, family := range flowtest.Families() {
-		for _, n := range []int{1, 100, 1000, 3000} {
+		for _, n := range sizes {
 			rules := flowtest.Generate(family, n, 5)
 			keys := flowtest.Trace(rules, flowtest.Traffic{Packets: 1000, Mix: 0.2})
 			for range 500 {

@@ -14,7 +14,7 @@ import (
 func TestEffects(t *testing.T) {
 	rounds := 60
 	if testing.Short() {
-		rounds = 8
+		rounds = 3
 	}
 	for _, u := range universes() {
 		rng := rand.New(rand.NewPCG(8, 9))
