@@ -86,9 +86,10 @@ func (l *Link) spill() error {
 	}
 	defer o.clear()
 	for i := range o.n {
-		l.pushed--
+		l.pushed-- // push counts it again
 		if err := l.push(o.frame(i)); err != nil {
-			l.pushed -= uint64(o.n - i - 1)
+			l.pushed++
+			l.failed += uint64(o.n - i)
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -58,10 +59,11 @@ type Cache struct {
 	table    *table
 	programs map[bool]*ebpf.Program // by whether several CPUs share a device
 	ports    map[flow.Port]*port
-	strays   map[int]link.Link // of the owner before, by ifindex: taken over by Attach
-	reach    [MaxPort + 1]bool // ports that have a way out
-	begun    bool              // by Begin: what the owner before left is no more
-	fresh    bool              // nobody had pinned anything in dir before
+	strays   map[int]link.Link         // of the owner before, by ifindex: taken over by Attach
+	reach    [MaxPort + 1]bool         // ports that have a way out
+	takes    [MaxPort + 1]atomic.Int32 // what Takes returns
+	begun    bool                      // by Begin: what the owner before left is no more
+	fresh    bool                      // nobody had pinned anything in dir before
 	stats    Stats
 }
 

@@ -271,9 +271,12 @@ func (k *Cache) output(n flow.Port, ifindex int) (netlink.Link, error) {
 // send. Longer ones go to Go, which counts what a port refuses.
 func (k *Cache) limit() {
 	longest := 0
-	for _, p := range k.ports {
+	for n, p := range k.ports {
 		if longest == 0 || p.longest < longest {
 			longest = p.longest
+		}
+		if k.reach[n] {
+			k.takes[n].Store(int32(p.longest))
 		}
 	}
 	atomic.StoreUint64(&k.table.mem.State.Longest, uint64(longest))
@@ -338,6 +341,7 @@ func (k *Cache) Detach(n flow.Port) error {
 	}
 	delete(k.ports, n)
 	k.reach[n] = false
+	k.takes[n].Store(0)
 	k.limit()
 	err := errors.Join(p.link.Detach(), p.link.Close(), k.unpin(p.ifindex))
 	k.retire(n)
@@ -352,14 +356,12 @@ func (k *Cache) Leads(n flow.Port) bool {
 }
 
 // Takes returns how long frames may be that a port's device takes as XDP frames, and 0 if it
-// takes none or is not attached. See [Cache.Review].
+// takes none or is not attached. See [Cache.Review]. It waits for nobody.
 func (k *Cache) Takes(n flow.Port) (longest int) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if p := k.ports[n]; p != nil && k.reach[n] {
-		return p.longest
+	if n > MaxPort {
+		return 0
 	}
-	return 0
+	return int(k.takes[n].Load())
 }
 
 // Port returns how a port is attached, and what it has counted; ok is false if it is not.

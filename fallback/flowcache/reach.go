@@ -108,6 +108,7 @@ func (k *Cache) Review() error {
 func (k *Cache) openWay(n flow.Port, ifindex int, open bool) error {
 	if !open {
 		k.reach[n] = false
+		k.takes[n].Store(0)
 		k.maps.Out.Delete(uint32(n)) // may not be there
 		k.table.expel(n)
 		return nil
