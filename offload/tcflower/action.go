@@ -224,7 +224,7 @@ func (a *Action) appendOptions(w *writer) {
 		})
 	case "police":
 		if a.Police.Rate > 0 {
-			w.attribute(policeTable, rateTable(a.Police.Rate)...)
+			w.attribute(policeTable, rateTable(a.Police.Rate, a.Police.MTU)...)
 		}
 		if a.Police.Conforms {
 			w.attribute(policeResult, native.AppendUint32(nil, uint32(a.Police.Conform))...)
@@ -246,7 +246,7 @@ func (a *Action) policeHead(b []byte) []byte {
 	b = native.AppendUint32(b, a.Police.Burst)
 	b = native.AppendUint32(b, a.Police.MTU)
 	if a.Police.Rate > 0 {
-		b = append(b, cellLog, 1, 0, 0, 0xff, 0xff, 0, 0) // link layer Ethernet, and how the table of the rate is to be read
+		b = append(b, cellLog(a.Police.MTU), 1, 0, 0, 0xff, 0xff, 0, 0) // link layer Ethernet, and how the table of the rate is to be read
 	} else {
 		b = append(b, make([]byte, 8)...)
 	}

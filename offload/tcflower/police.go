@@ -49,15 +49,25 @@ func readPolice(a, next *Action) (flow.Action, error) {
 // burstCookie is how long the cookie of an action behind a police action is.
 const burstCookie = 1 + 4
 
-// rateTable is what tc sends beside a rate, and the kernel wants to see: how many ticks frames
-// of so many cells of 8 bytes take.
-func rateTable(rate uint64) []byte {
+// rateTable is what tc sends beside a rate, and the kernel wants to see though it computes
+// otherwise: how many ticks frames of so many cells take, by way of whole microseconds.
+func rateTable(rate uint64, mtu uint32) []byte {
 	var out []byte
-	for i := range 256 {
-		out = native.AppendUint32(out, uint32(min(burstTicks(uint32(i+1)<<cellLog, rate), math.MaxUint32)))
+	for i := range uint64(256) {
+		micros := math.Floor(1e6 * float64((i+1)<<cellLog(mtu)) / float64(rate))
+		out = native.AppendUint32(out, uint32(min(math.Floor(micros*ticksPerSecond/1e6), math.MaxUint32)))
 	}
 	return out
 }
 
-// cellLog is the logarithm of a cell, as tc chooses it where no MTU is given.
-const cellLog = 3
+// cellLog is the logarithm of the size of a cell, as tc chooses it: 256 of them have to be longer
+// than a frame.
+func cellLog(mtu uint32) (log byte) {
+	if mtu == 0 {
+		mtu = 2047
+	}
+	for mtu>>log > 255 {
+		log++
+	}
+	return log
+}
