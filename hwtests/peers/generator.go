@@ -41,12 +41,9 @@ func (s *stand) newGenerator(f flowID) (*generator, error) {
 }
 
 // stride is how many frames are made before the generator waits until the path has brought
-// them to their end: three quarters of what a receive ring of ours holds, which is what a
-// thread finds there that shares its core with the sender and has enough to do. With fewer,
-// what it takes to fall asleep, to wake and to find cold caches counts for more than it
-// does then, for paths in user space alone: with 2,048 frames 412 ns of drop instead of 371
-// (medians of five in turn, load 9). Each burst is also one call, of 16 µs, for all paths.
-const stride = 3072
+// them to their end: half of what a receive ring of ours holds. What it takes a path in user
+// space to fall asleep, to wake and to find cold caches is paid once for them.
+const stride = 2048
 
 // patience is how long the generator waits for a frame before it takes it for lost. What is
 // made after that would not fit into the ring if the path was only held up.
