@@ -340,3 +340,33 @@ func TestSpread(t *testing.T) {
 		t.Errorf("queues: %v", k.queues())
 	}
 }
+
+// TestDown has the netdev of a port be down and up again: the port is not open meanwhile, with
+// the reason and the time, and its socket stays.
+func TestDown(t *testing.T) {
+	opened := 0
+	k := &links{ports: []PortMap{{Name: "p", Netdev: "lo"}}, log: quiet, detach: func(flow.Port) {}, review: func() {},
+		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, spread: func(int) int { return 0 },
+		openAll: func(map[flow.Port]int) (kernel, error) { return nil, nil },
+		open: func(flow.Port, int) ([]socket, error) {
+			opened++
+			return []socket{&empty{woken: make(chan struct{}, 1)}}, nil
+		}}
+	k.names = func() ([]PortMap, error) { return k.ports, nil }
+	if err := k.take(); err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	before := k.status()[0].Since
+	for _, down := range []bool{false, true, true, false} {
+		if k.listen(0, "lo", down) != down {
+			t.Errorf("down %v", down)
+		}
+		if s := k.status()[0]; s.Open == down || down != (s.Reason == errDown.Error()) || down && !s.Since.After(before) {
+			t.Errorf("down %v: %+v", down, s)
+		}
+	}
+	if opened != 1 {
+		t.Errorf("opened %d times", opened)
+	}
+}
