@@ -60,11 +60,12 @@ type Failure struct {
 	Outcome Outcome
 }
 
-// rounds bounds how often Run plans again for one device before it leaves the
-// rest to the next call, and retries how often a plan is changed to please the
-// checker before the device is emptied.
+// rounds bounds how often Run plans again for one device without having learned anything of
+// it before it leaves the rest to the next call, lessons how often at all, and retries how
+// often a plan is changed to please the checker before the device is emptied.
 const (
 	rounds  = 4
+	lessons = 64
 	retries = 16
 )
 
@@ -223,7 +224,8 @@ func (d *running) promote(ctx context.Context) error {
 	fail := func(what string, err error) error { return fmt.Errorf("device %s: %s: %w", d.Name, what, err) }
 	ops := d.Plan.Promote
 	var why error
-	for range rounds {
+	round := 0
+	for idle := 0; idle < rounds && round < lessons; round++ {
 		failed := d.carryOut(ctx, ops)
 		if err := d.Driver.Barrier(ctx); err != nil {
 			return fail("barrier", err)
@@ -246,11 +248,15 @@ func (d *running) promote(ctx context.Context) error {
 		default:
 			return nil
 		}
+		known := len(d.Plan.from.banned)
 		d.Plan = d.again(installed, failed)
+		if len(d.Plan.from.banned) == known { // else there is another entry to do without
+			idle++
+		}
 		d.prove()
 		ops = slices.Concat(d.Plan.Retire, d.Plan.Promote)
 	}
-	return fail(fmt.Sprintf("not as planned after %d rounds", rounds), why)
+	return fail(fmt.Sprintf("not as planned after %d rounds", round), why)
 }
 
 // again plans from what was read back, with what the failures taught.

@@ -380,3 +380,32 @@ func TestSameLevel(t *testing.T) {
 		t.Errorf("%s", p.String())
 	}
 }
+
+// TestManyRefusals has a device refuse, for reasons that its model does not know, more
+// entries than one plan has: each round plans without those that were refused and with others
+// in their place, and in the end all that it takes are in.
+func TestManyRefusals(t *testing.T) {
+	var rules []flow.Rule
+	for i := range 60 {
+		var m flow.Match
+		m.Pin(flow.DstLo, uint64(i), 0xffffffff)
+		rules = append(rules, flow.Rule{ID: flow.RuleID(i + 1), Name: fmt.Sprint("r", i), Priority: 1, Match: m, Actions: flow.Actions{{Op: flow.Drop}}})
+	}
+	table := flowtest.NewTable(rules, flow.Actions{{Op: flow.Pass}})
+	m := shipped(t, "softnic", 5)
+	nic := offloadtest.New(m)
+	nic.Fault = func(_ int, op *offload.Op) offloadtest.Effect {
+		if op.Kind == offload.Add && op.Entry.Rule <= 40 {
+			return offloadtest.Refuses
+		}
+		return offloadtest.Works
+	}
+	p := offload.NewPlan(table, table, nil, m, nil)
+	r, err := offload.Run(t.Context(), []offload.Target{{Name: "nic", Driver: nic, Plan: p}}, nil, verify.Check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have := r.Devices[0].Installed; len(have) != 5 {
+		t.Errorf("%d entries are in, there is room for 5", len(have))
+	}
+}

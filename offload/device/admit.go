@@ -47,6 +47,14 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 	if m.Typed && match.Mask.Get(flow.EthType) != flow.EthType.Max() && match.Value.Get(flow.Flags)&flow.FlagIP == 0 {
 		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("without an eth_type %s would answer fragments too, and does not see their ports", m.Name), "match one eth_type, or ip"}
 	}
+	if m.Typed {
+		stack, why := StackOf(match), (*Refusal)(nil)
+		for i := range actions {
+			if stack, why = stack.After(&actions[i]); why != nil {
+				return why
+			}
+		}
+	}
 	return m.admitActions(actions, kind)
 }
 

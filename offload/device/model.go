@@ -46,7 +46,7 @@ type Model struct {
 
 	Fields Fields // what an entry can match, part by part
 	Needs  []Part // what every entry has to pin wholly
-	Typed  bool   // an entry that answers has to pin one eth_type, or ip; guards need not
+	Typed  bool   // an entry that answers has to pin one eth_type, or ip, and tags as far as actions depend on them; guards need not
 	// Protocols are those whose ports an entry can match, if it pins one of them.
 	// Empty means that ports can be matched of all.
 	Protocols []uint8

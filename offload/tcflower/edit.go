@@ -94,7 +94,7 @@ func (i *image) get(s span) (value, mask uint64) {
 }
 
 // setActions writes a set action for the packets of m, which may be tagged as t says.
-func setActions(a *flow.Action, m *flow.Match, t tags) ([]Action, *device.Refusal) {
+func setActions(a *flow.Action, m *flow.Match, t device.Stack) ([]Action, *device.Refusal) {
 	var ethType uint16
 	var proto uint8
 	if m.Mask.Get(flow.EthType) == flow.EthType.Max() {
@@ -112,7 +112,7 @@ func setActions(a *flow.Action, m *flow.Match, t tags) ([]Action, *device.Refusa
 			return nil, unsaid("E_FIELD_NEEDED", "it sets ports where TCP and UDP have theirs", "match ip_proto tcp or udp, and an eth_type")
 		case !ok:
 			return nil, unsaid("E_FIELD_NEEDED", "it sets a field where one version of IP has it", "match the eth_type")
-		case at.header != HeaderEth && (t.most > 1 || ethType == 0):
+		case at.header != HeaderEth && (t.Most > 1 || ethType == 0):
 			return nil, unsaid("E_FIELD_NEEDED", "behind two tags it finds no IP header", "match an eth_type, and vlan_id: none, or one tag")
 		}
 		if images[at.header] == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
+	"github.com/bladeflow/bladeflow/offload/device"
 )
 
 // someSettings draws what a set action may set.
@@ -109,7 +110,7 @@ func TestSet(t *testing.T) {
 		if (flow.Actions{a, {Op: flow.Drop}}).Valid() != nil {
 			t.Fatalf("not valid: %+v", a)
 		}
-		steps, why := setActions(&a, &m, tagsOf(&m))
+		steps, why := setActions(&a, &m, device.StackOf(&m))
 		if why != nil {
 			continue
 		}

@@ -134,11 +134,11 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 		return nil, unsaid("E_ACTION", err.Error(), "report it")
 	}
 	var out []Action
-	tagged := tagsOf(&e.Match)
+	tagged := device.StackOf(&e.Match)
 	for i := range e.Actions {
 		steps, why := s.action(&e.Actions[i], &e.Match, tagged)
 		if why == nil {
-			tagged, why = tagged.after(&e.Actions[i])
+			tagged, why = tagged.After(&e.Actions[i])
 		}
 		if why != nil {
 			return nil, why
@@ -160,7 +160,7 @@ func (s *site) actions(e *flow.Entry) ([]Action, *device.Refusal) {
 
 // action writes one action for the packets of m, which come to it tagged as t says: a step for
 // each port of a list.
-func (s *site) action(a *flow.Action, m *flow.Match, t tags) ([]Action, *device.Refusal) {
+func (s *site) action(a *flow.Action, m *flow.Match, t device.Stack) ([]Action, *device.Refusal) {
 	if (a.Op == flow.VLANPush || a.Op == flow.VLANSet) && a.Tag&flow.TagID == flow.TagID {
 		return nil, unsaid("E_ACTION_UNSUPPORTED", "the kernel gives no frame VLAN 4095", "use another VLAN")
 	}
