@@ -34,16 +34,9 @@ type flows struct {
 	table *flow.Table
 	view  flow.Key
 	known map[flow.Key]*known // by what the table sees of it
-	piece map[onCard]uint64   // what each piece had counted at the last look
 	asked int                 // samples since the last look
 	shown uint64              // frames that they stand for
 	news  map[flow.Key]uint64 // how many of them were of each flow
-}
-
-// onCard is an entry of a card: two cards may hold the same one.
-type onCard struct {
-	card *card
-	id   flow.EntryID
 }
 
 // known is a flow.
@@ -129,20 +122,14 @@ func (f *flows) look(a *Agent) {
 			f.flow(&b.Key, &f.view, b.Rule).packets += b.Packets
 		}
 	}
-	pieces := map[onCard]uint64{}
 	var answered []answers
 	for _, c := range a.devices {
 		for i := range c.installed {
-			if e := &c.installed[i]; e.Kind == flow.PieceEntry && offload.Ours(e.ID) {
-				n, at := c.ledger.live[e.ID].Packets, onCard{c, e.ID}
-				pieces[at] = n
-				if more := n - min(n, f.piece[at]); more > 0 {
-					answered = append(answered, answers{e, more})
-				}
+			if e := &c.installed[i]; e.Kind == flow.PieceEntry && c.ledger.more[e.ID] > 0 {
+				answered = append(answered, answers{e, c.ledger.more[e.ID]})
 			}
 		}
 	}
-	f.piece = pieces
 	of := f.ofRules(sharePairs / max(1, len(answered)))
 	for _, p := range answered {
 		f.share(p.by, p.packets, of[p.by.Rule])

@@ -137,11 +137,14 @@ func TestPieceOnTwoCards(t *testing.T) {
 	}
 	e := p.Entries[at]
 	e.Kind = flow.PieceEntry
-	for c, n := range map[*card]uint64{many: 1_000_000, some: 10} {
+	counted := map[*card]uint64{many: 1_000_000, some: 10}
+	for c := range counted {
 		c.installed = []flow.Entry{e}
-		c.ledger.live[e.ID] = flow.Counter{Packets: n}
 	}
 	for look := range 10 {
+		for c, n := range counted {
+			c.ledger.read(c.installed, []offload.Count{{Entry: e.ID, Counter: flow.Counter{Packets: n}}}, a.running)
+		}
 		if a.flows.look(a); len(a.flows.levels) > 0 {
 			t.Fatalf("look %d: nobody sends, and flows are hot: %v", look+1, a.flows.levels)
 		}
@@ -257,12 +260,14 @@ func TestManyPieces(t *testing.T) {
 		c.installed = append(c.installed, e)
 	}
 	a.Busiest = func(int) []flowcache.Busy { return busy }
+	counts := make([]offload.Count, many)
 	for look := range 20 {
+		for i := range counts {
+			counts[i] = offload.Count{Entry: c.installed[i].ID, Counter: flow.Counter{Packets: uint64(look) * each}}
+		}
+		c.ledger.read(c.installed, counts, a.running)
 		a.flows.look(a)
 		a.Busiest = nil
-		for i := range c.installed {
-			c.ledger.live[c.installed[i].ID] = flow.Counter{Packets: uint64(look+1) * each}
-		}
 	}
 	rate, want := 0.0, many*each/2.0
 	for _, r := range a.flows.rates {
