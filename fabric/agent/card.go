@@ -78,18 +78,25 @@ func (c *card) hold(installed []flow.Entry, now time.Time) {
 	c.installed = installed
 }
 
-// usage is what of a device's room is taken.
-type usage struct{ foreign, guards, masks int }
+// usage is what of a device's room is taken, and by which kinds of our entries.
+type usage struct {
+	foreign, guards, masks int
+	kinds                  map[device.Mask]bool
+}
 
 func usageOf(installed []flow.Entry) (u usage) {
 	masks := make(map[device.Mask]bool)
+	u.kinds = make(map[device.Mask]bool)
 	for i := range installed {
 		e := &installed[i]
-		masks[device.MaskOf(&e.Match)] = true
-		switch {
-		case !offload.Ours(e.ID):
+		mask := device.MaskOf(&e.Match)
+		masks[mask] = true
+		if !offload.Ours(e.ID) {
 			u.foreign++
-		case e.Punt():
+			continue
+		}
+		u.kinds[mask] = true
+		if e.Punt() {
 			u.guards++
 		}
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"cmp"
-	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -20,6 +19,9 @@ func (c *card) meet() {
 	if c.peek.met == nil {
 		c.peek.met, c.peek.looked = map[device.Mask]bool{}, map[flow.EntryID]time.Time{}
 	}
+	if c.allMet() { // as it is before long, and stays
+		return
+	}
 	for i := range c.installed {
 		if e := &c.installed[i]; c.ledger.live[e.ID].Packets > 0 {
 			c.peek.met[device.MaskOf(&e.Match)] = true
@@ -27,8 +29,21 @@ func (c *card) meet() {
 	}
 }
 
+// allMet reports whether an entry of each kind that the card holds has counted packets.
+func (c *card) allMet() bool {
+	for kind := range c.usage.kinds {
+		if !c.peek.met[kind] {
+			return false
+		}
+	}
+	return true
+}
+
 // unmet returns the entries of kinds of which none has ever counted.
 func (c *card) unmet() (out []*flow.Entry) {
+	if c.allMet() {
+		return nil
+	}
 	for i := range c.installed {
 		if e := &c.installed[i]; offload.Ours(e.ID) && !c.peek.met[device.MaskOf(&e.Match)] {
 			out = append(out, e)
@@ -149,13 +164,7 @@ func shield(m *device.Model, e *flow.Entry, excess float64) (flow.Entry, bool) {
 // one has counted a packet, and what the others look at.
 func (c *card) kindsMet() (all, met int, others []string) {
 	c.meet()
-	kinds := map[device.Mask]bool{}
-	for i := range c.installed {
-		if e := &c.installed[i]; offload.Ours(e.ID) {
-			kinds[device.MaskOf(&e.Match)] = true
-		}
-	}
-	for kind := range maps.Keys(kinds) {
+	for kind := range c.usage.kinds {
 		if c.peek.met[kind] {
 			met++
 		} else {
@@ -163,7 +172,7 @@ func (c *card) kindsMet() (all, met int, others []string) {
 		}
 	}
 	slices.Sort(others)
-	return len(kinds), met, others[:min(len(others), unmetListed)]
+	return len(c.usage.kinds), met, others[:min(len(others), unmetListed)]
 }
 
 // unmetListed is how many kinds that no packet has met a status lists.
