@@ -32,10 +32,6 @@ func (t *table) busiest(n int) []Busy {
 	if t.told == nil {
 		t.told = make([]uint64, len(t.mem.Sets)*ways)
 	}
-	rules := make([]flow.RuleID, len(t.mem.Book))
-	for rule, line := range t.lines {
-		rules[line] = rule
-	}
 	type news struct {
 		entry   *xdp.CacheEntry
 		packets uint64
@@ -57,7 +53,7 @@ func (t *table) busiest(n int) []Busy {
 	all = all[:min(n, len(all))]
 	out := make([]Busy, len(all))
 	for i, f := range all {
-		out[i] = Busy{f.entry.Key, rules[f.entry.Line], f.packets}
+		out[i] = Busy{f.entry.Key, flow.RuleID(t.mem.Book[f.entry.Line].Rule), f.packets}
 	}
 	return out
 }
