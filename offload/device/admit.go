@@ -44,18 +44,26 @@ func (m *Model) Admit(match *flow.Match, actions flow.Actions, kind flow.EntryKi
 		}
 		return nil
 	}
-	if m.Typed && match.Mask.Get(flow.EthType) != flow.EthType.Max() && match.Value.Get(flow.Flags)&flow.FlagIP == 0 {
-		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("without an eth_type %s would answer fragments too, and does not see their ports", m.Name), "match one eth_type, or ip"}
-	}
 	if m.Typed {
-		stack, why := StackOf(match), (*Refusal)(nil)
-		for i := range actions {
-			if stack, why = stack.After(&actions[i]); why != nil {
-				return why
-			}
+		if why := m.lacksType(match, actions); why != nil {
+			return why
 		}
 	}
 	return m.admitActions(actions, kind)
+}
+
+// lacksType returns what an entry that answers leaves open and has to say; see Model.Typed.
+func (m *Model) lacksType(match *flow.Match, actions flow.Actions) *Refusal {
+	if match.Mask.Get(flow.EthType) != flow.EthType.Max() && match.Value.Get(flow.Flags)&flow.FlagIP == 0 {
+		return &Refusal{"E_FIELD_NEEDED", fmt.Sprintf("without an eth_type %s would answer fragments too, and does not see their ports", m.Name), "match one eth_type, or ip"}
+	}
+	stack, why := StackOf(match), (*Refusal)(nil)
+	for i := range actions {
+		if stack, why = stack.After(&actions[i]); why != nil {
+			return why
+		}
+	}
+	return nil
 }
 
 func (m *Model) admitMatch(match *flow.Match) error {
