@@ -98,9 +98,13 @@ func (p *Plan) renewed(entries []flow.Entry) []flow.Entry {
 	if len(p.Stale) == 0 {
 		return entries
 	}
+	stale := make(map[flow.EntryID]bool, len(p.Stale))
+	for _, id := range p.Stale {
+		stale[id] = true
+	}
 	out := slices.Clone(entries)
 	for i := range out {
-		if slices.Contains(p.Stale, out[i].ID) {
+		if stale[out[i].ID] {
 			at, _ := p.Want.Index(out[i].Rule)
 			out[i].Actions = p.Want.Rule(at).Actions
 		}

@@ -133,7 +133,8 @@ func (p *Planner) plan(in input) Plan {
 	guards := p.inStead(stale, kept)
 
 	target, placements := p.place(&in, kept, foreign)
-	fits := p.fits(append(slices.Clip(kept), guards...), target.use)
+	around := append(slices.Clip(kept), guards...) // what the device holds at the most while it changes, but for what is new
+	fits := p.fits(around, target.use)
 	if len(stale) > 0 && !fits {
 		in.fast = false
 		return p.plan(in)
@@ -153,7 +154,7 @@ func (p *Planner) plan(in input) Plan {
 	if len(stale) > 0 {
 		plan.Promote = append(plan.Promote, removals(stale, nil)...)
 		gone := holding(stale)
-		stay = slices.DeleteFunc(append(slices.Clip(kept), guards...), func(e *flow.Entry) bool { return gone[e.ID] != nil })
+		stay = slices.DeleteFunc(slices.Clone(around), func(e *flow.Entry) bool { return gone[e.ID] != nil })
 		for _, e := range stale {
 			plan.Stale = append(plan.Stale, e.ID)
 		}
