@@ -40,7 +40,7 @@ func topCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top [NOUN]",
 		Short: "show what is busiest now, the busiest first",
-		Long: `Show what has most to do: ` + list(topNames()) + `; blades if none is named, in the plural, too. On a terminal it
+		Long: `Show what has most to do: ` + list(api.BusyNames()) + `; blades if none is named, in the plural, too. On a terminal it
 refreshes until it is stopped, with a line of what each was in the last refreshes, in proportion to its own
 largest; elsewhere it prints one table an interval, or with -o json one list of the API a line. --once prints
 one and ends.
@@ -58,7 +58,7 @@ speed, and of what a vNIC may send; table is of the entries that a device takes,
   bladeflow top rules --blade b1 --sort software --limit 10
   bladeflow top vnics --once -o json`,
 		Args:              needs("bladeflow top rules", "[NOUN]"),
-		ValidArgsFunction: cobra.FixedCompletions(topNames(), cobra.ShellCompDirectiveNoFileComp),
+		ValidArgsFunction: cobra.FixedCompletions(api.BusyNames(), cobra.ShellCompDirectiveNoFileComp),
 	}
 	output := outputFlag(cmd, "table", "json")
 	f := cmd.Flags()
@@ -93,14 +93,6 @@ speed, and of what a vNIC may send; table is of the entries that a device takes,
 	return cmd
 }
 
-// topNames are the kinds of things that can be busy.
-func topNames() (names []string) {
-	for _, k := range api.BusyKinds() {
-		names = append(names, k.Name)
-	}
-	return names
-}
-
 // topKind returns the kind that an argument means.
 func topKind(args []string) (api.BusyKind, error) {
 	word := "blade"
@@ -112,15 +104,12 @@ func topKind(args []string) (api.BusyKind, error) {
 			return k, nil
 		}
 	}
-	return api.BusyKind{}, usage(fmt.Sprintf("noun %q", word), "nothing is counted of it", flow.Suggest(strings.TrimSuffix(word, "s"), topNames()...))
+	return api.BusyKind{}, usage(fmt.Sprintf("noun %q", word), "nothing is counted of it", flow.Suggest(strings.TrimSuffix(word, "s"), api.BusyNames()...))
 }
 
 // check refuses flags that make no sense, and takes the first column if none is named.
 func (o *topping) check() error {
-	var names []string
-	for _, c := range o.kind.Columns {
-		names = append(names, c.Name)
-	}
+	names := o.kind.ColumnNames()
 	o.by = cmp.Or(o.by, names[0])
 	switch {
 	case !slices.Contains(names, o.by):

@@ -51,6 +51,14 @@ type BusyKind struct {
 	Words   []string
 }
 
+// ColumnNames returns the names of a kind's columns, in their order.
+func (k BusyKind) ColumnNames() (names []string) {
+	for _, c := range k.Columns {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 // Sources returns the readings whose age matters: those that a kind's counted figures
 // come from, in the order of its columns. How full a device is, is known as long as its
 // blade reports, and matters alone.
@@ -94,4 +102,12 @@ func BusyKinds() []BusyKind {
 		{"verdict", []BusyColumn{{"packets", "packets/s", FromRules}, {"total", "packets", FromRules}}, nil},
 		{"device", []BusyColumn{{"table", "%", FromTable}, {"entries", "entries", FromTable}, {"limit", "entries", FromTable}, {"guards", "entries", FromTable}, {"foreign", "entries", FromTable}}, nil},
 	}
+}
+
+// BusyNames returns the names of [BusyKinds].
+func BusyNames() (names []string) {
+	for _, k := range BusyKinds() {
+		names = append(names, k.Name)
+	}
+	return names
 }

@@ -35,12 +35,12 @@ func (m *Manager) busiest(h huma.API) {
 			kinds := api.BusyKinds()
 			i := slices.IndexFunc(kinds, func(k api.BusyKind) bool { return k.Name == in.Kind })
 			if i < 0 {
-				return nil, &flow.Fault{Code: "E_NOT_FOUND", What: fmt.Sprintf("kind %q", in.Kind), Why: "nothing is counted of it", Remedy: flow.Suggest(in.Kind, busyNames(kinds)...), Err: store.ErrNotFound}
+				return nil, &flow.Fault{Code: "E_NOT_FOUND", What: fmt.Sprintf("kind %q", in.Kind), Why: "nothing is counted of it", Remedy: flow.Suggest(in.Kind, api.BusyNames()...), Err: store.ErrNotFound}
 			}
-			columns := kinds[i].Columns
-			by := cmp.Or(in.Sort, columns[0].Name)
-			if !slices.ContainsFunc(columns, func(c api.BusyColumn) bool { return c.Name == by }) {
-				return nil, &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("sort %q", by), Why: "a " + in.Kind + " has no such figure", Remedy: flow.Suggest(by, columnNames(columns)...)}
+			columns := kinds[i].ColumnNames()
+			by := cmp.Or(in.Sort, columns[0])
+			if !slices.Contains(columns, by) {
+				return nil, &flow.Fault{Code: "E_VALUE", What: fmt.Sprintf("sort %q", by), Why: "a " + in.Kind + " has no such figure", Remedy: flow.Suggest(by, columns...)}
 			}
 			limit, err := number("limit", in.Limit)
 			if err != nil {
@@ -58,20 +58,6 @@ func (m *Manager) busiest(h huma.API) {
 			}
 			return &output[api.List[api.Busy]]{Body: page}, nil
 		})
-}
-
-func busyNames(kinds []api.BusyKind) (names []string) {
-	for _, k := range kinds {
-		names = append(names, k.Name)
-	}
-	return names
-}
-
-func columnNames(columns []api.BusyColumn) (names []string) {
-	for _, c := range columns {
-		names = append(names, c.Name)
-	}
-	return names
 }
 
 // byFigure sorts the largest to the front, and what is not known to the back.
