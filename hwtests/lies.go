@@ -11,6 +11,9 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests/lab"
 )
 
+// Cards that lie in ways which only the agent's own audits see, on a whole lab at the usual
+// interval: a part of the scenario liar. (A card that is blind to a bit is found by packets: Demo.)
+
 // LieConfig says on what [FoundLie] runs.
 type LieConfig struct {
 	Lie  string   // deaf: the card never answers by entries that match an address; leak: what entries drop leaves by the uplink

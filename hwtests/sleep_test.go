@@ -16,6 +16,9 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests/traffic"
 )
 
+// That nothing waits for a frame behind it: not in software, and what does in a veth's ring is
+// Linux's.
+
 // TestNothingSleeps sends bursts to software with nothing behind them. Each is judged to
 // its last frame, and every copy leaves, without another frame that would wake anybody.
 func TestNothingSleeps(t *testing.T) {

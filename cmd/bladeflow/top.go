@@ -22,6 +22,9 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 )
 
+// What is busiest now: bladeflow top. The manager computes, sorts and cuts; this asks, again and
+// again, and draws a table of it, with the past of each line where there is a terminal.
+
 // topping is one `top`.
 type topping struct {
 	client *client.Client

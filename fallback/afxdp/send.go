@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The sender's side of a [Link]: frames leave by its transmit ring, or many at a time in bundles
+// (outlet.go).
+
 // Redirect has short frames leave up to 16 at a time, if there are at least 4, by XDP
 // redirect from a tap that it adds (bf-out<ifindex>). That costs a third of what AF_XDP
 // costs in copy mode. It works while the device takes XDP frames: takes, which is called once

@@ -24,6 +24,9 @@ import (
 	"github.com/bladeflow/bladeflow/offload/tcflower"
 )
 
+// A whole agent on the machine's card and both sides of each of its ports: what the tests of
+// agents in this package share.
+
 // bladePorts are the ports of the agents here: the uplink and three VFs.
 const bladePorts = 4
 

@@ -20,6 +20,8 @@ import (
 	"github.com/bladeflow/bladeflow/offload/verify"
 )
 
+// The agent that TestCardAgentKills kills: a process of its own, which this test binary becomes.
+
 // What an agent of TestCardAgentKills is told by its environment.
 const (
 	agentFolder = "BLADEFLOW_AGENT" // of what it reads and writes

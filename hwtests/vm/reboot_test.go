@@ -16,6 +16,9 @@ import (
 	"github.com/bladeflow/bladeflow/hwtests/must"
 )
 
+// Settings across a reboot: the machine boots twice, and the second boot is told what the first
+// one printed.
+
 // bootKept is what the machine is given of what it printed when it ran last, on such a line.
 const (
 	bootKept = "BLADEFLOW_KEPT"

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// What watches kills while they happen: who puts filters in, and whether a step hangs.
+
 // monitor hears of every filter that anybody puts in or takes out, as tc monitor does.
 type monitor struct {
 	*testing.T

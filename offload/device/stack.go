@@ -2,6 +2,10 @@ package device
 
 import "github.com/bladeflow/bladeflow/flow"
 
+// How far actions on tags may go without knowing the tags: a filter of tc flower does to every
+// packet that it matches what it says, so what depends on tags has to be matched. The model
+// (Admit) and the driver (offload/tcflower) ask the same here.
+
 // Stack is what is known of the tags of a frame on its way through a list of actions.
 type Stack struct {
 	Most  int    // tags that it has at most
