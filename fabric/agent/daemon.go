@@ -352,7 +352,7 @@ func (d *Daemon) serve(ctx context.Context, on net.Listener, handler http.Handle
 // Handler serves /metrics, /status and /inventory.
 func (d *Daemon) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(d.agent.Status, d.file.PerRule), collectors.NewGoCollector(),
+	registry.MustRegister(NewCollector(d.agent.Status, d.file.PerRule), NewPassed(d.counters), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

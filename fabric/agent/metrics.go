@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bladeflow/bladeflow/fabric/discover"
 )
 
 // Collector shows an agent's status as Prometheus metrics. Everything it shows is of
@@ -197,5 +199,46 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		m.read(s, func(v float64, labels ...string) {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
 		})
+	}
+}
+
+// Passed shows what has passed a blade's functions as Prometheus metrics, which are called
+// as those of netdevs in Prometheus' node exporter. A VF is seen from its workload, also
+// while its netdev is in a guest; see [discover.Counters]. What functions a blade has is
+// read at each scrape. Cost: that of an inventory from sysfs, and four small reads a
+// function.
+type Passed struct {
+	counters func() []discover.Counter
+	desc     [4]*prometheus.Desc
+}
+
+// NewPassed makes a collector of what a function returns.
+func NewPassed(counters func() []discover.Counter) *Passed {
+	p := &Passed{counters: counters}
+	for i, of := range [...][2]string{
+		{"receive_packets", "Packets that a VF's workload received."}, {"receive_bytes", "Bytes that a VF's workload received."},
+		{"transmit_packets", "Packets that a VF's workload sent."}, {"transmit_bytes", "Bytes that a VF's workload sent."},
+	} {
+		p.desc[i] = prometheus.NewDesc("bladeflow_vf_"+of[0]+"_total", of[1], []string{"port"}, nil)
+	}
+	return p
+}
+
+// Describe implements [prometheus.Collector].
+func (p *Passed) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range p.desc {
+		out <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (p *Passed) Collect(out chan<- prometheus.Metric) {
+	for _, c := range p.counters() {
+		if !c.VF {
+			continue
+		}
+		for i, v := range [...]uint64{c.Received.Packets, c.Received.Bytes, c.Sent.Packets, c.Sent.Bytes} {
+			out <- prometheus.MustNewConstMetric(p.desc[i], prometheus.CounterValue, float64(v), c.Port)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/bladeflow/bladeflow/fabric/discover"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/offload"
 )
@@ -76,6 +77,22 @@ func TestMetricsGolden(t *testing.T) {
 			golden(t, "metrics.txt", w.Body.String())
 		}
 	}
+}
+
+// TestPassed compares a scrape of VFs' counters with a golden file: a PF's are the node
+// exporter's to tell.
+func TestPassed(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewPassed(func() []discover.Counter {
+		return []discover.Counter{
+			{Port: "nic0/pf0", Received: flow.Counter{Packets: 9, Bytes: 900}},
+			{Port: "nic0/pf0/vf0", VF: true, Received: flow.Counter{Packets: 1, Bytes: 64}, Sent: flow.Counter{Packets: 2, Bytes: 128}},
+			{Port: "nic0/pf0/vf1", VF: true},
+		}
+	}))
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	golden(t, "metrics_vfs.txt", w.Body.String())
 }
 
 // TestMetricsBefore checks that a scrape before the first round works.

@@ -1,6 +1,7 @@
 package capacity
 
 import (
+	"slices"
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric"
@@ -90,6 +91,11 @@ const (
 	PFLevel      Level = "pf"
 	PortLevel    Level = "port"
 )
+
+// depth is 0 for the fleet, and more for what is inside.
+func (l Level) depth() int {
+	return slices.Index([]Level{FleetLevel, ChassisLevel, BladeLevel, PFLevel, PortLevel}, l)
+}
 
 // Chassis is one enclosure.
 type Chassis struct {

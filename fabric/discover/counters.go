@@ -12,6 +12,7 @@ import (
 // its workload received and sent.
 type Counter struct {
 	Port           string // nicN/pfN or nicN/pfN/vfN
+	VF             bool
 	Received, Sent flow.Counter
 }
 
@@ -28,7 +29,7 @@ func Counters(root string, inv fabric.Inventory) []Counter {
 	defer dir.Close()
 	s := sysfs{fsys: dir.FS()}
 	var out []Counter
-	add := func(port string, dev *fabric.Netdev, mirrored bool) {
+	add := func(port string, dev *fabric.Netdev, vf, mirrored bool) {
 		if dev == nil {
 			return
 		}
@@ -37,7 +38,7 @@ func Counters(root string, inv fabric.Inventory) []Counter {
 			return
 		}
 		read := func(name string) uint64 { return uint64(s.number(path.Join(at, name), 0, 1<<63-1, 0)) }
-		c := Counter{Port: port, Received: flow.Counter{Packets: read("rx_packets"), Bytes: read("rx_bytes")}, Sent: flow.Counter{Packets: read("tx_packets"), Bytes: read("tx_bytes")}}
+		c := Counter{Port: port, VF: vf, Received: flow.Counter{Packets: read("rx_packets"), Bytes: read("rx_bytes")}, Sent: flow.Counter{Packets: read("tx_packets"), Bytes: read("tx_bytes")}}
 		if mirrored {
 			c.Received, c.Sent = c.Sent, c.Received
 		}
@@ -45,12 +46,12 @@ func Counters(root string, inv fabric.Inventory) []Counter {
 	}
 	for _, n := range inv.NICs {
 		for _, p := range n.PFs {
-			add(p.Name, p.Netdev, false)
+			add(p.Name, p.Netdev, false, false)
 			for _, v := range p.VFs {
 				if v.Representor != nil {
-					add(v.Name, v.Representor, true)
+					add(v.Name, v.Representor, true, true)
 				} else {
-					add(v.Name, v.Netdev, false)
+					add(v.Name, v.Netdev, true, false)
 				}
 			}
 		}

@@ -41,9 +41,9 @@ func TestCounters(t *testing.T) {
 	write("enp3s0f0npf0vf1", 20, "")
 	write("enp3s0f0npf0vf2", 30, "many %d\n")
 	want := []Counter{
-		{"nic0/pf0", flow.Counter{Packets: 10, Bytes: 11}, flow.Counter{Packets: 12, Bytes: 13}},
-		{"nic0/pf0/vf1", flow.Counter{Packets: 22, Bytes: 23}, flow.Counter{Packets: 20, Bytes: 21}},
-		{Port: "nic0/pf0/vf2"},
+		{"nic0/pf0", false, flow.Counter{Packets: 10, Bytes: 11}, flow.Counter{Packets: 12, Bytes: 13}},
+		{"nic0/pf0/vf1", true, flow.Counter{Packets: 22, Bytes: 23}, flow.Counter{Packets: 20, Bytes: 21}},
+		{Port: "nic0/pf0/vf2", VF: true},
 	}
 	if diff := cmp.Diff(want, Counters(root, inv)); diff != "" {
 		t.Error(diff)

@@ -17,13 +17,14 @@ import (
 	"github.com/bladeflow/bladeflow/flow"
 )
 
-// Handler serves the API and the page. Who asks is known by the client's certificate,
+// Handler serves the API, the page and /metrics. Who asks is known by the client's certificate,
 // which TLS has verified; without TLS, which is on loopback only, everyone is admin.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	m.routes(mux)
 	mux.HandleFunc("GET /api/v1/watch", m.watch)
 	m.page(mux)
+	m.metrics(mux)
 	foreign := http.NewCrossOriginProtection()
 	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := &flow.Fault{Code: "E_DENIED", What: r.Method + " " + r.URL.Path, Why: "a page from elsewhere asked a browser to do it", Remedy: "use this manager's own page", Err: store.ErrDenied}
