@@ -157,7 +157,7 @@ long-deaths: ## kill an agent 200 times under traffic that its flow cache knows;
 	BLADEFLOW_DEATHS=200 $(GO) test -count=1 -timeout 60m -v -run '^TestDeaths$$' ./hwtests
 
 .PHONY: long-generations
-long-generations: ## 100 million frames through the flow cache across 10,000 tables; writes docs/results/generations.json (root, 30 min)
+long-generations: ## 100 million frames through the flow cache across 10,000 tables; writes docs/results/generations.json (root, 3 to 30 min)
 	@mkdir -p docs/results
 	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
 
