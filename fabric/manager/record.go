@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/bladeflow/bladeflow/fabric"
@@ -88,7 +87,7 @@ func (r *recording) poll(v *view, at time.Time) {
 			continue
 		}
 		if b.ports != nil {
-			r.traffic(string(id), b.ports.Status.Ports, at)
+			r.traffic(string(id), b.seen.Inventory, b.ports.Status.Ports, at)
 		}
 		if b.rules != nil {
 			r.polls.Packets(history.Name(capacity.Software, capacity.BladeLevel, string(id)), at, inSoftware(b.rules))
@@ -99,26 +98,37 @@ func (r *recording) poll(v *view, at time.Time) {
 	}
 }
 
-// traffic takes the counters of ports: of PFs their rate, of VFs whether there was any.
-func (r *recording) traffic(blade string, ports []api.PortCount, at time.Time) {
-	active := map[string]uint64{}
-	for _, p := range ports {
-		name := blade + "/" + p.Port
-		if strings.Count(p.Port, "/") == 1 {
-			r.polls.Traffic(history.Name(capacity.Bandwidth, capacity.PortLevel, name), at, p.Received.Bytes, p.Sent.Bytes)
-			active[p.Port] += 0
-			continue
-		}
-		pf := p.Port[:strings.LastIndexByte(p.Port, '/')]
-		active[pf] += 0
-		packets := p.Received.Packets + p.Sent.Packets
-		if was, known := r.last[name]; known && packets != was {
-			active[pf]++
-		}
-		r.last[name] = packets
+// traffic takes the counters of a blade's functions: of PFs their rate, of VFs whether there was
+// any traffic. Of what is not in its inventory nothing is recorded.
+func (r *recording) traffic(blade string, inv fabric.Inventory, ports []api.PortCount, at time.Time) {
+	counts := map[string]*api.PortCount{}
+	for i := range ports {
+		counts[ports[i].Port] = &ports[i]
 	}
-	for pf, n := range active {
-		r.polls.Gauge(history.Name(capacity.Slots, capacity.PFLevel, blade+"/"+pf), at, n)
+	for _, n := range inv.NICs {
+		for _, p := range n.PFs {
+			name := blade + "/" + p.Name
+			count, counted := counts[p.Name]
+			if counted {
+				r.polls.Traffic(history.Name(capacity.Bandwidth, capacity.PortLevel, name), at, count.Received.Bytes, count.Sent.Bytes)
+			}
+			active := uint64(0)
+			for _, f := range p.VFs {
+				count, known := counts[f.Name]
+				if !known {
+					continue
+				}
+				counted = true
+				packets := count.Received.Packets + count.Sent.Packets
+				if was, known := r.last[blade+"/"+f.Name]; known && packets != was {
+					active++
+				}
+				r.last[blade+"/"+f.Name] = packets
+			}
+			if counted {
+				r.polls.Gauge(history.Name(capacity.Slots, capacity.PFLevel, name), at, active)
+			}
+		}
 	}
 }
 

@@ -41,30 +41,6 @@ type view struct {
 	stock   func() *fabric.Stock // what is free, worked out when it is asked for
 }
 
-// report is what one blade said last.
-type report struct {
-	alive     *api.Alive // nil if the agent's lease is gone
-	silent    time.Time  // since when; valid iff alive is nil
-	inventory *api.Inventory
-	status    *api.BladeStatus
-	rules     *api.Rules
-	ports     *api.Ports
-	before    counted     // the rules and ports of the report before those
-	got       gotten      // when this manager got what it has
-	seen      fabric.Seen // made of inventory and status; Age is not set
-	devices   int64       // the store's revision of the inventory
-	err       error       // the report cannot be understood
-}
-
-// counted is what a blade has counted; nil is what it has not reported.
-type counted struct {
-	rules *api.Rules
-	ports *api.Ports
-}
-
-// gotten is when a manager got parts of a report.
-type gotten struct{ rules, ports time.Time }
-
 // published is a blade's record as it is in the store.
 type published struct {
 	kv     store.KV // without the value
@@ -281,62 +257,6 @@ func (f *follower) object(key store.Key, id docID, tenant string, value []byte, 
 		f.docs[id] = d
 	}
 	return nil
-}
-
-func (f *follower) reported(e store.Event) {
-	name, part, ok := e.Key.StatusOf()
-	if !ok {
-		return
-	}
-	id := fabric.BladeID(name)
-	r := report{silent: f.now()}
-	if was := f.blades[id]; was != nil {
-		r = *was
-	}
-	r.err = nil
-	switch part {
-	case api.PartAlive:
-		r.alive = decodePart[api.Alive](e, &r.err)
-		if r.alive == nil {
-			r.silent = f.now()
-		}
-	case api.PartInventory:
-		r.inventory = decodePart[api.Inventory](e, &r.err)
-		r.devices = e.Modified
-	case api.PartGeneration:
-		r.status = decodePart[api.BladeStatus](e, &r.err)
-		if r.status != nil && r.status.Status.Record > e.Modified {
-			r.status.Status.Record = 0 // of the store that this one was restored from
-		}
-	case api.PartRules:
-		r.before.rules, r.got.rules = r.rules, f.now()
-		r.rules = decodePart[api.Rules](e, &r.err)
-	case api.PartPorts:
-		r.before.ports, r.got.ports = r.ports, f.now()
-		r.ports = decodePart[api.Ports](e, &r.err)
-	}
-	if r.inventory != nil && r.err == nil && (part == api.PartInventory || part == api.PartGeneration) {
-		var inv fabric.Inventory
-		if inv, r.err = modelInventory(r.inventory); r.err == nil {
-			r.seen, r.err = modelSeen(name, inv, r.status)
-		}
-	}
-	f.blades[id] = &r
-	if r.alive == nil && r.inventory == nil && r.status == nil && r.rules == nil && r.ports == nil {
-		delete(f.blades, id)
-	}
-}
-
-// decodePart decodes one part of a report; nil if it was deleted.
-func decodePart[T any](e store.Event, err *error) *T {
-	if e.Deleted {
-		return nil
-	}
-	v := new(T)
-	if *err = json.Unmarshal(e.Value, v); *err != nil {
-		return nil
-	}
-	return v
 }
 
 func (f *follower) publishedRecord(e store.Event) {

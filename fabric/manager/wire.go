@@ -265,9 +265,12 @@ func wireAssignment(p fabric.Profile, at fabric.Placement) *api.Assignment {
 	return a
 }
 
-// modelInventory is the inverse of what package discover writes.
+// modelInventory is the inverse of what package discover writes. The error says what cannot be.
 func modelInventory(v *api.Inventory) (fabric.Inventory, error) {
 	var inv fabric.Inventory
+	if err := strangeInventory(v); err != nil {
+		return inv, err
+	}
 	for _, n := range v.Status.NICs {
 		nic := fabric.NIC{Name: n.Name, Slot: n.Slot, Serial: n.Serial, Part: n.Part, NUMA: -1}
 		if n.NUMA != nil {
@@ -351,6 +354,9 @@ func modelSeen(blade string, inv fabric.Inventory, status *api.BladeStatus) (fab
 		seen.VFs[id] = fabric.VFState{Setting: set, Ours: v.Ours}
 	}
 	for _, d := range status.Status.Devices {
+		if err := strangeDevice(&d); err != nil {
+			return seen, err
+		}
 		for _, n := range inv.NICs {
 			for _, p := range n.PFs {
 				if slices.Contains(d.PFs, p.Name) {

@@ -13,11 +13,15 @@ import (
 // since. A poll's growth is spread evenly over the time since the last poll, also
 // across the border of two buckets, so that nothing is counted twice or lost. After a
 // silence of more than 5 minutes the growth is thrown away: a mean over a gap would
-// hide the peak in it, and a gap that is seen is better.
+// hide the peak in it, and a gap that is seen is better. So is a growth of more than
+// [most] a second, which nothing has counted: no report could be made of it.
 type Recorder struct {
 	meters map[string]*meter
 	done   []Sample
 }
+
+// most is how much there can be of anything, as in a [capacity.Input].
+const most = 1e15
 
 // NewRecorder returns an empty recorder.
 func NewRecorder() *Recorder { return &Recorder{meters: map[string]*meter{}} }
@@ -52,7 +56,7 @@ func (r *Recorder) Packets(series string, at time.Time, n uint64) {
 // VFs with traffic.
 func (r *Recorder) Gauge(series string, at time.Time, value uint64) {
 	m, from, ok := r.meter(series, at)
-	if ok {
+	if ok && value <= most {
 		r.spread(series, m, from, at, [2]float64{float64(value), 0})
 	}
 }
@@ -68,7 +72,7 @@ func (r *Recorder) count(series string, at time.Time, now [2]uint64, scale float
 		rates[i] = float64(grown) * scale / at.Sub(from).Seconds()
 	}
 	m.last = now
-	if ok {
+	if ok && max(rates[0], rates[1]) <= most {
 		r.spread(series, m, from, at, rates)
 	}
 }
