@@ -277,6 +277,8 @@ func (f *File) spec(r *reader, v value, dir string) {
 		v.fault("E_VALUE", fmt.Sprintf("cache: %d flows are not a power of two from 4 on", f.Cache.Flows), "write flows: 32768")
 	case f.Datapath == "afpacket" && answers:
 		v.fault("E_FIELD_CLASH", "nothing of datapath afpacket answers while no agent listens, so fail, cache.flows and cache.upcalls say nothing", "leave them out, or write datapath: afxdp")
+	case f.Root != "/" && (f.NumVFs > 0 || f.ESwitch != ""):
+		v.fault("E_FIELD_CLASH", "numvfs and eswitch change this machine's card, and root is a recorded tree", "leave them out, or root")
 	case f.Store == nil && len(f.Rules) == 0:
 		v.fault("E_FIELD_MISSING", "neither rules nor a store say what is wanted", "add rules or store")
 	case f.Store != nil && (len(f.Rules) > 0 || f.Uplink != "" || len(f.Stations) > 0):

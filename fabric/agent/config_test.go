@@ -114,6 +114,7 @@ func TestParseFileRefuses(t *testing.T) {
 	check("6:11: spec.device", "an emulated card has vfs", smallest+"  device: {softnic: /run/x, nic: nic0/pf0}\n")
 	check("6:11: spec.device", "an emulated card has vfs", smallest+"  device: {softnic: /run/x, numvfs: 4}\n")
 	check("6:47: spec.device.eswitch", "is not known", smallest+"  device: {nic: nic0/pf0, numvfs: 4, eswitch: on}\n")
+	check("5:3: spec", "root is a recorded tree", smallest+"  root: tree\n  device: {nic: nic0/pf0, numvfs: 4}\n")
 	check("6:11: spec.device", "an emulated card has vfs", smallest+"  device: {nic: nic0/pf0, vfs: [{port: vf0, workload: w/e, card: c/v0}]}\n")
 	check("6:35: spec.device.vfs[0].workload", "missing", smallest+"  device: {softnic: /run/x, vfs: [{port: vf0, card: c/v0}]}\n")
 	check("6:68: spec.device.vfs[0].card", "not a netdev in a namespace", smallest+"  device: {softnic: /run/x, vfs: [{port: vf0, workload: w/e, card: v0}]}\n")

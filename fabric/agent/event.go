@@ -29,7 +29,7 @@ const (
 	eventBack        = "LINK_OPEN"        // it is back
 	eventLearned     = "LIMIT_LEARNED"    // a device showed how much it holds, by refusing more
 	eventForgotten   = "LIMIT_FORGOTTEN"  // a device holds more than it once had room for, or has other firmware
-	eventShape       = "CARD_IN_SHAPE"    // a card has the VFs again that it is to have
+	eventShape       = "CARD_IN_SHAPE"    // a card has the VFs and the mode again that it is to have
 	eventInForce     = "GENERATION_IN_FORCE"
 )
 

@@ -22,8 +22,8 @@ import (
 // Problem. A reboot, a reload of the driver or a reset of the card takes all VFs away, and sets
 // the eSwitch back; and whoever makes VFs anew by hand has to know what the driver demands.
 //
-// Idea. The shape is looked at before anything is opened, and every few seconds after. One that
-// is not as wanted is made so, step by step as its driver demands ([provision.Keep]), unless
+// Idea. The shape is looked at before anything is opened, and every few seconds after. What the
+// configuration does not say stays as it is. One that is not as wanted is made so, step by step as its driver demands ([provision.Keep]), unless
 // somebody uses one of its VFs: then what would have to be done is said, and nothing is done.
 // What is set on VFs comes back by the next rounds, as everything that is not as wanted.
 
@@ -31,7 +31,7 @@ import (
 type shaper struct {
 	pf    fabric.PFID
 	name  string
-	want  provision.Shape
+	want  provision.Shape // 0 VFs: as many as there are
 	pfs   provision.PFs
 	vfs   provision.VFs
 	inv   func() (fabric.Inventory, error)
@@ -55,9 +55,6 @@ func (d *Daemon) shape(inv fabric.Inventory) (fabric.Inventory, error) {
 			inv, _, err := d.discover()
 			return inv, err
 		}}
-	if s.want.VFs == 0 {
-		s.want.VFs = pf.NumVFs
-	}
 	if s.links, err = netlink.NewHandle(); err != nil {
 		return inv, err
 	}
@@ -69,18 +66,33 @@ func (d *Daemon) shape(inv fabric.Inventory) (fabric.Inventory, error) {
 	d.closers = append(d.closers, home.Close)
 	s.pfs, s.vfs = &provision.Functions{Inventory: s.inv}, &provision.Netlink{Blade: fabric.BladeID(d.file.Blade), Links: s.links, Inventory: s.inv}
 	s.home = &homed{s.vfs, home}
-	if _, err := s.keep(d.log); err != nil {
+	want := s.wanted(provision.ShapeOf(&pf))
+	if _, err := s.keep(want, d.log); err != nil {
 		return inv, err
 	}
 	d.shaper = s
-	return s.settled(d.log)
+	return s.settled(want, d.log)
 }
 
-// keep does what there is to do, and says it.
-func (s *shaper) keep(log *slog.Logger) (done bool, err error) {
-	steps, err := provision.Keep(s.pfs, s.vfs, s.inv, s.pf, s.want)
-	if len(steps) == 0 && err == nil {
-		return false, nil
+// wanted returns the shape that a PF is to have that has this one.
+func (s *shaper) wanted(now provision.Shape) provision.Shape {
+	want := s.want
+	if want.VFs == 0 {
+		want.VFs = now.VFs
+	}
+	return want
+}
+
+// inShape reports whether a shape is the one that is wanted.
+func inShape(now, want provision.Shape) bool {
+	return now.VFs == want.VFs && (want.ESwitch == fabric.ESwitchUnknown || now.ESwitch == want.ESwitch)
+}
+
+// keep does what there is to do, and says it, once.
+func (s *shaper) keep(want provision.Shape, log *slog.Logger) (done bool, err error) {
+	steps, err := provision.Keep(s.pfs, s.vfs, s.inv, s.pf, want)
+	if len(steps) == 0 && err == nil || err != nil && err.Error() == s.told {
+		return false, err
 	}
 	var words []string
 	for _, step := range steps {
@@ -99,7 +111,7 @@ const (
 
 // settled waits until each VF of the PF has what it is to have, and sets representors up: what
 // the card does not answer comes to software by those that are up alone.
-func (s *shaper) settled(log *slog.Logger) (inv fabric.Inventory, err error) {
+func (s *shaper) settled(want provision.Shape, log *slog.Logger) (inv fabric.Inventory, err error) {
 	for end := time.Now().Add(shapeWait); ; time.Sleep(100 * time.Millisecond) {
 		if inv, err = s.inv(); err != nil {
 			return inv, err
@@ -112,7 +124,7 @@ func (s *shaper) settled(log *slog.Logger) (inv fabric.Inventory, err error) {
 		for i := range pf.VFs {
 			devs = append(devs, pf.VFs[i].Representor)
 		}
-		missing := len(pf.VFs) < s.want.VFs
+		missing := len(pf.VFs) < want.VFs
 		for _, dev := range devs {
 			if dev == nil {
 				missing = missing || pf.ESwitch == fabric.ESwitchSwitchdev
@@ -142,17 +154,20 @@ func (s *shaper) run(ctx context.Context, a *Agent) error {
 			return nil
 		case <-tick.C:
 		}
-		if n, err := numVFs(s.pf.PCI); err != nil || n == s.want.VFs {
-			continue // it is as it is to be, or not there, and whoever took it away brings it back
+		now, err := shapeNow(s.pf.PCI)
+		if err != nil {
+			continue // it is not there, and whoever took it away brings it back
 		}
-		err := s.home.in(func() error {
-			done, err := s.keep(a.Log)
-			if done {
-				_, err = s.settled(a.Log)
-				a.tell(eventShape, s.name, fmt.Sprintf("it has %d VFs again", s.want.VFs))
-			}
-			return err
-		})
+		if want := s.wanted(now); !inShape(now, want) {
+			err = s.home.in(func() error {
+				done, err := s.keep(want, a.Log)
+				if done {
+					_, err = s.settled(want, a.Log)
+					a.tell(eventShape, s.name, fmt.Sprintf("it is again as it is to be: %+v", want))
+				}
+				return err
+			})
+		}
 		if words := words(err); words != s.told {
 			if s.told = words; err != nil {
 				a.tell(code(err), s.name, words)
@@ -161,13 +176,25 @@ func (s *shaper) run(ctx context.Context, a *Agent) error {
 	}
 }
 
-// numVFs reads how many VFs a PF has: a reading of the whole inventory costs more.
-func numVFs(pf fabric.PCI) (int, error) {
-	text, err := os.ReadFile(filepath.Join("/sys/bus/pci/devices", pf.String(), "sriov_numvfs"))
+// shapeNow reads the shape that a PF has: a reading of the whole inventory costs more. A card in
+// switchdev mode gives its ports the ID of its switch.
+func shapeNow(pf fabric.PCI) (s provision.Shape, err error) {
+	dir := filepath.Join("/sys/bus/pci/devices", pf.String())
+	text, err := os.ReadFile(filepath.Join(dir, "sriov_numvfs"))
 	if err != nil {
-		return 0, err
+		return s, err
 	}
-	return strconv.Atoi(strings.TrimSpace(string(text)))
+	if s.VFs, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		return s, err
+	}
+	s.ESwitch = fabric.ESwitchLegacy
+	ids, err := filepath.Glob(filepath.Join(dir, "net/*/phys_switch_id"))
+	for _, id := range ids {
+		if text, err := os.ReadFile(id); err == nil && len(strings.TrimSpace(string(text))) > 0 { // no driver has one otherwise
+			s.ESwitch = fabric.ESwitchSwitchdev
+		}
+	}
+	return s, err
 }
 
 // tell is event for whoever holds no lock.
