@@ -317,17 +317,26 @@ func (l *Link) Stats() (received, sent, dropped uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	received, dropped = l.received.Load(), l.unsent()
-	sent = l.pushed - min(dropped, l.pushed) // others may have dropped something, too
+	sent = l.pushed - min(l.pushed, dropped+l.waiting()) // others may have dropped something, too
 	if l.closed {
 		return received, sent, dropped
 	}
 	if s, err := ring.Statistics(l.fd); err == nil {
 		dropped += s.Rx_dropped + s.Rx_ring_full
 	}
-	if sent -= uint64(l.tx.Pending()); l.outlet != nil {
-		sent -= uint64(l.outlet.n)
-	}
 	return received, sent, dropped
+}
+
+// waiting is how many frames wait to leave. mu is held.
+func (l *Link) waiting() (n uint64) {
+	if l.closed || l.tx == nil {
+		return 0
+	}
+	n = uint64(l.tx.Pending())
+	if l.outlet != nil {
+		n += uint64(l.outlet.n)
+	}
+	return n
 }
 
 // Close detaches from the device, whose frames the kernel gets again. No Recv may
@@ -339,6 +348,7 @@ func (l *Link) Close() error {
 		return nil
 	}
 	l.lost = l.unsent() - l.failed
+	l.pushed -= l.waiting() // it never leaves
 	l.closed = true
 	var errs []error
 	if l.outlet != nil {

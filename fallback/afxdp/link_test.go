@@ -96,6 +96,53 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// TestOthersDrops: what others could not send by a device that has a tap is no reason to have sent
+// less than nothing, and is not forgotten with the device.
+func TestOthersDrops(t *testing.T) {
+	ifindex := veth(t, 1)
+	l, err := Open(ifindex)
+	must.Have(t, "afxdp", err)
+	defer l.Close()
+	must.Have(t, "afxdp", l.Redirect(func() int { return 1514 }))
+	far, err := netlink.LinkByName("far0")
+	if err == nil {
+		err = netlink.LinkSetDown(far)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(other)
+		err = unix.SetsockoptInt(other, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	const theirs = 10
+	for range theirs { // the device has no carrier: the error says so, or nothing does
+		_ = unix.Sendto(other, make([]byte, 60), 0, &unix.SockaddrLinklayer{Ifindex: ifindex})
+	}
+	if err := l.Send(make([]byte, 60)); err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		if _, sent, dropped := l.Stats(); sent != 0 || dropped != theirs {
+			t.Errorf("%d sent, %d dropped, want 0 and %d", sent, dropped, theirs)
+		}
+	}
+	check()
+	if err := netlink.LinkDel(far); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
 func TestKernelClosed(t *testing.T) {
 	k, err := OpenKernel(map[flow.Port]int{1: veth(t, 1)})
 	must.Have(t, "xdp", err)

@@ -53,6 +53,7 @@ type outlet struct {
 	netlink *netlink.Handle // in the device's network namespace
 	device  int             // ifindex
 	before  uint64          // what the device had dropped when the outlet was opened
+	dropped uint64          // what it had when it was asked last
 	written uint64          // frames
 
 	n, end int // frames in the bundle, and where the last one ends
@@ -275,13 +276,12 @@ func (o *outlet) lost() (refused, dropped uint64) {
 	return o.written - left, max(o.drops(), o.before) - o.before
 }
 
-// drops is what the device says that it has dropped; 0 if it is gone.
+// drops is what the device says that it has dropped; what it said last if it is gone.
 func (o *outlet) drops() uint64 {
-	dev, err := o.netlink.LinkByIndex(o.device)
-	if err != nil || dev.Attrs().Statistics == nil {
-		return 0
+	if dev, err := o.netlink.LinkByIndex(o.device); err == nil && dev.Attrs().Statistics != nil {
+		o.dropped = dev.Attrs().Statistics.TxDropped
 	}
-	return dev.Attrs().Statistics.TxDropped
+	return o.dropped
 }
 
 // close removes the tap. Nobody may be sending.
