@@ -128,7 +128,7 @@ func explainOffload() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "offload RULE",
 		Short: "say where a rule is on each blade, and if not in hardware, why not",
-		Long: `Say of a rule, SET/RULE, for every blade that has it: whether hardware or software answers it, what was counted
+		Long: `Say of a rule, SET/RULE, for every blade that has it, or BLADE/SET/RULE for one: whether hardware or software answers it, what was counted
 where, and if not all of it is in hardware, why not and what would change that. A rule that a set has for each
 profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 		Example: "  bladeflow explain offload web/in --blade b1",
@@ -148,7 +148,8 @@ profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 		}
 		found := all.Items[:0]
 		for _, r := range all.Items {
-			if name, _, _ := strings.Cut(r.Status.Name, "@"); r.Status.Name == args[0] || name == args[0] {
+			of, _, _ := strings.Cut(r.Status.Name, "@")
+			if slices.Contains([]string{r.Status.Name, of, r.Metadata.Name, r.Status.Blade + "/" + of}, args[0]) {
 				found = append(found, r)
 			}
 		}

@@ -254,6 +254,9 @@ func singular(plural string) string {
 	if stem, ends := strings.CutSuffix(plural, "ies"); ends {
 		return stem + "y"
 	}
+	if plural == "chassis" {
+		return plural
+	}
 	return strings.TrimSuffix(plural, "s")
 }
 
