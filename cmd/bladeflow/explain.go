@@ -183,6 +183,6 @@ func printOffload(w io.Writer, s api.RuleStatus) {
 	fmt.Fprintf(w, "%s on %s: %s, %s\n", s.Name, s.Blade, s.Place, count(s.Entries, "entry"))
 	fmt.Fprintf(w, "  counted in hardware: packets %d, bytes %d; in the flow cache: packets %d, bytes %d; in software: packets %d, bytes %d\n", s.Hardware.Packets, s.Hardware.Bytes, s.Cache.Packets, s.Cache.Bytes, s.Software.Packets, s.Software.Bytes)
 	if s.Code != "" {
-		fmt.Fprintf(w, "  not all in hardware: %s [%s]\n  what would change that: %s\n", s.Reason, s.Code, s.Fix)
+		fmt.Fprintf(w, "  not all in hardware: %s [%s]\n  what would change that: %s\n", harmless(s.Reason), harmless(s.Code), harmless(s.Fix))
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -88,12 +87,7 @@ func oneLine(err error) string {
 		code = fault.Code
 	}
 	const long = 160
-	words := strings.Fields(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || unicode.IsSpace(r) {
-			return r
-		}
-		return '?'
-	}, err.Error()))
+	words := strings.Fields(harmless(err.Error()))
 	for i, w := range words {
 		if r := []rune(w); len(r) > long {
 			words[i] = string(r[:long]) + "…"

@@ -216,6 +216,7 @@ func (c *columns) add(row []string) {
 	}
 	var line strings.Builder
 	for i, cell := range row {
+		cell = harmless(cell)
 		if i == len(c.width) {
 			c.width = append(c.width, narrowest)
 		}
