@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-)
 
-// context of an XDP program, struct xdp_md.
-type xdpContext struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }
+	"github.com/bladeflow/bladeflow/hwtests/peers/internal/calls"
+)
 
 // generator makes frames inside the kernel, where one costs a fifth of what the fastest
 // sending from user space does, so that it hides little of what is measured.
 type generator struct {
-	s       *stand
-	frame   []byte
-	context xdpContext
+	s     *stand
+	maker *calls.Maker
 }
 
 // newGenerator returns the generator of a stand.
@@ -37,7 +34,12 @@ func (s *stand) newGenerator(f flowID) (*generator, error) {
 	if err := s.xdp(s.sender, spare, programProgMakeFrames, link.XDPDriverMode); err != nil {
 		return nil, err
 	}
-	return &generator{s, f.frame(), xdpContext{DataEnd: frameBytes, Ingress: uint32(dev)}}, nil
+	maker, err := calls.NewMaker(s.code.Programs[programProgMakeFrames].FD(), dev, f.frame())
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(maker.Close)
+	return &generator{s, maker}, nil
 }
 
 // stride is how many frames are made before the generator waits until the path has brought
@@ -81,7 +83,7 @@ func (g *generator) run(ctx context.Context, l load) error {
 				if time.Since(start) > patience {
 					lost += way
 				} else if !l.spin {
-					nap()
+					calls.Nap(nap)
 				}
 			}
 		}
@@ -95,8 +97,7 @@ func (g *generator) run(ctx context.Context, l load) error {
 // make makes n frames.
 func (g *generator) make(n int) error {
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		_, err := g.s.code.Programs[programProgMakeFrames].Run(&ebpf.RunOptions{Data: g.frame, Context: g.context,
-			Repeat: uint32(n), BatchSize: 64, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES})
+		err := g.maker.Make(n)
 		// Each call takes one of 65,536 memory IDs, which the kernel gives back late.
 		if errors.Is(err, unix.ENOSPC) && time.Since(start) < time.Second {
 			continue
@@ -108,9 +109,6 @@ func (g *generator) make(n int) error {
 	}
 }
 
-// nap lets other threads of this CPU run. It lasts about as long as they take for stride
-// frames: each time it ends costs a switch of threads.
-func nap() {
-	t := unix.Timespec{Nsec: int64(200 * time.Microsecond)}
-	unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &t, nil)
-}
+// nap is for how long other threads of this CPU may run then: about as long as they take for
+// stride frames, because each time it ends costs a switch of threads.
+const nap = 200 * time.Microsecond
