@@ -206,16 +206,24 @@ func (d *Datapath) Cached() map[flow.RuleID]flow.Counter {
 	return d.cache.Counters()
 }
 
-// Stats returns the totals, and what the links say of themselves.
+// Stats returns the totals, and what the links and the cache say of themselves.
 func (d *Datapath) Stats() Stats {
-	sum := Stats{Links: map[flow.Port]LinkStats{}, Cache: d.cacheStats()}
+	sum := d.Totals()
+	sum.Links, sum.Cache = map[flow.Port]LinkStats{}, d.cacheStats()
+	for _, w := range d.workers {
+		received, sent, dropped := w.link.Stats()
+		l := sum.Links[w.port]
+		sum.Links[w.port] = LinkStats{l.Received + received, l.Sent + sent, l.Dropped + dropped}
+	}
+	return sum
+}
+
+// Totals is Stats without Links and Cache: the kernel is not asked, and nothing is allocated.
+func (d *Datapath) Totals() (sum Stats) {
 	for _, w := range d.workers {
 		w.mu.Lock()
 		sum.add(&w.stats)
 		w.mu.Unlock()
-		received, sent, dropped := w.link.Stats()
-		l := sum.Links[w.port]
-		sum.Links[w.port] = LinkStats{l.Received + received, l.Sent + sent, l.Dropped + dropped}
 	}
 	return sum
 }

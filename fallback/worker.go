@@ -124,7 +124,11 @@ func (w *worker) judge(frames [][]byte) {
 		f := frames[w.placed[i]]
 		w.tally.count(rule, len(f))
 		dropped := w.stats.Dropped
-		w.act(p.program, p.code[p.entry[rule]:], f, &keys[i])
+		if code := p.code[p.entry[rule]:]; code[0].op == drop {
+			w.stats.Dropped++
+		} else {
+			w.act(p.program, code, f, &keys[i])
+		}
 		if len(w.samples) > 0 {
 			w.seen(p.table, rule, w.stats.Dropped > dropped, &keys[i], f)
 		}

@@ -295,9 +295,13 @@ func (l *Link) take(frames [][]byte) int {
 			break
 		}
 		frames[n] = l.memory[d.Addr : d.Addr+uint64(d.Len) : d.Addr+uint64(d.Len)]
-		sum += l.memory[d.Addr]
 		l.held = append(l.held, d.Addr&^(frameSize-1)) // a received frame starts behind the kernel's part
 		n++
+	}
+	for _, f := range frames[:n] {
+		if len(f) > 0 {
+			sum += f[0]
+		}
 	}
 	if n > 0 {
 		l.warmth = sum

@@ -12,12 +12,12 @@ import (
 )
 
 func layDrop(s *stand, t traffic) (*device, error) {
-	d, run, err := s.newDatapath(t, nil, flow.Action{Op: flow.Drop}, false) // nothing leaves, and Stats asks the kernel less
+	d, run, err := s.newDatapath(t, nil, flow.Action{Op: flow.Drop}, false) // nothing leaves
 	if err != nil {
 		return nil, err
 	}
 	run()
-	return &device{ended: func() uint64 { return d.Stats().Dropped }}, nil
+	return &device{ended: func() uint64 { return d.Totals().Dropped }}, nil
 }
 
 // outward is what the rules do where frames are forwarded.
