@@ -269,9 +269,9 @@ func (p *Planner) seal(e flow.Entry) *slot {
 	return &slot{Entry: sealed(e), tally: p.tallyOf(&e)}
 }
 
-// most bounds how many references from rules to earlier ones a planner keeps: 128 MB.
+// mostKept bounds how many references from rules to earlier ones a planner keeps: 128 MB.
 // Sets with more are asked for them each time.
-const most = 16 << 20
+const mostKept = 16 << 20
 
 // crowded is how many earlier rules a unit may ask at most where a device has less room
 // than there are rules. Each needs an entry or a guard, so what asks more than there is
@@ -283,10 +283,15 @@ const crowded = 4096
 // are more than is worth knowing. A unit that the device cannot hold is asked about as
 // if it could.
 func (p *Planner) asksOf(m *member, u *unit) (asks []*member, ok bool) {
+	return p.asksUpTo(m, u, p.mostAsks)
+}
+
+// asksUpTo is asksOf for who wants to know no more rules than so many.
+func (p *Planner) asksUpTo(m *member, u *unit, most int) (asks []*member, ok bool) {
 	if u.asked {
-		return u.asks, len(u.asks) <= p.mostAsks
+		return u.asks, len(u.asks) <= most
 	}
-	if u.crowded >= p.mostAsks && u.crowded > 0 {
+	if u.crowded >= most && u.crowded > 0 {
 		return nil, false
 	}
 	places := p.scratch[:0]
@@ -296,10 +301,10 @@ func (p *Planner) asksOf(m *member, u *unit) (asks []*member, ok bool) {
 			if p.matters(q, with) {
 				places = append(places, q.place[after])
 			}
-			return len(places)-others <= p.mostAsks
+			return len(places)-others <= most
 		})
 		if !within {
-			u.crowded = p.mostAsks
+			u.crowded = most
 			return nil, false
 		}
 	}
@@ -310,10 +315,10 @@ func (p *Planner) asksOf(m *member, u *unit) (asks []*member, ok bool) {
 	for i, at := range places {
 		asks[i] = p.members[at]
 	}
-	if p.kept += len(asks); p.kept <= most {
+	if p.kept += len(asks); p.kept <= mostKept {
 		u.asked, u.asks = true, asks
 	}
-	return asks, true
+	return asks, len(asks) <= most // of several parts together
 }
 
 // asksNear returns the rules asked before m's that meet box, in order.
@@ -352,6 +357,8 @@ func (p *Planner) partsOf(u *unit) []*part {
 }
 
 func inOrder(a, b *member) int { return int(a.place[after] - b.place[after]) }
+
+func wasInOrder(a, b *member) int { return int(a.place[before] - b.place[before]) }
 
 // coverOf returns the first of the earlier rules that take all packets of m, so that
 // it is never asked; nil if there is none.

@@ -34,7 +34,7 @@ func TestBoxes(t *testing.T) {
 				if normal, _ := switches(m.rule.Actions); normal || p.kinds(m).missed {
 					continue
 				}
-				p.mostAsks = rng.IntN(20)
+				p.mostCuts = rng.IntN(20)
 				var flows []*hot
 				for range rng.IntN(5) {
 					other := u.Key(rng)
@@ -96,12 +96,11 @@ func BenchmarkPiece(b *testing.B) {
 			var p Planner
 			p.model = anyModel(b)
 			p.begin(table)
-			p.mostAsks = crowded
 			units := make([]*unit, len(keys))
 			for i := range keys {
 				m := p.members[winners[i]]
 				units[i] = p.newUnit(m.rule, m.rule.Match, m.rule.Actions, nil)
-				units[i].crowded = crowded
+				units[i].crowded = few
 			}
 			made := 0
 			piece := func(i int) {

@@ -99,7 +99,7 @@ func (p *Planner) place(in *input, kept []*flow.Entry, foreign []flow.Entry) (*p
 		placed: make(map[flow.EntryID]*slot, len(p.sorted)), refusals: make([]*device.Refusal, n), fulls: map[[3]int]*device.Refusal{}}
 	p.mostAsks = math.MaxInt
 	if in.model.Entries > 0 && in.model.Entries < n {
-		p.mostAsks = min(crowded, max(few, in.model.Entries)) // a box of it is cut from as many as few
+		p.mostAsks = min(crowded, in.model.Entries)
 	}
 	pl.hopeless = &device.Refusal{Code: CodeFull, Reason: fmt.Sprintf("more than %d rules are asked before it, and each needs an entry or a guard", p.mostAsks),
 		Fix: "use a device with room for all rules, or fewer rules that overlap this one from above"}

@@ -53,7 +53,10 @@ type Planner struct {
 	kept      int            // length of all lists of earlier rules that are kept
 	scratch   []int32        // of asksOf
 	nearby    []*member      // of asksNear
+	between   []*flow.Match  // of together
+	alone     flow.Key       // the bits that an entry can match without others, those of ports left out
 	mostAsks  int            // how many earlier rules a unit may ask, see crowded
+	mostCuts  int            // how many of them a box is cut from one by one, see few
 
 	sorted []*slot // what the last plan places, highest first
 	placed map[flow.EntryID]*slot
@@ -81,7 +84,14 @@ func (p *Planner) learn(in *input) {
 
 // begin learns the first table.
 func (p *Planner) begin(t *flow.Table) {
-	p.table = t
+	p.table, p.mostCuts = t, few
+	for w := range p.alone {
+		for bit := uint64(1); bit != 0; bit <<= 1 {
+			if p.model.Along(w, bit, false) == bit && (w != portWord || bit&portBits == 0) {
+				p.alone[w] |= bit
+			}
+		}
+	}
 	p.masks, p.sets, p.levels = map[setMask]int32{}, map[flow.Key]int32{}, map[uint64]int32{}
 	p.members = make([]*member, t.Len()+1)
 	made := make([]member, len(p.members))
@@ -201,7 +211,7 @@ func (p *Planner) withdraw(m *member) {
 		}
 		for u := range q.all {
 			u.crowded = 0
-			if i := slices.Index(u.asks, m); i >= 0 {
+			if i, there := slices.BinarySearchFunc(u.asks, m, wasInOrder); there {
 				u.asks = slices.Delete(u.asks, i, i+1)
 				p.kept--
 			}

@@ -107,7 +107,7 @@ func TestPlannerScale(t *testing.T) {
 			table, heat := generated(t, f, n)
 			traffic := offload.Traffic{Rules: heat}
 			if rng.IntN(2) == 0 {
-				c := crowd(table, 1, 1, 1)
+				c := crowds(table, 1, 1, 1)[0]
 				traffic = offload.Traffic{Rules: c.heat, Flows: c.flows}
 			}
 			m := shipped(t, name, n/5+rng.IntN(2)*n*5)
