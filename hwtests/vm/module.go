@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
@@ -55,6 +56,7 @@ func closure(tree string, names []string) ([]module, error) {
 		if err != nil {
 			return err
 		}
+		data = unsigned(data)
 		for _, below := range needs(moduleInfo(data)) {
 			if err := add(below); err != nil {
 				return err
@@ -73,6 +75,22 @@ func closure(tree string, names []string) ([]module, error) {
 
 // plain is a module's name as the kernel has it.
 func plain(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// unsigned returns a module without the signature that may be behind it. To verify one takes an
+// emulated CPU a tenth of a second, which for all of them is longer than the kernel boots; this
+// kernel loads modules without, too, as it must ours.
+func unsigned(data []byte) []byte {
+	const magic, info = "~Module signature appended~\n", 12 // bytes of struct module_signature, the last four of which say how long the signature is
+	body, is := bytes.CutSuffix(data, []byte(magic))
+	if !is || len(body) < info {
+		return data
+	}
+	size := binary.BigEndian.Uint32(body[len(body)-4:])
+	if body = body[:len(body)-info]; uint64(size) > uint64(len(body)) {
+		return data
+	}
+	return body[:len(body)-int(size)]
+}
 
 func readModule(file string) ([]byte, error) {
 	if strings.HasSuffix(file, ".xz") {

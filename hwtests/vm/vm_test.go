@@ -318,6 +318,24 @@ func TestNeeds(t *testing.T) {
 	}
 }
 
+// TestUnsigned cuts signatures off modules that have one.
+func TestUnsigned(t *testing.T) {
+	check := func(data, want string) {
+		t.Helper()
+		if have := string(unsigned([]byte(data))); have != want {
+			t.Errorf("%q: %q, want %q", data, have, want)
+		}
+	}
+	const magic, info = "~Module signature appended~\n", "\x00\x00\x02\x00\x00\x00\x00\x00"
+	check("", "")
+	check("code", "code")
+	check("code"+"sig"+info+"\x00\x00\x00\x03"+magic, "code")
+	check("code"+info+"\x00\x00\x00\x00"+magic, "code")
+	for _, broken := range []string{magic, "info" + magic, "sig" + info + "\x00\x00\x00\x04" + magic, "sig" + info + "\xff\xff\xff\xff" + magic} {
+		check(broken, broken)
+	}
+}
+
 // TestSources reads what apt says of its sources and packages.
 func TestSources(t *testing.T) {
 	check := func(sources, want string) {
