@@ -51,12 +51,12 @@ func run(ctx context.Context, b bed, binary string, args []string) int {
 		say("%v", err)
 		return exitUsage
 	}
-	return runAll(ctx, b, []program{{Args: args, Dir: dir, at: binary}}, timeLimit(args))
+	return runAll(ctx, b, []program{{Args: args, Dir: dir, at: binary}}, timeLimit(args), streams{os.Stdout, os.Stderr})
 }
 
 // runAll runs programs in one machine, one after the other, and returns the first exit code
 // that is not 0.
-func runAll(ctx context.Context, b bed, programs []program, limit time.Duration) int {
+func runAll(ctx context.Context, b bed, programs []program, limit time.Duration, to streams) int {
 	image, err := image(b, programs)
 	if err != nil {
 		say("%v", err)
@@ -69,7 +69,7 @@ func runAll(ctx context.Context, b bed, programs []program, limit time.Duration)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	code, console, err := bootAgain(ctx, b, image, root, streams{os.Stdout, os.Stderr})
+	code, console, err := bootAgain(ctx, b, image, root, to)
 	switch {
 	case err == nil: // it had its say in time
 	case ctx.Err() != nil:
@@ -80,7 +80,7 @@ func runAll(ctx context.Context, b bed, programs []program, limit time.Duration)
 		code = exitNoVerdict
 	}
 	if code != 0 {
-		fmt.Fprintf(os.Stderr, "vm: the end of the machine's console:\n%s\n", console[max(0, len(console)-8000):])
+		fmt.Fprintf(to.errs, "vm: the end of the machine's console:\n%s\n", console[max(0, len(console)-8000):])
 	}
 	return code
 }

@@ -336,6 +336,41 @@ func TestUnsigned(t *testing.T) {
 	}
 }
 
+// TestShare has two machines share the tests of two packages, which both are this one.
+func TestShare(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := []program{{Name: "a", at: self}, {Name: "b", at: self}}
+	check := func(run, beside, here, there string) {
+		t.Helper()
+		r := testRun{run: run, beside: beside}
+		a, b, err := r.share(t.Context(), programs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []string{here, there} {
+			var have []string
+			for _, p := range [][]program{a, b}[i] {
+				have = append(have, p.Name+" "+p.Args[0])
+			}
+			if have := strings.ReplaceAll(strings.Join(have, ", "), "-test.run=", ""); have != want {
+				t.Errorf("run %s beside %s: %d: %q, want %q", run, beside, i, have, want)
+			}
+		}
+	}
+	check("^TestSha", "", "a ^TestSha, b ^TestSha", "")
+	check("^TestS(hare|tore)$", "nothing", "a ^(TestStore|TestShare)$, b ^(TestStore|TestShare)$", "")
+	check("^TestS(hare|tore)$", "Sh|Take", "a ^(TestStore)$, b ^(TestStore)$", "a ^(TestShare)$, b ^(TestShare)$")
+	check("^TestShare$", "Share", "a ^(TestShare)$, b ^(TestShare)$", "")
+	check("nothing", "Share", "", "")
+	r := testRun{beside: "("}
+	if _, _, err := r.share(t.Context(), programs); err == nil {
+		t.Error("a pattern that is none")
+	}
+}
+
 // TestSources reads what apt says of its sources and packages.
 func TestSources(t *testing.T) {
 	check := func(sources, want string) {
