@@ -32,7 +32,7 @@ func (g *changing) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&g.dryRun, "dry-run", false, "change nothing; show the steps, what cannot be done now, and what is left after it")
 	f.BoolVar(&g.wait, "wait", false, "return when every blade concerned runs and has proved what is wanted")
-	f.DurationVar(&g.within, "within", time.Minute, "how long --wait waits")
+	withinFlag(cmd, &g.within, "how long --wait waits")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "wait")
 	f.BoolVarP(&g.yes, "yes", "y", false, "do not ask at a terminal")
 	g.form = outputFlag(cmd, "text", "json", "yaml")
@@ -51,9 +51,6 @@ func (g *changing) finish(cmd *cobra.Command, c *client.Client, p api.Preview, b
 	o := outcome{Preview: p}
 	var late error
 	if g.wait {
-		if g.within <= 0 {
-			return usage(fmt.Sprintf("--within %v", g.within), "not a time to wait", "use a duration like 30s")
-		}
 		var err error
 		if o.Waited, err = g.until(cmd, c, p, begin); err != nil {
 			return err

@@ -50,6 +50,30 @@ func (c *choice) Set(s string) error {
 	return nil
 }
 
+// patience is a flag that takes how long to wait: more than nothing, which is found before
+// anything is done.
+type patience struct{ value *time.Duration }
+
+// withinFlag adds the flag that says how long to wait.
+func withinFlag(cmd *cobra.Command, value *time.Duration, help string) {
+	*value = time.Minute
+	cmd.Flags().Var(patience{value}, "within", help)
+}
+
+func (p patience) String() string { return p.value.String() }
+
+// Type is what --help calls the value.
+func (p patience) Type() string { return "duration" }
+
+func (p patience) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return usage(s, "not a time to wait", "use a duration like 30s")
+	}
+	*p.value = d
+	return nil
+}
+
 // list writes `a, b or c`.
 func list(words []string) string {
 	last := len(words) - 1

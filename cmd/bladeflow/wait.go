@@ -254,7 +254,7 @@ once if a profile is refused: its rules cannot hold where it fits.`,
 		Args:              needs("bladeflow wait profile web", "NOUN", "[NAME...]"),
 		ValidArgsFunction: completeNoun(func(n noun) bool { return slices.Contains(nouns, n.name) }),
 	}
-	cmd.Flags().DurationVar(&within, "within", time.Minute, "how long to wait")
+	withinFlag(cmd, &within, "how long to wait")
 	output := outputFlag(cmd, "text", "json", "yaml")
 	on.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
