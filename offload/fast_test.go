@@ -2,6 +2,8 @@ package offload_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -83,4 +85,77 @@ func TestFastRenamed(t *testing.T) {
 	if p = planner.Plan(old, want, p.Entries, m, offload.Traffic{}); len(p.Entries) == 0 || len(p.Retire)+len(p.Promote)+len(p.Stale) != 0 {
 		t.Errorf("%d entries; %d leave, %d come or go after the swap, %d of them stale", len(p.Entries), len(p.Retire), len(p.Promote), len(p.Stale))
 	}
+}
+
+// TestFastInARow makes three changes of actions in the fast mode, each of which the agent
+// does not survive or the device spoils, each planned by a new agent from what it finds. What
+// stayed through one swap may be there still when the next change begins, and no longer
+// when it swaps: after every operation the device answers as the table in force or as the
+// one before that, never as one before that one. In the end all is as it should be.
+func TestFastInARow(t *testing.T) {
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 1))
+	c := checked{Faults: map[string]int{}, Universes: map[string]int{}}
+	us, behind := flowtest.Universes(), 0 // changes that began with what stayed through the last swap
+	for chain := range flowtest.Count(t, "BLADEFLOW_FAST_CHAINS", 600) {
+		u, m := us[rng.IntN(len(us))], smallModel(rng)
+		m.Entries += 4 + rng.IntN(12)
+		s := newSystem(&c, u, m, edited(rng, u, u.Table(rng, 2+rng.IntN(9)), 4))
+		s.fast, s.batch = true, 3
+		check := new(verify.Prover).Check
+		change := func(want *flow.Table, happen func(int, bool) happening) error {
+			s.plans, s.happen, s.point = map[string]offload.Plan{}, happen, 0
+			clear(s.right)
+			clear(s.wins)
+			_, err := s.run(want, randomTraffic(rng, u, want), check)
+			if s.wrong != nil {
+				t.Fatalf("chain %d, universe %s: %v", chain, u.Name, s.wrong)
+			}
+			return err
+		}
+		if err := change(s.table, nil); err != nil {
+			t.Fatal(err)
+		}
+		want := s.table
+		for range 3 {
+			want = reacting(rng, u, want)
+			early := rng.IntN(4) == 0
+			_ = change(want, func(_ int, op bool) happening {
+				switch swapped := s.table == want; {
+				case !op || swapped == early || rng.IntN(3) == 0:
+					return nothing
+				case rng.IntN(2) == 0:
+					return diesFirst
+				}
+				return happening(rng.IntN(int(late) + 1))
+			})
+			if s.stale() {
+				behind++
+			}
+		}
+		if err := change(want, nil); err != nil {
+			t.Fatalf("chain %d: nothing happened, and yet: %v", chain, err)
+		}
+		if err := s.done(s.moment(), want); err != nil {
+			t.Fatalf("chain %d: %v", chain, err)
+		}
+	}
+	if t.Logf("%d began with stale entries; %+v", behind, c); behind < 20 || c.Crashes < 300 {
+		t.Error("the chains show little")
+	}
+}
+
+// stale reports whether the device holds an entry that is not right under the table in force.
+func (s *system) stale() bool {
+	return slices.ContainsFunc(s.held(), func(e flow.Entry) bool {
+		if e.Punt() || !offload.Ours(e.ID) {
+			return false
+		}
+		right := s.answering(&e, s.table)
+		for w, held := range s.answering(&e, s.was) {
+			if held&^right[w] != 0 {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -55,8 +55,8 @@ type system struct {
 	nic   *offloadtest.NIC
 	table *flow.Table // in force
 	next  *flow.Table // it may become that
-	was   *flow.Table // in force when the change began
-	fast  bool        // a device may answer by that, too, until the change is done
+	was   *flow.Table // in force before that
+	fast  bool        // a device may answer by that, too, until the next one is in force
 	batch int         // of one Apply, how many operations may be lost in any way
 
 	point  int                                // counts them
@@ -313,7 +313,9 @@ func (s *system) Counters(ctx context.Context) ([]offload.Count, error) { return
 // swap makes t the table in force, for good: it is written down first.
 func (s *system) swap(t *flow.Table) error {
 	h := s.here(false)
-	s.table = t
+	if t != s.table {
+		s.was, s.table = s.table, t
+	}
 	s.try(s.held())
 	if h == diesAfter {
 		panic(crash{})
