@@ -31,6 +31,7 @@ type piece struct {
 	*bid
 	slot   *slot
 	around *hot // nil if it was there already
+	came   bool // it is in placer.came
 	held   []*hot
 }
 
@@ -467,7 +468,7 @@ func (p *placer) offerPiece(b *bid) {
 // tryPiece places a piece of a bid that is not placed, and offers the next.
 func (p *placer) tryPiece(piece *piece, offered float64) {
 	b := piece.bid
-	if b.placed {
+	if b.placed || p.idle >= idlePieces && p.traffic.Budget > 0 && p.came >= p.traffic.Budget {
 		return
 	}
 	gain, cost := piece.brings(), 1+p.stationCost(b)
@@ -485,7 +486,8 @@ func (p *placer) tryPiece(piece *piece, offered float64) {
 		p.refuse(b.m, why)
 		piece.around.barren = true // for this pass
 	} else {
-		p.changed = true
+		p.changed, piece.came = true, true
+		p.came++
 	}
 	p.offerPiece(b)
 }

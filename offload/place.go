@@ -79,7 +79,9 @@ type placer struct {
 	lacking  []*member // scratch: of cost
 	losers   []loser   // what may be displaced, the worst last; valid iff ranked
 	ranked   bool
-	evicted  int // entries that made room for hotter ones
+	evicted  int // entries that made room for hotter ones, or were idle for too long
+	idle     int // pieces that were there, hold no hot flow, and stay, in a device of unknown size
+	came     int // pieces that were not there
 	changed  bool
 	news     int               // counts what was placed whole
 	refusals []*device.Refusal // by place: what stands in a rule's way

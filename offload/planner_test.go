@@ -158,9 +158,10 @@ func changed(rng *rand.Rand, f flowtest.Family, t *flow.Table, n int) *flow.Tabl
 }
 
 // TestIdlePieces has other flows hot in each plan, in a card of which nobody knows how much it
-// holds: pieces of flows that are no more do not pile up in it.
+// holds: pieces of flows that are no more do not pile up in it, and once it has its fill
+// of them as few come and go in a plan as in a card that is full.
 func TestIdlePieces(t *testing.T) {
-	const hot = 1024
+	const hot, full = 1024, 12 // from which plan on
 	m := shipped(t, "bnxt", 0)
 	rules := flowtest.Generate(flowtest.FW, 1000, 1)
 	for i := range rules {
@@ -169,18 +170,26 @@ func TestIdlePieces(t *testing.T) {
 	table := flowtest.NewTable(rules, flow.Actions{{Op: flow.Drop}})
 	var p offload.Planner
 	var have []flow.Entry
-	most := 0
+	most, filling, changed := 0, 0, 0.0
 	for round := range uint64(24) {
 		keys := flowtest.Trace(rules, flowtest.Traffic{Packets: hot, Seed: round})
-		traffic := offload.Traffic{Rules: offload.Heat{}, Budget: 16}
+		traffic := offload.Traffic{Rules: offload.Heat{}, Budget: max(16, len(have)*15/1000)}
 		for i, at := range flowtest.Winners(rules, keys) {
 			traffic.Flows = append(traffic.Flows, offload.Flow{Key: keys[i], Rule: table.Rule(int(at)).ID, Packets: 1})
 		}
 		plan := p.Plan(table, table, have, m, traffic)
+		if ops := len(plan.Retire) + len(plan.Promote); round < full {
+			filling = max(filling, ops)
+		} else {
+			changed = max(changed, float64(ops)/float64(len(have)))
+		}
 		have, most = plan.Entries, max(most, plan.Used.Pieces)
 	}
-	t.Logf("%d pieces at most", most)
+	t.Logf("%d pieces at most; up to %d operations in a plan at first, then %.1f %% of the table", most, filling, 100*changed)
 	if most > 2048+hot {
 		t.Errorf("that many were left behind")
+	}
+	if changed > 0.03 {
+		t.Errorf("%.1f %% of the table change in a plan", 100*changed)
 	}
 }

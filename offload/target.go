@@ -143,6 +143,9 @@ func (p *placer) placePiece(piece *piece) *device.Refusal {
 // evictPiece takes a piece out of the target.
 func (p *placer) evictPiece(gone *piece) {
 	b := gone.bid
+	if gone.came {
+		p.came--
+	}
 	p.drop(gone.slot)
 	p.require(b, nil, -1)
 	b.pieces = slices.DeleteFunc(b.pieces, func(o *piece) bool { return o == gone })
@@ -153,13 +156,13 @@ func (p *placer) evictPiece(gone *piece) {
 
 // idlePieces is how many pieces without hot flows stay in a device of which nobody knows how
 // much it holds. In others it is for room that they go; there, flows that come and go would
-// leave pieces behind until the device refused one, each of which is read in every look.
+// leave pieces behind until the device refused one, each of which is read in every look. One
+// that has them counts as full: no more pieces come and go in a plan than Traffic.Budget says.
 const idlePieces = 2048
 
 // adopt places what is installed and still sound, highest first.
 func (p *placer) adopt(kept []*flow.Entry) {
 	have := map[*unit]int{}
-	spared := 0 // pieces without hot flows
 	for _, e := range kept {
 		at, known := p.table.Index(e.Rule)
 		if e.Punt() || !known || p.members[at].whole || p.coverOf(p.members[at]) != nil {
@@ -179,11 +182,12 @@ func (p *placer) adopt(kept []*flow.Entry) {
 				continue
 			}
 			b := p.bidOf(m, u)
-			if slices.ContainsFunc(u.parts, func(with part) bool { return with.Match == e.Match }) {
+			piece, all := e.Kind == flow.PieceEntry, slices.ContainsFunc(u.parts, func(with part) bool { return with.Match == e.Match })
+			if all {
 				asks, ok := p.asksOf(m, u)
-				if piece := ok && len(asks) == 0 && !u.whole; piece != (e.Kind == flow.PieceEntry) {
-					continue
-				}
+				all = piece == (ok && len(asks) == 0 && !u.whole) // else it may be one around a flow
+			}
+			if all {
 				if have[u]++; have[u] < len(u.parts) {
 					break
 				}
@@ -192,18 +196,20 @@ func (p *placer) adopt(kept []*flow.Entry) {
 				}
 				break
 			}
-			if e.Kind == flow.PieceEntry && p.model.Admit(&e.Match, e.Actions, e.Kind) == nil && 1+p.stationCost(b) <= p.room() {
+			if piece && p.model.Admit(&e.Match, e.Actions, e.Kind) == nil && 1+p.stationCost(b) <= p.room() {
 				s := p.Planner.placed[e.ID]
 				if s != nil && !s.Equal(e) {
 					s = nil
 				}
 				piece := p.pieceOf(b, e.Match, s)
-				if len(piece.held) == 0 && p.first != nil && p.limits.Entries == 0 {
-					spared++
+				if idle := len(piece.held) == 0 && p.first != nil && p.limits.Entries == 0; idle {
+					if p.idle >= idlePieces && (p.traffic.Budget == 0 || p.evicted < p.traffic.Budget) {
+						p.evicted++
+						break
+					}
+					p.idle++
 				}
-				if spared <= idlePieces || len(piece.held) > 0 {
-					p.placePiece(piece)
-				}
+				p.placePiece(piece)
 				break
 			}
 		}

@@ -43,7 +43,9 @@ type Traffic struct {
 	Flows []Flow
 
 	// Budget is how many entries may be taken out to make room for hotter ones; zero
-	// is any number. Entries that have to go do not count.
+	// is any number. Entries that have to go do not count. In a device of which nobody
+	// knows how much it holds it is also how many pieces may come, and how many may go,
+	// once thousands are idle there.
 	Budget int
 	// Young are entries that are not taken out to make room: they have not been there
 	// for long.

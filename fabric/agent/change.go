@@ -59,7 +59,7 @@ func (a *Agent) plan(want *flow.Table) []offload.Target {
 	for _, c := range a.devices {
 		m, t := sparing(a.limited(c)), offload.Traffic{Rules: a.warmth.levels, Flows: a.flows.hot(c)}
 		if old == want {
-			t.Budget = budget(&m)
+			t.Budget = budget(&m, len(c.installed))
 		}
 		targets = append(targets, offload.Target{Name: c.Name, Driver: c.Driver, Plan: c.planner.Plan(old, want, c.installed, m, t)})
 	}

@@ -79,5 +79,11 @@ func (a *Agent) shifted() bool {
 }
 
 // budget is how many entries a plan may take out of a device to make room for hotter ones:
-// with those that take their place 3 % of the table, and some if that is small.
-func budget(m *device.Model) int { return max(16, m.Entries*15/1000) }
+// with those that take their place 3 % of the table, and some if that is small. If nobody knows
+// how many there could be, the table is what it holds.
+func budget(m *device.Model, held int) int {
+	if m.Entries > 0 {
+		held = m.Entries
+	}
+	return max(16, held*15/1000)
+}
