@@ -101,24 +101,33 @@ func (d *Datapath) Forget(kept map[flow.RuleID]flow.Counter) (forgotten []flow.R
 // looks at, those that its switch looks at, the tags that actions change, and the port.
 // Packets that agree in them are one flow to t.
 func View(t *flow.Table) flow.Key {
-	var seen flow.Key
-	all := func(f flow.Field) { seen.Set(f, f.Max()) }
+	view := seen(t)
+	all := func(f flow.Field) { view.Set(f, f.Max()) }
 	all(flow.InPort)
 	all(flow.VLAN)
 	all(flow.CVLAN)
 	for i := range t.Len() + 1 {
-		r := t.Rule(i)
-		for w, m := range r.Match.Mask {
-			seen[w] |= m
-		}
-		if !r.Match.SrcPort.Any() {
-			all(flow.SrcPort)
-		}
-		if !r.Match.DstPort.Any() {
-			all(flow.DstPort)
-		}
-		if r.Actions.Terminal().Op == flow.Normal {
+		if t.Rule(i).Actions.Terminal().Op == flow.Normal {
 			all(flow.DstMAC)
+			break
+		}
+	}
+	return view
+}
+
+// seen returns the bits of a key that rules of t look at: all that agree in them meet the
+// same rule.
+func seen(t *flow.Table) (seen flow.Key) {
+	for i := range t.Len() {
+		m := &t.Rule(i).Match
+		for w, mask := range m.Mask {
+			seen[w] |= mask
+		}
+		if !m.SrcPort.Any() {
+			seen.Set(flow.SrcPort, flow.SrcPort.Max())
+		}
+		if !m.DstPort.Any() {
+			seen.Set(flow.DstPort, flow.DstPort.Max())
 		}
 	}
 	return seen

@@ -12,6 +12,7 @@ import (
 type program struct {
 	table *flow.Table
 	match *matcher.Classifier
+	seen  flow.Key // the bits of a key that rules look at
 	code  []step
 	entry []int32 // by place of the rule in the table: its first step in code
 
@@ -52,7 +53,7 @@ const (
 // compile makes t ready to run, with the meters that there are. Cost: linear in actions,
 // plus matcher.Compile.
 func compile(t *flow.Table, ms *meters) *program {
-	p := &program{table: t, match: matcher.Compile(t), entry: make([]int32, t.Len()+1)}
+	p := &program{table: t, match: matcher.Compile(t), seen: seen(t), entry: make([]int32, t.Len()+1)}
 	known := map[short]int32{}
 	for i := range p.entry {
 		begin := len(p.code)

@@ -29,7 +29,10 @@ type worker struct {
 	tally   tally
 	stats   Stats
 	batch   matcher.Batch
-	placed  []int32 // which frame of the batch each key is of
+	recent  recent
+	missed  []int32       // keys of the batch that recent does not know
+	rest    matcher.Batch // of these
+	placed  []int32       // which frame of the batch each key is of
 	edit    editor
 	samples []*Samples       // of those who look on
 	now     time.Duration    // when the batch was judged; valid iff its program polices
@@ -43,6 +46,8 @@ func newWorker(d *Datapath, port flow.Port, queue int) *worker {
 	return &worker{
 		d: d, port: port, queue: queue, link: d.links[port][queue],
 		batch:   matcher.Batch{Keys: make([]flow.Key, batchSize), Rules: make([]int32, batchSize)},
+		missed:  make([]int32, 0, batchSize),
+		rest:    matcher.Batch{Keys: make([]flow.Key, batchSize), Rules: make([]int32, batchSize)},
 		placed:  make([]int32, batchSize),
 		ports:   make([]flow.Port, 0, len(d.links)),
 		touched: make([]flow.Port, 0, len(d.links)),
@@ -119,7 +124,7 @@ func (w *worker) judge(frames [][]byte) {
 	if len(p.policing) > 0 {
 		w.now = w.d.clock()
 	}
-	p.match.Lookup(&w.batch)
+	w.classify(p.program)
 	for i, rule := range w.batch.Rules[:len(keys)] {
 		f := frames[w.placed[i]]
 		w.tally.count(rule, len(f))

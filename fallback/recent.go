@@ -1,0 +1,204 @@
+package fallback
+
+import (
+	"math/bits"
+	"math/rand/v2"
+
+	"github.com/bladeflow/bladeflow/flow"
+)
+
+// What the last flows met.
+//
+// Problem. To classify one frame among 10,000 rules takes 25 ns where the classifier's memory is
+// near, and 45 where it is not: a tenth of what a frame costs from the wire to its drop. What
+// comes to Go again and again are flows that no flow cache answers: set, police, copies, and
+// all flows where there is no flow cache.
+//
+// Idea. A worker remembers for its last flows which rule they met. It hashes and compares the
+// words of a key that the table looks at, and not the port, which is the worker's: four for a
+// list of rules for IPv4, where to hash and compare whole keys costs as much as the
+// classifier does. What is remembered is one cache line.
+//
+// Invariant. A place with the stamp of the table has the rule that the classifier answers for
+// every key that agrees with the place in all bits that the table looks at.
+//
+// Limits. Where flows do not come again, a look and the writing cost 15 ns in vain. So it is
+// given up for a while when less than half of the looks find something. Places are there from
+// the first batch on that is not small: an idle port costs nothing. Who makes flows that
+// share places makes the looks of one port fail, if he guesses its factor.
+
+// Sizes of a recent: sets of two places each, 512 KiB; the words of a key that fit into a place;
+// frames in a batch for which it pays to look.
+const (
+	recentSets  = 4096
+	recentWords = 7
+	recentBatch = 16
+)
+
+// After how many looks a recent asks whether half of them found something, and for how many
+// frames it rests if not.
+const (
+	recentLooks = 16384
+	recentRest  = 15 * recentLooks
+)
+
+// recent is a worker's memory of flows.
+type recent struct {
+	program *program // what it remembers is of
+	stamp   uint32   // the program's; never 0
+	factor  uint64   // of the hash, odd
+	looks   [recentWords]look
+	words   int // of looks; 0 if the program is better asked always
+	sets    *[recentSets][2]place
+
+	looked, found int    // since it was last asked whether it pays
+	rest          int    // frames to let pass before the next look
+	warmth        uint32 // what find has read of places: else a compiler would not read it
+	at            [batchSize]uint32
+}
+
+// look is a word of a key, and the bits of it that a table looks at.
+type look struct {
+	word int
+	mask uint64
+}
+
+// place remembers one flow, in a cache line.
+type place struct {
+	key   [recentWords]uint64 // words beyond the program's are zero
+	rule  int32
+	stamp uint32
+}
+
+// fewRules is for how few rules a classifier is as fast.
+const fewRules = 256
+
+// pays reports whether to look before the classifier is asked for the next n keys, by p.
+func (r *recent) pays(p *program, n int) bool {
+	if n < recentBatch {
+		return false
+	}
+	if r.program != p {
+		r.adopt(p)
+	}
+	if r.words == 0 {
+		return false
+	}
+	if r.rest > 0 {
+		r.rest -= n
+		return false
+	}
+	if r.looked >= recentLooks {
+		if 2*r.found < r.looked {
+			r.rest = recentRest
+		}
+		r.looked, r.found = 0, 0
+	}
+	return true
+}
+
+// adopt forgets all, and begins with p.
+func (r *recent) adopt(p *program) {
+	r.program, r.words, r.rest, r.looked, r.found = p, 0, 0, 0, 0
+	if r.stamp++; r.stamp == 0 {
+		r.sets = nil
+		r.stamp = 1
+	}
+	seen := p.seen
+	seen.Set(flow.InPort, 0)
+	words := 0
+	for _, mask := range seen {
+		if mask != 0 {
+			words++
+		}
+	}
+	if words > recentWords || p.table.Len() < fewRules {
+		return
+	}
+	for word, mask := range seen {
+		if mask != 0 {
+			r.looks[r.words] = look{word, mask}
+			r.words++
+		}
+	}
+	if r.sets == nil && r.words > 0 {
+		r.sets, r.factor = new([recentSets][2]place), rand.Uint64()|1
+	}
+}
+
+// find puts the rules of keys that it knows into rules, and adds to missed which it does not.
+// Its loops are short, so that the processor waits for the places of many keys at once.
+func (r *recent) find(keys []flow.Key, rules, missed []int32) []int32 {
+	looks, at := r.looks[:r.words], r.at[:len(keys)]
+	for i := range keys {
+		k := &keys[i]
+		h := uint64(0)
+		for j := range looks {
+			l := &looks[j]
+			hi, lo := bits.Mul64(h^k[l.word&7]&l.mask, r.factor)
+			h = hi ^ lo
+		}
+		at[i] = uint32(h % recentSets)
+	}
+	sets, sum := r.sets, uint32(0)
+	for _, n := range at {
+		sum += sets[n][0].stamp
+	}
+	r.warmth = sum
+	for i := range keys {
+		k, set := &keys[i], &sets[at[i]]
+		if set[0].is(looks, k, r.stamp) {
+			rules[i] = set[0].rule
+		} else if set[1].is(looks, k, r.stamp) {
+			rules[i] = set[1].rule
+		} else {
+			missed = append(missed, int32(i))
+		}
+	}
+	r.looked += len(keys)
+	r.found += len(keys) - len(missed)
+	return missed
+}
+
+// is reports whether a place has k.
+func (p *place) is(looks []look, k *flow.Key, stamp uint32) bool {
+	differ := uint64(p.stamp ^ stamp)
+	for j := range looks {
+		l := &looks[j]
+		differ |= p.key[j] ^ k[l.word&7]&l.mask
+	}
+	return differ == 0
+}
+
+// learn remembers the rule of the i-th key that find was asked for last, in place of the flow
+// of its set that came first.
+func (r *recent) learn(i int32, k *flow.Key, rule int32) {
+	set := &r.sets[r.at[i]]
+	set[1] = set[0]
+	set[0].rule, set[0].stamp = rule, r.stamp
+	for j, l := range r.looks[:r.words] {
+		set[0].key[j] = k[l.word] & l.mask
+	}
+}
+
+// classify answers the batch by p.
+func (w *worker) classify(p *program) {
+	keys := w.batch.Keys
+	if !w.recent.pays(p, len(keys)) {
+		p.match.Lookup(&w.batch)
+		return
+	}
+	missed := w.recent.find(keys, w.batch.Rules, w.missed[:0])
+	if len(missed) == 0 {
+		return
+	}
+	w.rest.Keys = w.rest.Keys[:len(missed)]
+	for n, i := range missed {
+		w.rest.Keys[n] = keys[i]
+	}
+	p.match.Lookup(&w.rest)
+	for n, i := range missed {
+		w.batch.Rules[i] = w.rest.Rules[n]
+		w.recent.learn(i, &keys[i], w.rest.Rules[n])
+	}
+}

@@ -1,0 +1,91 @@
+package fallback
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/bladeflow/bladeflow/flow"
+	"github.com/bladeflow/bladeflow/flow/flowtest"
+)
+
+// judged asks a worker for the rules of keys that came in by its port.
+func judged(w *worker, p *program, keys []flow.Key) []int32 {
+	w.batch.Keys = w.batch.Keys[:len(keys)]
+	for i, k := range keys {
+		k.Set(flow.InPort, uint64(w.port))
+		w.batch.Keys[i] = k
+	}
+	w.classify(p)
+	return w.batch.Rules[:len(keys)]
+}
+
+// TestRecent has one worker judge flows that come again and again, and others that differ from
+// them in a bit, by one table after the other, and compares with what tables mean.
+func TestRecent(t *testing.T) {
+	seed := flowtest.Seed(t)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w, _ := alone(t, flowtest.NewTable(nil, nil))
+	var ms meters
+	found, idle := 0, 0
+	for _, family := range flowtest.Families() {
+		for _, n := range []int{fewRules / 2, 2 * fewRules, 1000} {
+			rules := flowtest.Generate(family, n, rng.Uint64())
+			pool := flowtest.Trace(rules, flowtest.Traffic{Packets: 500, Seed: rng.Uint64()})
+			table := flowtest.NewTable(rules, nil)
+			p := compile(table, &ms)
+			if rng.IntN(4) == 0 {
+				w.recent.stamp = math.MaxUint32
+			}
+			for range 40 {
+				keys := make([]flow.Key, 1+rng.IntN(batchSize))
+				for i := range keys {
+					keys[i] = pool[rng.IntN(len(pool))]
+					if rng.IntN(3) == 0 {
+						keys[i][rng.IntN(len(keys[i]))] ^= 1 << rng.IntN(64)
+					}
+				}
+				for i, rule := range judged(w, p, keys) {
+					if want := table.Lookup(&w.batch.Keys[i]); int(rule) != want {
+						t.Fatalf("%v, %d rules: rule %d, want %d for %v", family, n, rule, want, w.batch.Keys[i])
+					}
+				}
+			}
+			if found += w.recent.found; w.recent.words == 0 {
+				idle++
+			}
+		}
+	}
+	if found == 0 || idle == 0 {
+		t.Errorf("%d found, %d tables without", found, idle)
+	}
+}
+
+// TestRecentRests: where no flow comes again the classifier is asked at once, until it is time
+// to look anew.
+func TestRecentRests(t *testing.T) {
+	rules := flowtest.Generate(flowtest.ACL, 2*fewRules, 1)
+	w, _ := alone(t, flowtest.NewTable(rules, nil))
+	p, keys := w.d.program.Load().program, flowtest.Trace(rules, flowtest.Traffic{Packets: batchSize, Seed: 1})
+	looked, next := 0, uint64(0)
+	for range (recentLooks + recentRest) / batchSize {
+		for i := range keys {
+			next++
+			keys[i].Set(flow.SrcLo, next)
+		}
+		before := w.recent.looked
+		judged(w, p, keys)
+		if w.recent.looked > before {
+			looked += batchSize
+		}
+	}
+	if looked != recentLooks {
+		t.Errorf("looked for %d of %d flows, want %d", looked, next, recentLooks)
+	}
+	for range 2 * recentLooks / batchSize { // the same again and again
+		judged(w, p, keys)
+	}
+	if w.recent.rest > 0 || 2*w.recent.found < w.recent.looked {
+		t.Errorf("%d of %d found, rests for %d", w.recent.found, w.recent.looked, w.recent.rest)
+	}
+}
