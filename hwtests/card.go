@@ -102,7 +102,7 @@ func openCard(pci string, c RunConfig) (*card, error) {
 	if err != nil {
 		return nil, &flow.Fault{Code: "E_USAGE", What: "--on nic:" + pci, Why: err.Error(), Remedy: "name the PCI address of a PF, as in nic:0000:3b:00.0: see bladeflow inventory", Err: err}
 	}
-	inv, _, err := discover.Live()
+	inv, err := discover.Glance()
 	if err != nil {
 		return nil, err
 	}

@@ -187,10 +187,7 @@ func (d *Daemon) join(config *Config, inv fabric.Inventory, maps []PortMap, port
 		return err
 	}
 	d.closers = append(d.closers, home.Close)
-	config.VFs = &homed{&provision.Netlink{Blade: config.Blade, Links: links, Inventory: func() (fabric.Inventory, error) {
-		inv, _, err := d.discover()
-		return inv, err
-	}}, home}
+	config.VFs = &homed{&provision.Netlink{Blade: config.Blade, Links: links, Inventory: d.glance}, home}
 	return nil
 }
 
@@ -234,6 +231,15 @@ func (d *Daemon) discover() (fabric.Inventory, []fabric.Finding, error) {
 		return discover.Live()
 	}
 	return discover.Read(d.file.Root)
+}
+
+// glance is discover for whoever asks again and again, and looks at no findings.
+func (d *Daemon) glance() (fabric.Inventory, error) {
+	if d.file.Root == "/" {
+		return discover.Glance()
+	}
+	inv, _, err := discover.Read(d.file.Root)
+	return inv, err
 }
 
 // counters reads what has passed the blade's functions, as they are now.

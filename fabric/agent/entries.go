@@ -18,7 +18,7 @@ import (
 // bladeflow's mark are ours while an agent runs on the card, and orphaned otherwise. No
 // agent is asked.
 func CardEntries(ctx context.Context, function string) ([]EntryStatus, error) {
-	inv, _, err := discover.Live()
+	inv, err := discover.Glance()
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func (d *Daemon) openLinks(ports []PortMap) error {
 		xdp: func(flow.Port) string { return "" }, fail: func(flow.Port) string { return "" }, review: func() {}, detach: func(flow.Port) {}, spread: func(int) int { return 0 }}
 	if len(d.file.Ports) == 0 {
 		d.links.names = func() ([]PortMap, error) {
-			inv, _, err := d.discover()
+			inv, err := d.glance()
 			if err != nil {
 				return nil, err
 			}

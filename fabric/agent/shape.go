@@ -22,7 +22,8 @@ import (
 // Problem. A reboot, a reload of the driver or a reset of the card takes all VFs away, and sets
 // the eSwitch back; and whoever makes VFs anew by hand has to know what the driver demands.
 //
-// Idea. The shape is looked at before anything is opened, and every few seconds after. What the
+// Idea. The shape is looked at before anything is opened, and whenever netdevs have changed: VFs
+// take their representors with them, and a driver that is loaded brings netdevs. What the
 // configuration does not say stays as it is. One that is not as wanted is made so, step by step as its driver demands ([provision.Keep]), unless
 // somebody uses one of its VFs: then what would have to be done is said, and nothing is done.
 // What is set on VFs comes back by the next rounds, as everything that is not as wanted.
@@ -51,10 +52,7 @@ func (d *Daemon) shape(inv fabric.Inventory) (fabric.Inventory, error) {
 		return inv, err
 	}
 	s := &shaper{pf: fabric.PFID{PCI: pf.PCI, Serial: nic.Serial}, name: pf.Name, want: provision.Shape{VFs: d.file.NumVFs, ESwitch: fabric.ESwitch(d.file.ESwitch)},
-		inv: func() (fabric.Inventory, error) {
-			inv, _, err := d.discover()
-			return inv, err
-		}}
+		inv: d.glance}
 	if s.links, err = netlink.NewHandle(); err != nil {
 		return inv, err
 	}
@@ -102,9 +100,11 @@ func (s *shaper) keep(want provision.Shape, log *slog.Logger) (done bool, err er
 	return err == nil, err
 }
 
-// shapePace is how often a card is looked at, and shapeWait how long it may take until the
-// representors of new VFs are there.
+// shapeRest is for how long no netdev must have changed before a card is looked at, for they come
+// and go by the dozen, and shapePace how often it is looked at anyway, for what is told of them
+// can be lost. shapeWait is how long it may take until the representors of new VFs are there.
 const (
+	shapeRest = 200 * time.Millisecond
 	shapePace = 5 * time.Second
 	shapeWait = 10 * time.Second
 )
@@ -146,12 +146,26 @@ func (s *shaper) settled(want provision.Shape, log *slog.Logger) (inv fabric.Inv
 
 // run looks at the card until ctx ends. What it finds is an event.
 func (s *shaper) run(ctx context.Context, a *Agent) error {
-	tick := time.NewTicker(shapePace)
+	events, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	tick, rest := time.NewTicker(shapePace), time.NewTimer(shapeRest)
 	defer tick.Stop()
+	defer rest.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case _, open := <-events:
+			if rest.Reset(shapeRest); open {
+				continue
+			}
+			if events, err = s.listen(ctx); err != nil && ctx.Err() == nil { // there was no room for all
+				return err
+			}
+			continue
+		case <-rest.C:
 		case <-tick.C:
 		}
 		now, err := shapeNow(s.pf.PCI)
@@ -176,8 +190,18 @@ func (s *shaper) run(ctx context.Context, a *Agent) error {
 	}
 }
 
-// shapeNow reads the shape that a PF has: a reading of the whole inventory costs more. A card in
-// switchdev mode gives its ports the ID of its switch.
+// listen hears of changes of netdevs, until ctx ends or there are more than there is room for.
+func (s *shaper) listen(ctx context.Context) (chan netlink.LinkUpdate, error) {
+	events := make(chan netlink.LinkUpdate, 256)
+	if err := s.home.in(func() error { return netlink.LinkSubscribe(events, ctx.Done()) }); err != nil {
+		return nil, fmt.Errorf("listen to link events: %w", err)
+	}
+	return events, nil
+}
+
+// shapeNow reads the shape that a PF has: a reading of the whole inventory costs more. It waits
+// for whoever is just changing the number of VFs. A card in switchdev mode gives its ports the ID
+// of its switch. One without a driver has no shape that can be changed.
 func shapeNow(pf fabric.PCI) (s provision.Shape, err error) {
 	dir := filepath.Join("/sys/bus/pci/devices", pf.String())
 	text, err := os.ReadFile(filepath.Join(dir, "sriov_numvfs"))
@@ -185,6 +209,9 @@ func shapeNow(pf fabric.PCI) (s provision.Shape, err error) {
 		return s, err
 	}
 	if s.VFs, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		return s, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "driver")); err != nil {
 		return s, err
 	}
 	s.ESwitch = fabric.ESwitchLegacy

@@ -27,7 +27,7 @@ func Counters(root string, inv fabric.Inventory) []Counter {
 		return nil
 	}
 	defer dir.Close()
-	s := sysfs{fsys: dir.FS()}
+	s := sysfs{fsys: filesOf(root, dir)}
 	var out []Counter
 	add := func(port string, dev *fabric.Netdev, vf, mirrored bool) {
 		if dev == nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/bladeflow/bladeflow/fabric"
 )
@@ -235,6 +236,10 @@ func TestLive(t *testing.T) {
 	}
 	for _, f := range findings {
 		t.Log(f.Code, f)
+	}
+	glance, err := Glance()
+	if diff := cmp.Diff(inv, glance, cmpopts.IgnoreTypes(fabric.Netdev{})); diff != "" || err != nil { // netdevs may come and go
+		t.Errorf("%v, Live (-) and Glance (+):\n%s", err, diff)
 	}
 	recorded, err := Record("/")
 	if err != nil {

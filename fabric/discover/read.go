@@ -46,8 +46,17 @@ func Read(root string) (fabric.Inventory, []fabric.Finding, error) {
 		return fabric.Inventory{}, nil, &flow.Fault{Code: "E_ROOT", What: "inventory root " + root, Why: "it has no sys folder",
 			Remedy: "name the directory above it", Err: err}
 	}
-	inv, findings := ReadFS(dir.FS())
+	inv, findings := ReadFS(filesOf(root, dir))
 	return inv, findings, nil
+}
+
+// filesOf returns the files below a directory that is open. Nothing leads out of "/", and there
+// the kernel follows links itself: one call, where [os.Root] makes one for each part of a path.
+func filesOf(root string, dir *os.Root) fs.FS {
+	if root == "/" {
+		return os.DirFS(root)
+	}
+	return dir.FS()
 }
 
 // ReadFS reads a tree. The same tree gives the same answer. Cost: a handful of small

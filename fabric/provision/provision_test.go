@@ -22,7 +22,7 @@ func vf(index int) fabric.VFID {
 
 // TestNetlink takes the first two free VFs of a real card in switchdev mode.
 func TestNetlink(t *testing.T) {
-	inv, _, err := discover.Live()
+	inv, err := discover.Glance()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ type shaped struct {
 func openShaped(t *testing.T) *shaped {
 	s := &shaped{}
 	read := func() (inv fabric.Inventory, err error) {
-		s.inv, _, err = discover.Live()
+		s.inv, err = discover.Glance()
 		return s.inv, err
 	}
 	if _, err := read(); err != nil {
@@ -92,10 +92,9 @@ func TestCardReload(t *testing.T) {
 		want = append(want, fabric.Bound{VNIC: fabric.VNICName{Profile: "p", VNIC: fmt.Sprint(i)}, VF: c.vf(i + 1), Setting: s})
 	}
 	t.Cleanup(func() {
-		if err := provision.Restore("b1", c.pfs, c.vfs, map[fabric.PFID]provision.Shape{c.pf: {VFs: 5}}, nil, nil); err != nil {
-			t.Error(err)
+		if count(t, "virtfn*") > 0 { // what is set of them ends with them
+			setVFs(t, 0)
 		}
-		setVFs(t, 0)
 		setVFs(t, 7)
 		linked(t, "eth0")
 		linked(t, "eth1")

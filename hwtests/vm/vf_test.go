@@ -137,7 +137,7 @@ func TestCardLife(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		inv, _, err := discover.Live()
+		inv, err := discover.Glance()
 		if err != nil {
 			t.Fatal(err)
 		}

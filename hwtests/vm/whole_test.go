@@ -184,9 +184,11 @@ func (b *blade) shape(t *testing.T) {
 		return s.Proved && s.Error == nil && device1(s).Entries == rules && !slices.ContainsFunc(s.Links, func(l agent.LinkStatus) bool { return !l.Open })
 	}
 	b.await("the agent made the VFs", whole)
+	taken := time.Now()
 	setVFs(t, 0)
-	b.await("they were taken away", func(s *agent.Status) bool { return !s.Links[1].Open })
-	b.await("and are there again", func(s *agent.Status) bool { return whole(s) && s.EventTotals["CARD_IN_SHAPE"] == 1 })
+	b.await("VFs that were taken away are there again", func(s *agent.Status) bool {
+		return s.Links[1].Since.After(taken) && whole(s) && s.EventTotals["CARD_IN_SHAPE"] == 1
+	})
 	b.open()
 	b.right(rules)
 	b.stop()
