@@ -286,6 +286,9 @@ func (p *placer) offerUnits(m *member, k int) {
 			continue
 		}
 		first := b.offered == 0
+		if len(b.flows) > 0 {
+			p.asksUpTo(m, u, max(p.mostAsks, p.mostCuts)) // once for both
+		}
 		p.offerWhole(b)
 		if asks, ok := p.asksOf(m, u); first && (u.refusal != nil || !ok || len(asks) > 0) {
 			p.offerPiece(b)

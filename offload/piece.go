@@ -151,9 +151,12 @@ func (p *Planner) together(b *flow.Match, asks []*member, k *flow.Key, flows []*
 	}
 	for _, k := range others[:n] {
 		wider := h.with(k)
-		if !slices.ContainsFunc(between, func(r *flow.Match) bool { return !p.apart(r, &wider) && !p.cuttable(b, r, &wider) }) {
+		at := slices.IndexFunc(between, func(r *flow.Match) bool { return !p.apart(r, &wider) && !p.cuttable(b, r, &wider) })
+		if at < 0 {
 			h = wider
+			continue
 		}
+		between[0], between[at] = between[at], between[0] // it may keep out others as well
 	}
 	return h, true
 }
@@ -162,14 +165,12 @@ func (p *Planner) together(b *flow.Match, asks []*member, k *flow.Key, flows []*
 // itself, or have ports to one side of r's. If so, r can be cut off without any of h, but
 // for boxes of a mask of ports; if not, cuttable knows. It is there because it is quick.
 func (p *Planner) apart(r *flow.Match, h *hull) bool {
-	differ := uint64(0)
-	for w, v := range h.key {
-		differ |= (v ^ r.Value[w]) & r.Mask[w] &^ h.apart[w] & p.alone[w]
+	for _, w := range p.words {
+		if (h.key[w]^r.Value[w])&r.Mask[w]&^h.apart[w]&p.alone[w] != 0 {
+			return true
+		}
 	}
-	if differ != 0 {
-		return true
-	}
-	if !p.model.Ranges {
+	if !p.model.Ranges || r.Mask[portWord]&portBits == 0 && r.SrcPort.Any() && r.DstPort.Any() {
 		return false
 	}
 	for i, f := range portFields {
@@ -250,7 +251,7 @@ func (p *Planner) cuts(b, r *flow.Match, h *hull) iter.Seq[cut] {
 		}
 		for i, f := range portFields {
 			how := p.model.Fields[portPart(f)]
-			if how == device.No {
+			if how == device.No || r.Mask[portWord]&portBits == 0 && r.SrcPort.Any() && r.DstPort.Any() {
 				continue
 			}
 			from, to, ok := p.portCut(b, r, f, uint16(k.Get(f)), how)
