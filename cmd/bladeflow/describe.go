@@ -320,13 +320,13 @@ func (d *describing) policy(raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return err
 	}
-	sets := [][]string{{"TIER", "SET", "RULES", "PRIORITIES", "DEFAULT", "HARDWARE", "MIXED", "SOFTWARE", "UNREPORTED", "PROFILES"}}
+	sets := [][]string{{"TIER", "SET", "RULES", "PRIORITIES", "DEFAULT", "HARDWARE", "MIXED", "SOFTWARE", "UNREPORTED", "UNLISTED", "PROFILES"}}
 	for _, s := range p.Status.Sets {
 		priorities := "-"
 		if s.Rules > 0 {
 			priorities = fmt.Sprintf("%d-%d", s.Lowest, s.Highest)
 		}
-		sets = append(sets, []string{s.Tier, s.Name, strconv.Itoa(s.Rules), priorities, strconv.FormatBool(s.Default), strconv.Itoa(s.Hardware), strconv.Itoa(s.Mixed), strconv.Itoa(s.Software), strconv.Itoa(s.Unreported), dash(strings.Join(s.Profiles, ","))})
+		sets = append(sets, []string{s.Tier, s.Name, strconv.Itoa(s.Rules), priorities, strconv.FormatBool(s.Default), strconv.Itoa(s.Hardware), strconv.Itoa(s.Mixed), strconv.Itoa(s.Software), strconv.Itoa(s.Unreported), strconv.Itoa(s.Unlisted), dash(strings.Join(s.Profiles, ","))})
 	}
 	rules := [][]string{{"RULE", "TIER", "PRIORITY", "MATCH", "ACTIONS", "PLACE", "PACKETS"}}
 	for _, r := range p.Status.Rules {

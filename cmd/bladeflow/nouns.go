@@ -63,7 +63,7 @@ var nouns = []noun{
 		return []string{r.Metadata.Name, r.Spec.Tier, strconv.Itoa(len(r.Spec.Rules)), dash(r.Spec.Default), dash(r.Metadata.Tenant), cmp.Or(r.Metadata.UID, r.Metadata.Name), revision(r.Head)}
 	}),
 	newNoun("rule", "", api.KindRule, client.Rules, false, "NAME PLACE ENTRIES PACKETS BYTES CODE | HARDWARE CACHE SOFTWARE ID REASON FIX", ruleRow),
-	newNoun("policy", "", api.KindPolicy, client.Policies, false, "NAME STATE SETS RULES DEFAULT HARDWARE MIXED SOFTWARE UNREPORTED | DIGEST REASON", policyRow),
+	newNoun("policy", "", api.KindPolicy, client.Policies, false, "NAME STATE SETS RULES DEFAULT HARDWARE MIXED SOFTWARE UNREPORTED UNLISTED | DIGEST REASON", policyRow),
 	newNoun("generation", "gen", api.KindGeneration, client.Generations, false, "NAME NUMBER RUNNING PROVED RULES VNICS | REVISION MADE DIGEST DEFAULT UPLINK", generationRow),
 	newNoun("snapshot", "", api.KindSnapshot, client.Snapshots, true, "NAME REVISION MADE NOTE", func(s *api.Snapshot) []string {
 		return []string{s.Metadata.Name, strconv.FormatInt(s.Spec.Revision, 10), at(s.Spec.Made), dash(s.Spec.Note)}
@@ -146,11 +146,12 @@ func ruleRow(r *api.RuleView) []string {
 func policyRow(p *api.PolicyView) []string {
 	s := p.Status
 	var at api.RuleTile
-	unreported := 0
+	unreported, unlisted := 0, 0
 	for _, set := range s.Sets {
-		at.Hardware, at.Mixed, at.Software, unreported = at.Hardware+set.Hardware, at.Mixed+set.Mixed, at.Software+set.Software, unreported+set.Unreported
+		at.Hardware, at.Mixed, at.Software = at.Hardware+set.Hardware, at.Mixed+set.Mixed, at.Software+set.Software
+		unreported, unlisted = unreported+set.Unreported, unlisted+set.Unlisted
 	}
-	return []string{p.Metadata.Name, s.State, strconv.Itoa(len(s.Sets)), strconv.Itoa(s.Total), dash(s.Default), strconv.Itoa(at.Hardware), strconv.Itoa(at.Mixed), strconv.Itoa(at.Software), strconv.Itoa(unreported),
+	return []string{p.Metadata.Name, s.State, strconv.Itoa(len(s.Sets)), strconv.Itoa(s.Total), dash(s.Default), strconv.Itoa(at.Hardware), strconv.Itoa(at.Mixed), strconv.Itoa(at.Software), strconv.Itoa(unreported), strconv.Itoa(unlisted),
 		short(s.Digest), reason(s.Reason)}
 }
 
