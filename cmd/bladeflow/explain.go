@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"io"
@@ -142,6 +143,9 @@ profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 		if err != nil {
 			return err
 		}
+		if blade, _, of := strings.Cut(args[0], "/"); of && strings.Count(args[0], "/") == 2 {
+			q.Blade = cmp.Or(q.Blade, blade)
+		}
 		all, err := client.Rules.List(cmd.Context(), c, q)
 		if err != nil {
 			return err
@@ -153,8 +157,16 @@ profile's vNICs is SET/RULE@PROFILE; without @ all of them are shown.`,
 				found = append(found, r)
 			}
 		}
+		more := all.Metadata.Unlisted
 		if len(found) == 0 {
-			return &flow.Fault{Code: "E_NOT_FOUND", What: "rule " + args[0], Why: "no blade has it or shall have it", Remedy: "write SET/RULE; see bladeflow get rules", Err: client.ErrNotFound}
+			why, remedy := "no blade has it or shall have it", "write SET/RULE; see bladeflow get rules"
+			if more > 0 {
+				why, remedy = fmt.Sprintf("no blade lists it, and %s in no blade's report, which has those that counted most", isOrAre(more, "rule")), "name the blade with --blade"
+			}
+			return &flow.Fault{Code: "E_NOT_FOUND", What: "rule " + args[0], Why: why, Remedy: remedy, Err: client.ErrNotFound}
+		}
+		if more > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s in no blade's report, which has those that counted most: --blade asks about one blade\n", isOrAre(more, "rule"))
 		}
 		all.Items = found
 		switch *output {
@@ -178,6 +190,10 @@ func printOffload(w io.Writer, s api.RuleStatus) {
 			last = fmt.Sprintf("its last report of rules is %s old", time.Since(s.Reported).Round(time.Second))
 		}
 		fmt.Fprintf(w, "%s on %s: not reported yet: %s, and comes some seconds after a change is proved\n", s.Name, s.Blade, last)
+		return
+	}
+	if s.Place == api.Unlisted {
+		fmt.Fprintf(w, "%s on %s: it counted too little to be in the blade's report\n", s.Name, s.Blade)
 		return
 	}
 	fmt.Fprintf(w, "%s on %s: %s, %s\n", s.Name, s.Blade, s.Place, count(s.Entries, "entry"))

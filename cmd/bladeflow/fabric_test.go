@@ -257,6 +257,10 @@ func (p *puppet) carryOut(ctx context.Context, kv store.KV) error {
 		parts = append(parts, p.rulesOf(ctx, sum)...)
 	}
 	for _, r := range g.Spec.Edited(parts) {
+		if strings.HasSuffix(r.Name, "/quiet") { // it counts too little to be listed
+			rules.Status.Omitted++
+			continue
+		}
 		rules.Status.Rules = append(rules.Status.Rules, api.RuleState{Name: r.Name, ID: r.ID})
 	}
 	for i := range rules.Status.Rules { // every second one finds a place in the card

@@ -106,14 +106,26 @@ func (g *getting) list() error {
 		}
 		left = slices.DeleteFunc(left, func(n string) bool { return n == name })
 	}
-	if len(left) > 0 {
-		_, err := g.noun.all.Get(g.Context(), g.client, left[0]) // says in the manager's words that it is not there
+	for _, name := range left {
+		raw, err := g.noun.all.Get(g.Context(), g.client, name) // or it says in the manager's words that it is not there
 		if err != nil {
 			return err
 		}
+		items = append(items, raw)
+	}
+	if n := all.Metadata.Unlisted; n > 0 && len(g.names) == 0 {
+		fmt.Fprintf(g.ErrOrStderr(), "note: %s in no report of a blade, which has those that counted most, and not in this list: --blade lists all of one blade\n", isOrAre(n, "rule"))
 	}
 	all.Items = items
 	return printObjects(g.OutOrStdout(), g.noun, all, g.form, g.heads)
+}
+
+// isOrAre is count with a verb.
+func isOrAre(n int, what string) string {
+	if n == 1 {
+		return count(n, what) + " is"
+	}
+	return count(n, what) + " are"
 }
 
 // asked reports whether an object is one of those that the command line names.

@@ -253,18 +253,24 @@ type RuleView struct {
 
 // RuleStatus is a rule's place and counters on one blade. A rule that the blade shall have
 // and has not reported yet is there with the place [Unreported]: blades report where rules
-// live some seconds after a change.
+// live some seconds after a change. One that its report is too long for is there with the
+// place [Unlisted] if it is asked for by its name or its blade, and counted in
+// [ListMetadata] else.
 type RuleStatus struct {
 	Blade string `json:"blade"`
 	RuleState
 
 	// Reported is when the blade reported rules last; zero if it never did. Valid iff
-	// Place is Unreported.
+	// Place is Unreported or Unlisted.
 	Reported time.Time `json:"reported,omitzero"`
 }
 
-// Unreported is the place of a rule whose blade has not said yet where it lives.
-const Unreported = "unreported"
+// Unreported is the place of a rule whose blade has not said yet where it lives, and
+// Unlisted of one that counted too little to be in its blade's report.
+const (
+	Unreported = "unreported"
+	Unlisted   = "unlisted"
+)
 
 // GenerationView is what a blade shall do and does; its name is the blade's.
 type GenerationView struct {
@@ -288,4 +294,5 @@ type ListMetadata struct {
 	Cursor    int64  `json:"cursor"`             // watch from here to miss nothing
 	Continue  string `json:"continue,omitempty"` // name after which the next page begins
 	Remaining int    `json:"remaining,omitempty"`
+	Unlisted  int    `json:"unlisted,omitempty"` // rules that are in no blade's report, and in this list only if one blade's are asked for
 }

@@ -51,7 +51,7 @@ func (v *view) policy(id fabric.BladeID, c fabric.Compiled, whole bool) api.Poli
 	}
 	missing := api.Unreported
 	if v.rulesReported(id, c.Digest) {
-		missing = "unlisted"
+		missing = api.Unlisted
 	}
 	told := map[string]*api.RuleState{}
 	if r.rules != nil {
@@ -119,7 +119,7 @@ func counts(p *api.PolicySet, priority int32, place string) {
 	switch place {
 	case api.Unreported:
 		p.Unreported++
-	case "unlisted":
+	case api.Unlisted:
 		p.Unlisted++
 	case "hardware":
 		p.Hardware++
@@ -146,14 +146,14 @@ func (v *view) rulesReported(id fabric.BladeID, content fabric.Digest) bool {
 }
 
 // rules are those that blades report, and those that they shall have and have not
-// reported yet.
+// reported yet; of one blade, and by name, also those that its report is too long for.
 func (m *Manager) rules(v *view, f filter) (out []api.RuleView) {
 	made := map[fabric.BladeID]fabric.Compiled{}
 	if v.trouble == nil {
 		made = m.cache.of(v)
 	}
 	for id, r := range v.blades {
-		if f.blade != "" && f.blade != string(id) {
+		if f.blade != "" && f.blade != string(id) || f.name != "" && !strings.HasPrefix(f.name, string(id)+"/") {
 			continue
 		}
 		add := func(s api.RuleState, reported time.Time) {
@@ -170,16 +170,36 @@ func (m *Manager) rules(v *view, f filter) (out []api.RuleView) {
 			}
 		}
 		c, seen := made[id]
-		if !seen || c.Err != nil || v.rulesReported(id, c.Digest) {
+		place := api.Unreported
+		if seen && v.rulesReported(id, c.Digest) {
+			if place = api.Unlisted; r.rules.Status.Omitted == 0 || f.blade == "" && f.name == "" {
+				continue
+			}
+		}
+		if !seen || c.Err != nil {
 			continue
 		}
 		for i := range c.Table.Rules {
 			if rule := &c.Table.Rules[i]; !told[wireID(rule.ID)] {
-				add(api.RuleState{Name: rule.Name, ID: wireID(rule.ID), Place: api.Unreported}, last)
+				add(api.RuleState{Name: rule.Name, ID: wireID(rule.ID), Place: place}, last)
 			}
 		}
 	}
 	return sortedByName(out)
+}
+
+// unlisted is how many rules are not in the list that was asked for because blades' reports
+// are too long for them.
+func (m *Manager) unlisted(v *view, f filter) (n int) {
+	if f.blade != "" || v.trouble != nil {
+		return 0
+	}
+	for id, c := range m.cache.of(v) {
+		if v.rulesReported(id, c.Digest) {
+			n += max(0, v.blades[id].rules.Status.Omitted)
+		}
+	}
+	return n
 }
 
 // wireID is how a rule's ID is written.

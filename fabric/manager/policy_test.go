@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/fabric/api"
@@ -63,13 +64,22 @@ func TestPolicy(t *testing.T) {
 			r.do("GET", "policies/b1", "", &policy)
 			return policy.Status.Rules[c.listed-1].Place == "hardware"
 		})
-		missing := map[bool]string{false: api.Unreported, true: "unlisted"}[c.reported]
+		missing := map[bool]string{false: api.Unreported, true: api.Unlisted}[c.reported]
 		if last := policy.Status.Rules[3]; last.Place != missing || policy.Status.Rules[0].Packets != 3 {
 			t.Errorf("generation %d: %+v, want %s", c.generation, last, missing)
 		}
+		rules = api.List[api.RuleView]{}
+		r.do("GET", "rules", "", &rules)
+		if others := len(rules.Items) - c.wantRules; others != 2 || rules.Metadata.Unlisted != 4-c.wantRules { // on b2
+			t.Errorf("generation %d: %d rules and %d unlisted, want 2 and %d, and %d", c.generation, len(rules.Items), rules.Metadata.Unlisted, c.wantRules, 4-c.wantRules)
+		}
+		rules = api.List[api.RuleView]{}
 		r.do("GET", "rules?blade=b1", "", &rules)
-		if len(rules.Items) != c.wantRules {
-			t.Errorf("generation %d: %d rules, want %d", c.generation, len(rules.Items), c.wantRules)
+		var last api.RuleView
+		r.want(200, "GET", "rules/"+url.PathEscape("b1/"+s.Rules[3].Name), "")
+		r.do("GET", "rules/"+url.PathEscape("b1/"+s.Rules[3].Name), "", &last)
+		if len(rules.Items) != 4 || rules.Metadata.Unlisted != 0 || last.Status.Place != missing {
+			t.Errorf("generation %d: of the blade %d rules, %d unlisted, and by its name %+v", c.generation, len(rules.Items), rules.Metadata.Unlisted, last)
 		}
 		var blade api.Blade
 		r.do("GET", "blades/b1", "", &blade)

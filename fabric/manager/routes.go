@@ -52,7 +52,7 @@ func (m *Manager) routes(mux *http.ServeMux) {
 	readable[api.PFView](m, h, "pfs", (*view).pfs)
 	readable[api.VFView](m, h, "vfs", (*view).vfs)
 	readable[api.VNICView](m, h, "vnics", (*view).vnics)
-	readable[api.RuleView](m, h, "rules", m.rules)
+	readable[api.RuleView](m, h, "rules", m.rules, m.unlisted)
 	readable[api.PolicyView](m, h, "policies", m.policies)
 	readable[api.GenerationView](m, h, "generations", (*view).generations)
 	readable[api.Event](m, h, "events", (*view).history)
@@ -203,8 +203,8 @@ type listInput struct {
 }
 
 // readable adds the two operations that read a kind. all returns the objects in the
-// order of their names.
-func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filter) []T) {
+// order of their names; unlisted how many are left out of a list, of a kind of which any are.
+func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filter) []T, unlisted ...func(*view, filter) int) {
 	register(m, h, "list-"+plural, http.MethodGet, plural, "List "+plural, nil, func(ctx context.Context, in *listInput) (*output[api.List[T]], error) {
 		v, err := m.view(ctx, 0)
 		if err != nil {
@@ -218,7 +218,11 @@ func readable[T any](m *Manager, h huma.API, plural string, all func(*view, filt
 		if err != nil {
 			return nil, err
 		}
-		page := listOf(v, all(v, filter{blade: in.Blade, tenant: in.Tenant}))
+		asked := filter{blade: in.Blade, tenant: in.Tenant}
+		page := listOf(v, all(v, asked))
+		for _, count := range unlisted {
+			page.Metadata.Unlisted += count(v, asked)
+		}
 		page.Items = slices.DeleteFunc(page.Items, func(o T) bool { return !labels.Selects(headOf(&o).Metadata.Labels) })
 		if in.After != "" {
 			i := slices.IndexFunc(page.Items, func(o T) bool { return headOf(&o).Metadata.Name == in.After })
