@@ -109,6 +109,7 @@ func (g *generator) make(n int) error {
 	}
 }
 
-// nap is for how long other threads of this CPU may run then: about as long as they take for
-// stride frames, because each time it ends costs a switch of threads.
-const nap = 200 * time.Microsecond
+// nap is for how long other threads of this CPU may run then, at least. It is shorter than
+// what they take for stride frames: who wakes early waits its turn (see [patient]), and who
+// wakes late leaves the CPU and its caches to whatever else the machine does.
+const nap = 50 * time.Microsecond
