@@ -143,6 +143,51 @@ func TestRedirectRefused(t *testing.T) {
 	}
 }
 
+// TestRedirectCounted asks again and again what has left while frames leave: no number
+// decreases, and in the end all are counted.
+func TestRedirectCounted(t *testing.T) {
+	inNamespace(t)
+	c := newCable(t, "0")
+	l, err := redirected(c.rep)
+	must.Have(t, "afxdp", err)
+	t.Cleanup(func() { l.Close() })
+	const bundles, each = 300, 7
+	ended := make(chan error)
+	go func() {
+		ended <- func() error {
+			for range bundles {
+				for i := range each {
+					if err := l.Send(testFrame(60, 0, i)); err != nil {
+						return err
+					}
+				}
+				if err := l.Flush(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+	var sent, dropped uint64
+	for asking := true; asking; {
+		select {
+		case err := <-ended:
+			if asking = false; err != nil {
+				t.Fatal(err)
+			}
+		default:
+		}
+		_, s, d := l.Stats()
+		if s < sent || d < dropped || s+d > bundles*each {
+			t.Fatalf("sent %d and dropped %d after %d and %d", s, d, sent, dropped)
+		}
+		sent, dropped = s, d
+	}
+	if sent+dropped != bundles*each {
+		t.Errorf("sent %d and dropped %d of %d", sent, dropped, bundles*each)
+	}
+}
+
 // TestRedirectGone takes the tap away: what was to leave by it fails, and what comes after
 // leaves by the socket.
 func TestRedirectGone(t *testing.T) {

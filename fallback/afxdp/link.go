@@ -75,6 +75,9 @@ type Link struct {
 	warmth   byte                  // what take has read of frames: else a compiler would not read it
 	received atomic.Uint64
 
+	asking sync.Mutex // held while the kernel is asked, and to close; taken before mu
+	told   told       // guarded by asking
+
 	mu     sync.Mutex // guards what follows: the sender's side
 	closed bool
 	tx     *ring.Out[unix.XDPDesc]
@@ -316,19 +319,48 @@ func (l *Link) Wake() { l.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // Stats returns how many frames Recv handed out, how many the kernel took to send,
 // and how many were lost: received with no room in a ring or too long, or refused
-// by the device on transmit.
+// by the device on transmit. The kernel is asked while others go on sending: what is
+// refused meanwhile is told by the next call.
 func (l *Link) Stats() (received, sent, dropped uint64) {
+	l.asking.Lock()
+	defer l.asking.Unlock()
+	l.ask()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	received, dropped = l.received.Load(), l.unsent()
+	dropped = l.unsent()
 	sent = l.pushed - min(l.pushed, dropped+l.waiting()) // others may have dropped something, too
-	if l.closed {
-		return received, sent, dropped
+	l.told.sent = max(l.told.sent, sent)
+	return l.received.Load(), l.told.sent, dropped + l.told.unread
+}
+
+// told is what a Link has heard of the kernel, and said itself. Numbers never decrease.
+type told struct {
+	refused uint64 // frames of bundles that the device did not take
+	dropped uint64 // frames that the device has dropped, anybody's
+	unread  uint64 // received frames for which there was no room
+	sent    uint64 // as Stats returned it last
+}
+
+// ask asks the kernel what was lost. asking is held, mu is not: that takes as long as to send
+// a batch.
+func (l *Link) ask() {
+	l.mu.Lock()
+	closed, o, written := l.closed, l.outlet, uint64(0)
+	if o != nil {
+		written = o.written
+	}
+	l.mu.Unlock()
+	if closed {
+		return
+	}
+	if o != nil {
+		left, dropped := o.left(), o.drops()
+		l.told.refused = max(l.told.refused, written-min(left, written)) // some of left may be younger than written
+		l.told.dropped = max(l.told.dropped, dropped-min(o.before, dropped))
 	}
 	if s, err := ring.Statistics(l.fd); err == nil {
-		dropped += s.Rx_dropped + s.Rx_ring_full
+		l.told.unread = s.Rx_dropped + s.Rx_ring_full
 	}
-	return received, sent, dropped
 }
 
 // waiting is how many frames wait to leave. mu is held.
@@ -346,12 +378,14 @@ func (l *Link) waiting() (n uint64) {
 // Close detaches from the device, whose frames the kernel gets again. No Recv may
 // be running.
 func (l *Link) Close() error {
+	l.asking.Lock()
+	defer l.asking.Unlock()
+	l.ask()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
 	}
-	l.lost = l.unsent() - l.failed
 	l.pushed -= l.waiting() // it never leaves
 	l.closed = true
 	var errs []error

@@ -262,18 +262,16 @@ func (o *outlet) write() error {
 	return nil
 }
 
-// lost returns how many frames the device did not take, and how many frames of anybody it
-// has dropped.
-func (o *outlet) lost() (refused, dropped uint64) {
+// left returns how many of the frames that were written the device took.
+func (o *outlet) left() (n uint64) {
 	var all []progress
 	if err := o.turns.Lookup(uint32(0), &all); err != nil {
 		panic(err) // an array has its entries
 	}
-	left := uint64(0)
 	for _, p := range all {
-		left += p.Left
+		n += p.Left
 	}
-	return o.written - left, max(o.drops(), o.before) - o.before
+	return n
 }
 
 // drops is what the device says that it has dropped; what it said last if it is gone.

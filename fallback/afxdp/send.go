@@ -193,12 +193,6 @@ func (l *Link) reap() {
 	l.done.Release()
 }
 
-// unsent is how many frames were lost on transmit. What the socket was told that the device
-// has dropped the device has counted, too. mu is held.
-func (l *Link) unsent() uint64 {
-	if l.outlet == nil || l.closed {
-		return l.lost + l.failed
-	}
-	refused, dropped := l.outlet.lost()
-	return max(l.lost, dropped) + l.failed + refused
-}
+// unsent is how many frames were lost on transmit, as far as was heard. What the socket was
+// told that the device has dropped the device has counted, too. asking and mu are held.
+func (l *Link) unsent() uint64 { return max(l.lost, l.told.dropped) + l.failed + l.told.refused }
