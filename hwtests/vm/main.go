@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,14 +101,10 @@ func command(ctx context.Context, args []string) int {
 func prepared(ctx context.Context, cache string) int {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took longer than %v", patience))
 	defer cancel()
-	b, err := prepare(ctx, cache, say)
+	b, took, err := prepare(ctx, cache, say)
 	boots := "booted before"
-	if err == nil && (b.Tried == "" || b.Tried != hostBoot()) {
-		var took time.Duration
-		if took, err = trial(ctx, b); err == nil {
-			boots, b.Tried = fmt.Sprintf("boots in %.1f s", took.Seconds()), hostBoot()
-			err = store(cache, b)
-		}
+	if took > 0 {
+		boots = fmt.Sprintf("boots in %.1f s", took.Seconds())
 	}
 	if ctx.Err() != nil {
 		err = errors.Join(context.Cause(ctx), err)
