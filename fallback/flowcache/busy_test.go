@@ -2,8 +2,10 @@ package flowcache
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
+	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
 	"github.com/bladeflow/bladeflow/flow"
 	"github.com/bladeflow/bladeflow/flow/flowtest"
 )
@@ -38,7 +40,7 @@ func TestBusiest(t *testing.T) {
 		case n < 80:
 			evicted = put1(tab, epoch, &key, Verdict{}, flow.RuleID(key[0]+100)) == evicting || evicted
 		case n < 90:
-			got := tab.busiest(1000)
+			got := toldOf(tab, 1000)
 			sum := map[flow.Key]uint64{}
 			for i, b := range got {
 				if b.Rule != flow.RuleID(b.Key[0]+100) {
@@ -75,7 +77,70 @@ func TestBusiest(t *testing.T) {
 	if told < 100 {
 		t.Errorf("only %d flows were told of", told)
 	}
-	if few := tab.busiest(2); len(few) > 2 {
+	if few := toldOf(tab, 2); len(few) > 2 {
 		t.Errorf("%d flows, at most 2 were asked for", len(few))
+	}
+}
+
+// toldOf is Busiest of a table without a lock.
+func toldOf(t *table, n int) []Busy {
+	b := busiest{most: n}
+	for first := 0; t.tell(first, &b); first += pieceOfTelling {
+		b.prune()
+	}
+	return b.sorted()
+}
+
+// TestBusiestOfMany compares the busiest of several pieces of a table with all of them sorted,
+// whether they differ much, hardly or not at all; an epoch that begins between two pieces leaves
+// nothing of the one before.
+func TestBusiestOfMany(t *testing.T) {
+	rng := rand.New(rand.NewPCG(flowtest.Seed(t), 2))
+	m := newMemory(2048, 64)
+	tab := newTable(m)
+	view := flow.Key{^uint64(0)}
+	advance(tab, &view)
+	tab.settled = tab.epoch()
+	for i := range uint64(4 * 2048) {
+		put1(tab, tab.epoch(), &flow.Key{i}, Verdict{}, flow.RuleID(7))
+	}
+	for _, differ := range []uint64{1, 3, 1 << 40} {
+		for _, n := range []int{1, 100, 3000, 1 << 20} {
+			var want []uint64
+			for i := range m.Sets {
+				for w := range ways {
+					if e := &m.Sets[i].Way[w]; e.Stamp == tab.epoch() && rng.IntN(8) > 0 {
+						more := 1 + rng.Uint64N(differ)
+						e.Packets += more
+						want = append(want, more)
+					}
+				}
+			}
+			slices.Sort(want)
+			slices.Reverse(want)
+			want = want[:min(n, len(want))]
+			var got []uint64
+			seen := map[flow.Key]bool{}
+			for _, b := range toldOf(tab, n) {
+				got = append(got, b.Packets)
+				if seen[b.Key] || b.Rule != 7 {
+					t.Fatalf("flow %x of rule %d, twice %v", b.Key, b.Rule, seen[b.Key])
+				}
+				seen[b.Key] = true
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("the %d busiest of a table whose flows have 1 to %d packets: %d, want %d", n, differ, len(got), len(want))
+			}
+		}
+	}
+	i := slices.IndexFunc(m.Sets[:pieceOfTelling/ways], func(s xdp.CacheSet) bool { return s.Way[0].Stamp == tab.epoch() })
+	m.Sets[i].Way[0].Packets++
+	b := busiest{most: 10}
+	tab.tell(0, &b)
+	had := len(b.all)
+	advance(tab, &view)
+	tab.tell(pieceOfTelling, &b)
+	if left := b.sorted(); had != 1 || len(left) != 0 {
+		t.Errorf("%d flows, and %d left in another epoch", had, len(left))
 	}
 }
