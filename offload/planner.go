@@ -55,7 +55,6 @@ type Planner struct {
 	nearby    []*member      // of asksNear
 	between   []*flow.Match  // of together
 	alone     flow.Key       // the bits that an entry can match without others, those of ports left out
-	words     []int          // of a key, in which rules look at some of these
 	mostAsks  int            // how many earlier rules a unit may ask, see crowded
 	mostCuts  int            // how many of them a box is cut from one by one, see few
 
@@ -93,9 +92,6 @@ func (p *Planner) begin(t *flow.Table) {
 			}
 		}
 	}
-	for i := range t.Len() + 1 {
-		p.looks(t.Rule(i))
-	}
 	p.masks, p.sets, p.levels = map[setMask]int32{}, map[flow.Key]int32{}, map[uint64]int32{}
 	p.members = make([]*member, t.Len()+1)
 	made := make([]member, len(p.members))
@@ -105,15 +101,6 @@ func (p *Planner) begin(t *flow.Table) {
 	}
 	p.index = newIndex(p.members, 1)
 	p.connect(t)
-}
-
-// looks notes which words r looks at.
-func (p *Planner) looks(r *flow.Rule) {
-	for w, mask := range r.Match.Mask {
-		if mask&p.alone[w] != 0 && !slices.Contains(p.words, w) {
-			p.words = append(p.words, w)
-		}
-	}
 }
 
 // connect learns t's switch and ports.
@@ -156,7 +143,6 @@ func (p *Planner) turn(t *flow.Table) {
 	}
 	p.index.add(p.fresh)
 	for _, m := range p.fresh {
-		p.looks(m.rule)
 		p.introduce(m)
 	}
 }
