@@ -128,6 +128,7 @@ func (d *Datapath) Swap(t *flow.Table) error {
 	for _, w := range d.workers {
 		w.mu.Lock()
 		w.tally.adopt(t)
+		w.recent.program = nil // a worker that has little to do would keep it for ever
 		w.mu.Unlock()
 	}
 	d.meters.forget(t, d.clock())

@@ -44,7 +44,7 @@ const (
 
 // recent is a worker's memory of flows.
 type recent struct {
-	program *program // what it remembers is of
+	program *program // what it remembers is of; nil after a change of tables
 	stamp   uint32   // the program's; never 0
 	factor  uint64   // of the hash, odd
 	looks   [recentWords]look

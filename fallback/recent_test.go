@@ -89,3 +89,22 @@ func TestRecentRests(t *testing.T) {
 		t.Errorf("%d of %d found, rests for %d", w.recent.found, w.recent.looked, w.recent.rest)
 	}
 }
+
+// TestRecentLetsGo: a worker that judges no more than a few frames after a change of tables keeps
+// nothing of the one before.
+func TestRecentLetsGo(t *testing.T) {
+	rules := flowtest.Generate(flowtest.ACL, 2*fewRules, 1)
+	table := flowtest.NewTable(rules, nil)
+	w, frames := alone(t, table)
+	w.judge(frames)
+	if w.recent.program != w.d.program.Load().program {
+		t.Fatal("the worker remembers nothing")
+	}
+	if err := w.d.Swap(flowtest.NewTable(rules[:fewRules], nil)); err != nil {
+		t.Fatal(err)
+	}
+	w.judge(frames[:recentBatch-1])
+	if p := w.recent.program; p != nil && p.table == table {
+		t.Error("the table before is kept")
+	}
+}
