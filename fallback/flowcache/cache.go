@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink/nl"
 
 	"github.com/bladeflow/bladeflow/fallback/flowcache/internal/xdp"
 	"github.com/bladeflow/bladeflow/flow"
@@ -65,6 +66,9 @@ type Cache struct {
 	begun    bool                      // by Begin: what the owner before left is no more
 	fresh    bool                      // nobody had pinned anything in dir before
 	stats    Stats
+	notices  *nl.NetlinkSocket // the kernel's of devices; nil without
+	heard    chan struct{}     // closed when notices are heeded no more
+	closings uint64            // ways closed because of them
 }
 
 // Stats is what a [Cache] was asked to hold, since it was opened.
@@ -368,7 +372,7 @@ func (k *Cache) Close() error {
 	if k.fresh && !k.begun {
 		return k.Destroy()
 	}
-	var errs []error
+	errs := []error{k.hush()}
 	for n, p := range k.ports {
 		if k.dir == "" {
 			errs = append(errs, p.link.Detach())

