@@ -60,7 +60,7 @@ func unreachable(what string, cause error) error {
 
 func noSpace(what string) error {
 	return &flow.Fault{Code: "E_NO_SPACE", What: what, Why: "the store takes no writes: the disk under it is nearly full, or it has reached its quota",
-		Remedy: "make room on its disk, and it goes on by itself; if there is room, delete history, compact, defragment and clear the alarm, or raise the quota", Err: ErrNoSpace}
+		Remedy: "make room on its disk, and it goes on by itself; if there is room, bladeflow backup, and bladeflow restore into an empty directory", Err: ErrNoSpace}
 }
 
 func tooLarge(what, limit string) error {
