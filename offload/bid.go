@@ -49,94 +49,6 @@ func (p *piece) brings() float64 {
 	return sum
 }
 
-// offer is a bid, or a piece of it, at the packets it brings for each entry.
-type offer struct {
-	ratio float64
-	at    int32  // the rule's place
-	k     int32  // of which units to look at the bids; valid iff b is nil
-	b     *bid   // nil if they were not looked at yet
-	p     *piece // nil for the whole bid
-}
-
-// better orders offers, the best first.
-func (o *offer) better(than *offer) bool {
-	if o.ratio != than.ratio {
-		return o.ratio > than.ratio
-	}
-	if o.at != than.at {
-		return o.at < than.at
-	}
-	return cmp.Or(cmp.Compare(o.nr(), than.nr()), cmp.Compare(o.kind(), than.kind())) < 0
-}
-
-func (o *offer) nr() int {
-	if o.b == nil {
-		return int(o.k) << 16
-	}
-	return o.b.u.nr
-}
-
-func (o *offer) kind() int {
-	switch {
-	case o.b == nil:
-		return 0
-	case o.p == nil:
-		return 1
-	}
-	return 2
-}
-
-// offers is a heap, the best on top. That of package container/heap allocates for each
-// offer that comes or goes.
-type offers []offer
-
-// order makes a heap of what is there.
-func (o offers) order() {
-	for i := len(o)/2 - 1; i >= 0; i-- {
-		o.sink(i)
-	}
-}
-
-// sink brings the i-th below what is better.
-func (o offers) sink(i int) {
-	for {
-		best := i
-		for _, kid := range [2]int{2*i + 1, 2*i + 2} {
-			if kid < len(o) && o[kid].better(&o[best]) {
-				best = kid
-			}
-		}
-		if best == i {
-			return
-		}
-		o[i], o[best] = o[best], o[i]
-		i = best
-	}
-}
-
-func (o *offers) push(x offer) {
-	*o = append(*o, x)
-	heap := *o
-	for i := len(heap) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !heap[i].better(&heap[up]) {
-			return
-		}
-		heap[i], heap[up] = heap[up], heap[i]
-		i = up
-	}
-}
-
-// pop takes off the best.
-func (o *offers) pop() offer {
-	heap := *o
-	best, last := heap[0], len(heap)-1
-	heap[0] = heap[last]
-	*o = heap[:last]
-	o.sink(0)
-	return best
-}
-
 // nothing stands for the cost of what replaces what it needs: an entry that takes the
 // place of its rule's guard, or of pieces. It is not zero so that such bids have an
 // order too.
@@ -160,6 +72,7 @@ func (p *placer) bidOf(m *member, u *unit) *bid {
 		all += f.packets
 		if every || u.match.Matches(f.key) {
 			sum += f.packets
+			f.lost = p.lost(m, f.key)
 			b.flows = append(b.flows, f)
 		}
 	}
@@ -169,6 +82,16 @@ func (p *placer) bidOf(m *member, u *unit) *bid {
 	u.bid = b
 	p.bids = append(p.bids, b)
 	return b
+}
+
+// fewFresh is how many new rules a flow is compared with one by one.
+const fewFresh = 64
+
+// lost reports whether a new rule takes packets that m's rule took when they were counted.
+// It need not know: no piece can hold such a flow, and it takes long to find that out for
+// each one by itself.
+func (p *placer) lost(m *member, k *flow.Key) bool {
+	return len(p.Planner.fresh) <= fewFresh && slices.ContainsFunc(p.Planner.fresh, func(q *member) bool { return q.place[after] < m.place[after] && q.rule.Match.Matches(k) })
 }
 
 // refuse notes why a rule stays in software, if nothing was noted yet.
@@ -204,6 +127,8 @@ func (p *placer) pass() {
 		switch {
 		case o.b == nil:
 			p.look(p.members[o.at], int(o.k))
+		case o.more:
+			p.offerPiece(o.b)
 		case o.p != nil:
 			p.tryPiece(o.p, o.ratio)
 		default:
@@ -291,7 +216,7 @@ func (p *placer) offerUnits(m *member, k int) {
 		}
 		p.offerWhole(b)
 		if asks, ok := p.asksOf(m, u); first && (u.refusal != nil || !ok || len(asks) > 0) {
-			p.offerPiece(b)
+			p.offerMore(b)
 		}
 	}
 }
@@ -448,11 +373,25 @@ func (p *placer) tell(q *member) {
 	}
 }
 
+// offerMore offers one more piece of b, if there are flows for it, without making it: it
+// takes a hundred times as long, and for most bids the next one is never wanted.
+func (p *placer) offerMore(b *bid) {
+	left := 0.0
+	for _, f := range b.flows {
+		if f.pieces == 0 && !f.barren && !f.lost {
+			left += f.packets
+		}
+	}
+	if left > 0 {
+		p.offers.push(offer{ratio: (cold + left) / float64(1+p.stationCost(b)), at: b.m.place[after], b: b, more: true})
+	}
+}
+
 // offerPiece offers the piece of b around the hottest flow that is in none, if there
 // is one.
 func (p *placer) offerPiece(b *bid) {
 	for _, f := range b.flows {
-		if f.pieces > 0 || f.barren {
+		if f.pieces > 0 || f.barren || f.lost {
 			continue
 		}
 		made := b.spare
@@ -492,5 +431,5 @@ func (p *placer) tryPiece(piece *piece, offered float64) {
 		p.changed, piece.came = true, true
 		p.came++
 	}
-	p.offerPiece(b)
+	p.offerMore(b)
 }

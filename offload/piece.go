@@ -125,7 +125,7 @@ func (p *Planner) together(b *flow.Match, asks []*member, k *flow.Key, flows []*
 	var others [looked]*flow.Key
 	n, all := 0, h
 	for _, f := range flows {
-		if f.pieces == 0 && f.key != k && n < looked && b.Matches(f.key) {
+		if f.pieces == 0 && !f.lost && f.key != k && n < looked && b.Matches(f.key) {
 			others[n] = f.key
 			n++
 			all = all.with(f.key)

@@ -59,6 +59,7 @@ type hot struct {
 	packets float64
 	pieces  int32 // how many of those placed hold it
 	barren  bool  // no piece can hold it
+	lost    bool  // because another rule answers it now
 }
 
 // cold stands for no packets: a rule without traffic is worth a little, so that room
