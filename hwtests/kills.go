@@ -299,9 +299,7 @@ func (k *killing) begun(ctx context.Context, old string) time.Time {
 
 // cycle is one update with one kill or more.
 func (k *killing) cycle(ctx context.Context) error {
-	k.gauge.forget()
-	time.Sleep(150 * time.Millisecond)
-	before, _, err := k.gauge.share()
+	before, err := k.answered(ctx)
 	if err != nil {
 		return err
 	}
@@ -363,6 +361,25 @@ func (k *killing) cycle(ctx context.Context) error {
 	k.settles = append(k.settles, time.Since(restart))
 	time.Sleep((window + 1) * gaugePace)
 	return k.compare(ctx, was, left, &change, before, restart)
+}
+
+// answered returns the share of packets that the card answers, of 200 of them or more: a sender
+// may get no processor for a while.
+func (k *killing) answered(ctx context.Context) (float64, error) {
+	k.gauge.forget()
+	for limit := time.Now().Add(settleLimit); ; {
+		time.Sleep(150 * time.Millisecond)
+		share, packets, err := k.gauge.share()
+		if err != nil || packets >= 200 {
+			return share, err
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if time.Now().After(limit) {
+			return 0, fmt.Errorf("%d packets came to the card in %s", packets, settleLimit)
+		}
+	}
 }
 
 // settleMost is the longest that a restart took of late, or a guess.
@@ -489,7 +506,7 @@ func (k *killing) compare(ctx context.Context, was held, left []held, c *change,
 		r.Late++
 	}
 	if before < 0.5 {
-		return fmt.Errorf("the card answers %.0f %% of the packets, which says nothing", 100*before)
+		return fmt.Errorf("the card answers %.0f %% of the packets, which says nothing: the agents said: %s", 100*before, k.said())
 	}
 	return nil
 }
