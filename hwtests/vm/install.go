@@ -47,8 +47,10 @@ func install(ctx context.Context, say func(string, ...any)) error {
 		return nil
 	}
 	say("installing qemu-system-x86 (14 MB and some libraries)")
-	if err := aptUpdate(ctx); err != nil {
-		return err
+	if len(missing) == 0 { // apt's lists are new otherwise
+		if err := aptUpdate(ctx); err != nil {
+			return err
+		}
 	}
 	out, err := exec.CommandContext(ctx, "apt-cache", "policy", "qemu-system-x86").Output()
 	if err != nil {
