@@ -64,8 +64,8 @@ type load struct {
 // that wait for each other slow: the frames made until then have to do.
 const longest = 5 * time.Second
 
-// run makes frames on the calling thread, which must be in the sender's namespace.
-// Frames that are lost are waited for once, and then no more.
+// run makes frames on the calling thread, which must be in the sender's namespace, and returns
+// when they have come to their end. Frames that are lost are waited for once, and then no more.
 func (g *generator) run(ctx context.Context, l load) error {
 	first, ended := g.s.made.sum(), uint64(0)
 	if l.done != nil {
@@ -73,19 +73,26 @@ func (g *generator) run(ctx context.Context, l load) error {
 	}
 	lost := 0
 	for began := time.Now(); time.Since(began) < longest; {
-		made := int(g.s.made.sum() - first)
-		if err := ctx.Err(); err != nil || made >= l.frames {
+		if err := ctx.Err(); err != nil {
 			return err
+		}
+		made, room := int(g.s.made.sum()-first), l.window-l.burst
+		if made >= l.frames {
+			room = 0
 		}
 		if l.done != nil {
 			way := made - int(l.done()-ended) - lost
-			for start := time.Now(); way > l.window-l.burst; way = made - int(l.done()-ended) - lost {
+			for start, pause := time.Now(), nap; way > room; way = made - int(l.done()-ended) - lost {
 				if time.Since(start) > patience {
 					lost += way
 				} else if !l.spin {
-					calls.Nap(nap)
+					calls.Nap(pause)
+					pause = min(2*pause, longestNap)
 				}
 			}
+		}
+		if made >= l.frames {
+			return nil
 		}
 		if err := g.make(min(l.burst, l.frames-made)); err != nil {
 			return err
@@ -112,4 +119,8 @@ func (g *generator) make(n int) error {
 // nap is for how long other threads of this CPU may run then, at least. It is shorter than
 // what they take for stride frames: who wakes early waits its turn (see [patient]), and who
 // wakes late leaves the CPU and its caches to whatever else the machine does.
-const nap = 50 * time.Microsecond
+// Frames that are lost are waited for in longer ones, which cost less.
+const (
+	nap        = 50 * time.Microsecond
+	longestNap = time.Millisecond
+)
