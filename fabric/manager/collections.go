@@ -181,7 +181,9 @@ func (m *Manager) profileStatus(v *view, p *api.Profile) *api.ProfileStatus {
 	}
 	told, r := v.orders[fabric.BladeID(s.Blade)], v.blades[fabric.BladeID(s.Blade)]
 	s.State = "moving"
-	if why := m.why(fabric.BladeID(s.Blade)); why != nil {
+	if r != nil && r.err != nil { // else it would be called unseen
+		s.Reason = api.NewError(r.err)
+	} else if why := m.why(fabric.BladeID(s.Blade)); why != nil {
 		s.Reason = api.NewError(why)
 	}
 	current := told != nil && told.digest == m.cache.of(v)[fabric.BladeID(s.Blade)].Digest

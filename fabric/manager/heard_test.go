@@ -22,6 +22,8 @@ func TestStrangeReports(t *testing.T) {
 	odd := r.blade("b2", 4, 0)
 	r.basics("b1", "b2")
 	waitSettled(r, "b1", "b2")
+	r.want(200, "PUT", "profiles/there", object("Profile", "there", `{"vnics":[{"name":"eth0","mac":"02:00:00:00:00:09","network":"front"}],"where":{"blades":["b2"]}}`))
+	r.profile("there", "active", "b2")
 	put := func(part string, v any) {
 		t.Helper()
 		if err := odd.put(t.Context(), part, v, nil); err != nil {
@@ -78,6 +80,10 @@ func TestStrangeReports(t *testing.T) {
 		report()
 		if code := reason(true); code != "E_BLADE_REPORT" {
 			t.Errorf("%s: held because of %q", name, code)
+		}
+		var there api.Profile
+		if r.do("GET", "profiles/there", "", &there); there.Status.Reason == nil || there.Status.Reason.Code != "E_BLADE_REPORT" {
+			t.Errorf("%s: a profile that is there: %+v", name, there.Status)
 		}
 		put(api.PartPorts, &api.Ports{Head: api.NewHead(api.KindPorts, "b2"), Status: api.PortsStatus{At: noon, Ports: []api.PortCount{{Port: "x"}}}})
 		r.want(200, "GET", "reports/capacity", "")
