@@ -171,7 +171,7 @@ func TestIdlePieces(t *testing.T) {
 	var p offload.Planner
 	var have []flow.Entry
 	most, filling, changed := 0, 0, 0.0
-	for round := range uint64(24) {
+	for round := range uint64(16) {
 		keys := flowtest.Trace(rules, flowtest.Traffic{Packets: hot, Seed: round})
 		traffic := offload.Traffic{Rules: offload.Heat{}, Budget: max(16, len(have)*15/1000)}
 		for i, at := range flowtest.Winners(rules, keys) {
