@@ -41,8 +41,10 @@ What the program writes comes out here. Exit codes:
 
 BLADEFLOW_VM names the folder of what was downloaded and built, BLADEFLOW_MUST=vm makes
 a machine that is not to be had a failure, and variables that begin with BLADEFLOW_ or GO
-are there in the machine. docs/testbed.md says what is in it.
-`, exitMost, exitFailure, exitUsage, exitMissing, exitTimeout, exitNoVerdict)
+are there in the machine. With %s=%s its clock counts instructions,
+500 million a second, and skips sleep: no time limit there then comes too early because
+the host is busy. docs/testbed.md says what is in it.
+`, exitMost, exitFailure, exitUsage, exitMissing, exitTimeout, exitNoVerdict, clockOf, countedClock)
 
 func main() {
 	if os.Getpid() == 1 {
