@@ -31,6 +31,7 @@ const (
 // codes are the faults whose exit code is not 1 whatever their cause.
 var codes = map[string]int{
 	"E_USAGE":          exitUsage,
+	"E_SERVER":         exitUsage,
 	"E_DEVICE_UNKNOWN": exitNotFound,
 	"E_NETDEV":         exitNotFound,
 	"E_NOT_FOUND":      exitNotFound,
