@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -47,7 +49,14 @@ func (f *Functions) Reshape(pf fabric.PFID, s ShapeStep) error {
 	dir := filepath.Join(sysfs, "devices", pf.PCI.String())
 	switch s.Kind {
 	case SetVFs:
-		return write(filepath.Join(dir, "sriov_numvfs"), strconv.Itoa(s.VFs))
+		up := linked(dir, nil)
+		if err := write(filepath.Join(dir, "sriov_numvfs"), strconv.Itoa(s.VFs)); err != nil {
+			return err
+		}
+		for end := time.Now().Add(linkWait); len(linked(dir, up)) < len(up) && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		return nil
 	case SetESwitch:
 		d, err := netlink.DevLinkGetDeviceByName("pci", pf.PCI.String())
 		if err == nil {
@@ -57,6 +66,25 @@ func (f *Functions) Reshape(pf fabric.PFID, s ShapeStep) error {
 	default:
 		return eachVF(dir, s.Kind == BindVFs)
 	}
+}
+
+// linkWait is how long a PF may be without the link that it had before its VFs came or went: igb
+// begins anew then, and refuses rates of VFs until the link is back.
+const linkWait = 3 * time.Second
+
+// linked returns the netdevs of a PF that have a link: of these, or of all if there are none. One
+// that is gone needs none.
+func linked(pf string, these []string) (out []string) {
+	files := these
+	if len(these) == 0 {
+		files, _ = filepath.Glob(pf + "/net/*/carrier") // the pattern is none that could be wrong
+	}
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == "1" || len(these) > 0 && errors.Is(err, fs.ErrNotExist) {
+			out = append(out, file)
+		}
+	}
+	return out
 }
 
 // eachVF takes drivers off the VFs of a PF, or has the kernel look for them.
