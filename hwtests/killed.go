@@ -119,14 +119,22 @@ func (m *mortal) said() string {
 	return strings.Join(lines[max(0, len(lines)-12):], "\n")
 }
 
-// journal returns the file that says what change is under way, and its phase.
-func (m *mortal) journal() (text, phase string) {
+// noted is the file that says what change is under way: between which generations, which are
+// the same if an agent only makes better use of a card, and in what phase.
+type noted struct {
+	text     string
+	From, To uint64
+	Phase    string
+}
+
+// journal reads it.
+func (m *mortal) journal() (n noted) {
 	b, err := os.ReadFile(m.path("status.journal"))
-	var e struct{ Phase string }
-	if err != nil || json.Unmarshal(b, &e) != nil {
-		return string(b), ""
+	if err != nil || json.Unmarshal(b, &n) != nil {
+		n = noted{}
 	}
-	return string(b), e.Phase
+	n.text = string(b)
+	return n
 }
 
 // settled waits until the agent says that w is in force and proved.

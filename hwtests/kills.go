@@ -32,6 +32,7 @@ type Killed struct {
 	Updates    int            `json:"updates"`     // rule sets that came into force, in the end
 	Phases     map[string]int `json:"phases"`      // kills by the phase of the update
 	InRecovery int            `json:"in_recovery"` // of the kills: before the agent had put right what the one before left
+	Again      int            `json:"again"`       // of the kills: while the card alone was changed, for a generation in force
 	Halfway    int            `json:"halfway"`     // of the kills: in the middle of writing a line of the card's table
 
 	Unsound int `json:"unsound"` // dumps that the checker refused, after a kill or a recovery
@@ -106,10 +107,11 @@ type killing struct {
 	KillsConfig
 	*mortal
 	*dice
-	gauge  gauge
-	rules  []flow.Rule // the hot ones first
-	wanted *agent.Wanted
-	others []flow.Entry // what the card holds that is not bladeflow's
+	gauge      gauge
+	rules      []flow.Rule // the hot ones first
+	wanted     *agent.Wanted
+	generation uint64       // of wanted, once it was in force
+	others     []flow.Entry // what the card holds that is not bladeflow's
 
 	took          time.Duration // an update that nobody disturbs
 	writes        uint64        // how often it writes the card's table
@@ -249,7 +251,7 @@ func (k *killing) cycles(ctx context.Context) error {
 	if err := k.start(); err != nil {
 		return err
 	}
-	if _, err := k.settled(ctx, k.wanted); err != nil {
+	if err := k.settle(ctx); err != nil {
 		return err
 	}
 	if err := k.measure(ctx); err != nil {
@@ -269,7 +271,7 @@ func (k *killing) cycles(ctx context.Context) error {
 
 // measure has the agent make an update in peace.
 func (k *killing) measure(ctx context.Context) error {
-	old, _ := k.journal()
+	old := k.journal()
 	writes := k.mortal.blade.NIC.Generation()
 	k.edit()
 	var err error
@@ -277,20 +279,26 @@ func (k *killing) measure(ctx context.Context) error {
 		return err
 	}
 	begin := k.begun(ctx, old)
-	for phase := ""; phase != "done" && ctx.Err() == nil; _, phase = k.journal() {
+	for k.journal().Phase != "done" && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	k.took = time.Since(begin)
 	k.writes = k.mortal.blade.NIC.Generation() - writes
-	_, err = k.settled(ctx, k.wanted)
+	return k.settle(ctx)
+}
+
+// settle waits until what is wanted is in force and proved.
+func (k *killing) settle(ctx context.Context) error {
+	s, err := k.settled(ctx, k.wanted)
+	k.generation = s.Generation
 	return err
 }
 
 // begun waits until the journal is not as it was any more, or for too long, and returns
 // when that was.
-func (k *killing) begun(ctx context.Context, old string) time.Time {
+func (k *killing) begun(ctx context.Context, old noted) time.Time {
 	for limit := time.Now().Add(settleLimit); ctx.Err() == nil && time.Now().Before(limit); time.Sleep(200 * time.Microsecond) {
-		if now, _ := k.journal(); now != old {
+		if k.journal() != old {
 			break
 		}
 	}
@@ -307,8 +315,7 @@ func (k *killing) cycle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	change := change{old: k.wanted.Table}
-	change.journal, _ = k.journal()
+	change := change{old: k.wanted.Table, generation: k.generation, journal: k.journal()}
 	k.edit()
 	next, err := k.mortal.write(k.rules)
 	if err != nil {
@@ -355,7 +362,7 @@ func (k *killing) cycle(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := k.settled(ctx, next); err != nil {
+	if err := k.settle(ctx); err != nil {
 		return err
 	}
 	k.settles = append(k.settles, time.Since(restart))
@@ -394,16 +401,20 @@ func settleMost(settles []time.Duration) time.Duration {
 // change is one update, and how far it came.
 type change struct {
 	old, next  *flow.Table
-	journal    string // before it
+	generation uint64 // of old
+	journal    noted  // before it
 	swapped    bool   // next is in force
 	recovering bool   // the agent was killed once
 }
 
 // inForce returns the table by which packets are judged, as far as anybody can know from
 // the journal: an agent notes the swap right after it, before it puts in anything that is
-// not right under both tables.
-func (c *change) inForce(journal, phase string) *flow.Table {
-	c.swapped = c.swapped || journal != c.journal && phase != "retire"
+// not right under both tables. What it does later for the same generation is a change, too,
+// of the card alone.
+func (c *change) inForce(now noted) *flow.Table {
+	if now.To > c.generation && (now.Phase != "retire" || now.From == now.To) {
+		c.swapped = true
+	}
 	if c.swapped {
 		return c.next
 	}
@@ -417,13 +428,16 @@ func (k *killing) inspect(ctx context.Context, c *change) (held, error) {
 	if k.mortal.blade.NIC.HalfWritten() {
 		r.Halfway++
 	}
-	journal, phase := k.journal()
-	table := c.inForce(journal, phase)
-	if journal == c.journal {
+	now := k.journal()
+	table, phase := c.inForce(now), now.Phase
+	if now == c.journal {
 		phase = "not begun"
 	}
 	if r.Phases[phase]++; phase == "retire" || phase == "promote" {
 		r.InUpdate++
+	}
+	if now.From == now.To && (phase == "retire" || phase == "promote") {
+		r.Again++
 	}
 	h, err := k.held(ctx)
 	if err != nil {
