@@ -23,7 +23,7 @@ const (
 var tools = []struct{ program, pkg string }{
 	{"gcc-12", "gcc-12"}, // the one that the kernel's headers ask for
 	{"make", "make"}, {"xz", "xz-utils"}, {"ld", "binutils"},
-	{"tc", "iproute2"}, {"lspci", "pciutils"},
+	{"tc", "iproute2"}, {"lspci", "pciutils"}, {"ethtool", "ethtool"},
 }
 
 // install installs what is missing on this machine, and says so.
