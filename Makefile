@@ -170,7 +170,7 @@ IN_VM = BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sr
 .PHONY: vm
 vm: ## tc flower, ethtool rules and SR-IOV on a stock kernel in QEMU; gets both from apt, 140 MB the first time (root then)
 	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
-	@bin/vm prepare; case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; $(IN_VM) bin/vm test -short -run '$(RUN)' -beside '$(BESIDE)' $(VM)
+	@bin/vm prepare $(VM); case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; $(IN_VM) bin/vm test -short -run '$(RUN)' -beside '$(BESIDE)' $(VM)
 
 # IN_QEMU runs scenarios with a kind of card and keeps the record.
 IN_QEMU = bin/bladeflow hwtest run --on vm --card $(2) $(foreach s,$(3),--scenario $(s)) --commit "$$(git rev-parse HEAD)" -o json >bin/$(1).json && mv bin/$(1).json docs/results/$(1).json
@@ -178,7 +178,7 @@ IN_QEMU = bin/bladeflow hwtest run --on vm --card $(2) $(foreach s,$(3),--scenar
 .PHONY: long-vm
 long-vm: build ## every scenario in QEMU, with both kinds of cards, make vm in the long form, and tests of its runner; writes docs/results/vm.json, vm-tcamsim.json and vm-softnic.json (45 min)
 	@mkdir -p bin docs/results && $(GO) build -o bin/vm ./hwtests/vm
-	BLADEFLOW_MUST=vm bin/vm prepare
+	BLADEFLOW_MUST=vm bin/vm prepare $(VM)
 	BLADEFLOW_MUST=vm $(GO) test -count=1 -v -timeout 10m -run '^Test(Machine|Stop|Reboot)$$' ./hwtests/vm
 	BLADEFLOW_VM_ENTRIES=2000 BLADEFLOW_VM_ROUNDS=100 $(IN_VM) bin/vm test -v -timeout 30m -run '$(RUN)' $(VM)
 	$(call IN_QEMU,vm,softnic,inventory settings entries packets vfs)

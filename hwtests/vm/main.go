@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,8 @@ const (
 // usage is what --help prints.
 var usage = fmt.Sprintf(`vm runs programs and tests on a stock kernel in QEMU, as root.
 
-  vm prepare                       get QEMU, kernel and headers, build the modules, try a boot
+  vm prepare [PACKAGE...]          get QEMU, kernel and headers, build the modules, try a boot;
+                                   compile meanwhile what packages' tests are made of
   vm test [FLAGS] PACKAGE...       run packages' tests there, all in one machine (vm test -h)
   vm PROGRAM [ARGUMENTS]           run one program there; go test -exec bin/vm does
   vm kernel                        say which kernel that is
@@ -74,7 +76,7 @@ func command(ctx context.Context, args []string) int {
 		var b bed
 		switch args[0] {
 		case "prepare":
-			return prepared(ctx, cache)
+			return prepared(ctx, cache, args[1:])
 		case "kernel":
 			if b, err = load(cache); err == nil {
 				fmt.Println(b.Kernel)
@@ -99,10 +101,16 @@ func command(ctx context.Context, args []string) int {
 }
 
 // prepared gets the machine ready and says loudly if that cannot be: a skip, which
-// BLADEFLOW_MUST=vm turns into a failure.
-func prepared(ctx context.Context, cache string) int {
+// BLADEFLOW_MUST=vm turns into a failure. Much of that is waiting for archives and for a boot,
+// which compiling what packages' tests need fills.
+func prepared(ctx context.Context, cache string, packages []string) int {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took longer than %v", patience))
 	defer cancel()
+	if len(packages) > 0 {
+		var ahead sync.WaitGroup
+		ahead.Go(func() { compileAhead(ctx, packages) })
+		defer ahead.Wait()
+	}
 	b, took, err := prepare(ctx, cache, say)
 	boots := "booted before"
 	if took > 0 {

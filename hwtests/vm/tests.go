@@ -155,6 +155,12 @@ func (p *program) tests(ctx context.Context, run string) ([]string, error) {
 	return strings.Fields(string(out)), nil
 }
 
+// compileAhead has Go compile what the packages' tests are made of, so that compile only links.
+// What does not build compile says: it is of no interest to whoever has no machine.
+func compileAhead(ctx context.Context, packages []string) {
+	exec.CommandContext(ctx, "nice", append([]string{"go", "list", "-export", "-deps", "-test", "-f", "{{/**/}}"}, packages...)...).Run()
+}
+
 // compile builds the packages' test binaries into a folder, all at once. A package without
 // tests has none.
 func compile(ctx context.Context, dir string, packages []string) ([]program, error) {

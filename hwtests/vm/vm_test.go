@@ -169,7 +169,7 @@ func TestPrepared(t *testing.T) {
 	check := func(named string, want int) {
 		t.Helper()
 		t.Setenv("BLADEFLOW_MUST", named)
-		if code := prepared(t.Context(), filepath.Join(file, "cache")); code != want {
+		if code := prepared(t.Context(), filepath.Join(file, "cache"), nil); code != want {
 			t.Errorf("BLADEFLOW_MUST=%s: %d, want %d", named, code, want)
 		}
 	}
