@@ -158,8 +158,14 @@ func (p *program) tests(ctx context.Context, run string) ([]string, error) {
 // compileAhead has Go compile what the packages' tests are made of, so that compile only links.
 // What does not build compile says: it is of no interest to whoever has no machine.
 func compileAhead(ctx context.Context, packages []string) {
-	exec.CommandContext(ctx, "nice", append([]string{"go", "list", "-export", "-deps", "-test", "-f", "{{/**/}}"}, packages...)...).Run()
+	build := exec.CommandContext(ctx, "nice", append([]string{"go", "list", "-export", "-deps", "-test", "-f", "{{/**/}}"}, packages...)...)
+	build.Env = append(os.Environ(), hasty...)
+	build.Run()
 }
+
+// hasty has Go's compiler and linker collect garbage seldom: a fifth less time, half for the linker,
+// for memory that is there while nothing else runs.
+var hasty = []string{"GOGC=800", "GOMEMLIMIT=1GiB"}
 
 // compile builds the packages' test binaries into a folder, all at once. A package without
 // tests has none.
@@ -175,7 +181,9 @@ func compile(ctx context.Context, dir string, packages []string) ([]program, err
 		return nil, fmt.Errorf("go list: %w", err)
 	}
 	// Without what debuggers need: the machine's memory holds it.
-	if err := tell(exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)...)); err != nil {
+	build := exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)...)
+	build.Env = append(os.Environ(), hasty...)
+	if err := tell(build); err != nil {
 		return nil, err
 	}
 	var programs []program
