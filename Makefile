@@ -165,12 +165,12 @@ long-generations: ## 100 million frames through the flow cache across 10,000 tab
 # had, or too slow, is said loudly and is no failure unless BLADEFLOW_MUST names vm.
 VM ?= ./offload/tcflower ./offload/ntuple ./hwtests/vm ./fabric/provision ./hwtests
 RUN ?= ^Test(Kernel|Card|Netlink)
-BESIDE ?= ^TestCard(Agent|Reload)$$
+BESIDE ?= ./hwtests/vm:^TestCard(Agent|Reload)$$
 IN_VM = BLADEFLOW_MUST=$${BLADEFLOW_MUST:+$$BLADEFLOW_MUST,}vm,flower,tcamsim,sriov
 .PHONY: vm
 vm: ## tc flower, ethtool rules and SR-IOV on a stock kernel in QEMU; gets both from apt, 140 MB the first time (root then)
 	@mkdir -p bin && $(GO) build -o bin/vm ./hwtests/vm
-	@bin/vm prepare $(VM); case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; $(IN_VM) bin/vm test -short -run '$(RUN)' -beside '$(BESIDE)' $(VM)
+	@bin/vm prepare $(filter $(firstword $(subst :, ,$(BESIDE))),$(VM)) $(VM); case $$? in 0) ;; 3) exit 0;; *) exit 1;; esac; $(IN_VM) bin/vm test -short -run '$(RUN)' -beside '$(BESIDE)' $(VM)
 
 # IN_QEMU runs scenarios with a kind of card and keeps the record.
 IN_QEMU = bin/bladeflow hwtest run --on vm --card $(2) $(foreach s,$(3),--scenario $(s)) --commit "$$(git rev-parse HEAD)" -o json >bin/$(1).json && mv bin/$(1).json docs/results/$(1).json

@@ -104,13 +104,15 @@ func command(ctx context.Context, args []string) int {
 // BLADEFLOW_MUST=vm turns into a failure. Much of that is waiting for archives and for a boot,
 // which compiling what packages' tests need fills.
 func prepared(ctx context.Context, cache string, packages []string) int {
+	if len(packages) > 0 {
+		var compiling sync.WaitGroup
+		ahead, stop := context.WithCancel(ctx)
+		compiling.Go(func() { compileAhead(ahead, packages) })
+		defer compiling.Wait()
+		defer stop()
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took longer than %v", patience))
 	defer cancel()
-	if len(packages) > 0 {
-		var ahead sync.WaitGroup
-		ahead.Go(func() { compileAhead(ctx, packages) })
-		defer ahead.Wait()
-	}
 	b, took, err := prepare(ctx, cache, say)
 	boots := "booted before"
 	if took > 0 {

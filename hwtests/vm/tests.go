@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,9 @@ import (
 // testRun is what vm test was asked to do.
 type testRun struct {
 	packages       []string
-	run, beside    string
+	run            string
+	apartOf        string         // the package with tests for a second machine
+	apart          *regexp.Regexp // which those are; nil for none
 	short, verbose bool
 	limit          time.Duration
 }
@@ -31,7 +34,7 @@ func parseTests(args []string) (r *testRun, code int) {
 	r = &testRun{}
 	flags := flag.NewFlagSet("vm test", flag.ContinueOnError)
 	flags.StringVar(&r.run, "run", "", "tests to run, a pattern")
-	flags.StringVar(&r.beside, "beside", "", "which of them to run in a second machine at the same time, a pattern")
+	flags.Func("beside", "`PACKAGE:PATTERN`, which of its tests to run in a second machine at the same time", r.setApart)
 	flags.BoolVar(&r.short, "short", false, "run the short forms")
 	flags.BoolVar(&r.verbose, "v", false, "say what runs")
 	flags.DurationVar(&r.limit, "timeout", 10*time.Minute, "how long all of it may take")
@@ -48,8 +51,22 @@ func parseTests(args []string) (r *testRun, code int) {
 	return r, 0
 }
 
+// setApart reads the flag beside. What names nothing has nothing run apart.
+func (r *testRun) setApart(text string) (err error) {
+	if text == "" {
+		return nil
+	}
+	pkg, pattern, ok := strings.Cut(text, ":")
+	if !ok || pkg == "" || pattern == "" {
+		return errors.New("it is a package, a colon and a pattern")
+	}
+	r.apartOf = pkg
+	r.apart, err = regexp.Compile(pattern)
+	return err
+}
+
 // runTests is go test for packages whose tests share one machine, for a boot takes longer
-// than most of them, or two at most.
+// than most of them, or two at most. The second one begins as soon as its package is built.
 func runTests(ctx context.Context, b bed, r *testRun) int {
 	dir, err := os.MkdirTemp("", "bladeflow-vm-")
 	if err != nil {
@@ -57,30 +74,32 @@ func runTests(ctx context.Context, b bed, r *testRun) int {
 		return exitMissing
 	}
 	defer os.RemoveAll(dir)
-	programs, err := compile(ctx, dir, r.packages)
-	if err != nil {
-		say("%v", err)
-		return exitFailure
-	}
-	here, there, err := r.share(ctx, programs)
-	if err != nil {
-		say("%v", err)
-		return exitFailure
-	}
-	limit := r.limit + time.Minute
-	switch {
-	case len(here) == 0:
-		say("test: no test has such a name")
-		return 0
-	case len(there) == 0:
-		return runAll(ctx, b, here, limit, streams{os.Stdout, os.Stderr})
-	}
 	var later held
 	var other int
-	var both sync.WaitGroup
-	both.Go(func() { other = runAll(ctx, b, there, limit, streams{&later, &later}) })
-	code := runAll(ctx, b, here, limit, streams{os.Stdout, os.Stderr})
-	both.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	limit := r.limit + time.Minute
+	here, there, err := r.beside(ctx, dir)
+	if len(there) > 0 {
+		beside.Go(func() { other = runAll(ctx, b, there, limit, streams{&later, &later}) })
+	}
+	if err == nil {
+		here, err = r.rest(ctx, dir, here)
+	}
+	if err != nil {
+		say("%v", err)
+		return exitFailure
+	}
+	code := 0
+	switch {
+	case len(here) > 0:
+		code = runAll(ctx, b, here, limit, streams{os.Stdout, os.Stderr})
+	case len(there) == 0:
+		say("test: no test has such a name")
+	}
+	beside.Wait()
 	os.Stdout.Write(later.text) // a closed stdout is nobody's business here
 	return cmp.Or(code, other)
 }
@@ -98,45 +117,86 @@ func (h *held) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// share gives the programs their arguments: here is what one machine runs, and there what
-// another one does, which is nothing if no test is to be run beside others. Each test runs in
-// one of both. Much of a test's time is sleep of the kernel's drivers and of agents: a
-// second machine fills it, and uses the second CPU of a host that has one.
-func (r *testRun) share(ctx context.Context, programs []program) (here, there []program, err error) {
-	with := func(p program, run string) program {
-		p.Args = []string{"-test.run=" + run, "-test.timeout=" + r.limit.String(), fmt.Sprintf("-test.short=%t", r.short), fmt.Sprintf("-test.v=%t", r.verbose)}
-		return p
+// beside builds the package of -beside, and returns what the first machine and the second one run
+// of it. Much of a test's time is sleep of the kernel's drivers and of agents: a second machine
+// fills it, and uses the second CPU of a host that has one.
+func (r *testRun) beside(ctx context.Context, dir string) (here, there []program, err error) {
+	if r.apart == nil || !slices.Contains(r.packages, r.apartOf) {
+		return nil, nil, nil
 	}
-	apart, err := regexp.Compile(r.beside)
+	if err := compile(ctx, dir, []string{r.apartOf}); err != nil {
+		return nil, nil, err
+	}
+	programs, err := built(ctx, dir, r.apartOf)
 	if err != nil {
-		return nil, nil, fmt.Errorf("-beside: %w", err)
+		return nil, nil, err
 	}
 	for _, p := range programs {
-		if r.beside == "" {
-			here = append(here, with(p, r.run))
-			continue
-		}
-		names, err := p.tests(ctx, r.run)
+		mine, others, err := r.share(ctx, p, r.apart)
 		if err != nil {
 			return nil, nil, err
 		}
-		var mine, others []string
-		for _, name := range names {
-			if apart.MatchString(name) {
-				others = append(others, name)
-			} else {
-				mine = append(mine, name)
-			}
-		}
-		if len(mine) > 0 {
-			here = append(here, with(p, these(mine)))
-		}
-		if len(others) > 0 {
-			there = append(there, with(p, these(others)))
+		here, there = append(here, mine...), append(there, others...)
+	}
+	return here, there, nil
+}
+
+// rest builds all other packages, and returns what the first machine runs, in the packages' order:
+// own is what it runs of the one that is built.
+func (r *testRun) rest(ctx context.Context, dir string, own []program) (here []program, err error) {
+	isBuilt := func(pkg string) bool { return r.apart != nil && pkg == r.apartOf }
+	if others := slices.DeleteFunc(slices.Clone(r.packages), isBuilt); len(others) > 0 {
+		if err := compile(ctx, dir, others); err != nil {
+			return nil, err
 		}
 	}
-	if len(here) == 0 {
-		here, there = there, nil
+	for _, pkg := range r.packages {
+		if isBuilt(pkg) {
+			here = append(here, own...)
+			continue
+		}
+		programs, err := built(ctx, dir, pkg)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range programs {
+			mine, _, err := r.share(ctx, p, nil)
+			if err != nil {
+				return nil, err
+			}
+			here = append(here, mine...)
+		}
+	}
+	return here, nil
+}
+
+// share gives a program its arguments: here are its tests of r's pattern, and there those of them
+// that are to run apart, which are none without apart. Where it has none, it is left out.
+func (r *testRun) share(ctx context.Context, p program, apart *regexp.Regexp) (here, there []program, err error) {
+	with := func(run string) program {
+		p.Args = []string{"-test.run=" + run, "-test.timeout=" + r.limit.String(), fmt.Sprintf("-test.short=%t", r.short), fmt.Sprintf("-test.v=%t", r.verbose)}
+		return p
+	}
+	if r.apart == nil {
+		return []program{with(r.run)}, nil, nil
+	}
+	names, err := p.tests(ctx, r.run)
+	if err != nil {
+		return nil, nil, err
+	}
+	var mine, others []string
+	for _, name := range names {
+		if apart != nil && apart.MatchString(name) {
+			others = append(others, name)
+		} else {
+			mine = append(mine, name)
+		}
+	}
+	if len(mine) > 0 {
+		here = append(here, with(these(mine)))
+	}
+	if len(others) > 0 {
+		there = append(there, with(these(others)))
 	}
 	return here, there, nil
 }
@@ -167,26 +227,27 @@ func compileAhead(ctx context.Context, packages []string) {
 // for memory that is there while nothing else runs.
 var hasty = []string{"GOGC=800", "GOMEMLIMIT=1GiB"}
 
-// compile builds the packages' test binaries into a folder, all at once. A package without
-// tests has none.
-func compile(ctx context.Context, dir string, packages []string) ([]program, error) {
+// compile builds the packages' test binaries into a folder, all at once.
+func compile(ctx context.Context, dir string, packages []string) error {
+	// Without what debuggers need: the machine's memory holds it.
+	build := exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)...)
+	build.Env = append(os.Environ(), hasty...)
+	return tell(build)
+}
+
+// built returns the test binaries of a package, or of more if it is a pattern, that were built into
+// a folder. A package without tests has none.
+func built(ctx context.Context, dir, pkg string) (programs []program, err error) {
 	root, _, err := checkout()
 	if err != nil {
 		return nil, err
 	}
-	list := exec.CommandContext(ctx, "go", append([]string{"list", "-f", "{{.ImportPath}}\t{{.Dir}}"}, packages...)...)
+	list := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}}\t{{.Dir}}", pkg)
 	list.Stderr = os.Stderr
 	out, err := list.Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
-	// Without what debuggers need: the machine's memory holds it.
-	build := exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}, packages...)...)
-	build.Env = append(os.Environ(), hasty...)
-	if err := tell(build); err != nil {
-		return nil, err
-	}
-	var programs []program
 	for line := range strings.Lines(string(bytes.TrimSpace(out))) {
 		name, at, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		inside, err := filepath.Rel(root, at)

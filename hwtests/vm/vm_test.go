@@ -336,17 +336,19 @@ func TestUnsigned(t *testing.T) {
 	}
 }
 
-// TestShare has two machines share the tests of two packages, which both are this one.
+// TestShare has two machines share the tests of a program, which is this one.
 func TestShare(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs := []program{{Name: "a", at: self}, {Name: "b", at: self}}
 	check := func(run, beside, here, there string) {
 		t.Helper()
-		r := testRun{run: run, beside: beside}
-		a, b, err := r.share(t.Context(), programs)
+		r := testRun{run: run}
+		if err := r.setApart(beside); err != nil {
+			t.Fatal(err)
+		}
+		a, b, err := r.share(t.Context(), program{Name: "a", at: self}, r.apart)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,14 +362,15 @@ func TestShare(t *testing.T) {
 			}
 		}
 	}
-	check("^TestSha", "", "a ^TestSha, b ^TestSha", "")
-	check("^TestS(hare|tore)$", "nothing", "a ^(TestStore|TestShare)$, b ^(TestStore|TestShare)$", "")
-	check("^TestS(hare|tore)$", "Sh|Take", "a ^(TestStore)$, b ^(TestStore)$", "a ^(TestShare)$, b ^(TestShare)$")
-	check("^TestShare$", "Share", "a ^(TestShare)$, b ^(TestShare)$", "")
-	check("nothing", "Share", "", "")
-	r := testRun{beside: "("}
-	if _, _, err := r.share(t.Context(), programs); err == nil {
-		t.Error("a pattern that is none")
+	check("^TestSha", "", "a ^TestSha", "")
+	check("^TestS(hare|tore)$", "./a:nothing", "a ^(TestStore|TestShare)$", "")
+	check("^TestS(hare|tore)$", "./a:Sh|Take", "a ^(TestStore)$", "a ^(TestShare)$")
+	check("^TestShare$", "./a:Share", "", "a ^(TestShare)$")
+	check("nothing", "./a:Share", "", "")
+	for _, wrong := range []string{"Share", ":Share", "./a:", "./a:("} {
+		if err := new(testRun).setApart(wrong); err == nil {
+			t.Errorf("%q is no package with a pattern", wrong)
+		}
 	}
 }
 
