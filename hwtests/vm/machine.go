@@ -40,7 +40,7 @@ const (
 	cardVFs    = "7"            // all that it has
 	exitPort   = 0xf4           // a byte written there ends the machine
 	longest    = 2 * time.Hour
-	shortProbe = 12 * time.Second
+	shortProbe = 8 * time.Second
 	slowest    = 45 * time.Second // a machine that boots slower is too slow for the tests
 )
 
