@@ -61,6 +61,51 @@ func Parse(frame []byte, in Port) (k Key, err error) {
 // Parse makes k what [Parse] returns, where it is to be: a Key is 64 bytes, and two copies
 // of one that was just written cost as much as parsing.
 func (k *Key) Parse(frame []byte, in Port) error {
+	if k.parsePlain(frame, in) {
+		return nil
+	}
+	return k.parse(frame, in)
+}
+
+// parsePlain makes k what parse makes it for what most frames are, by wide loads: whole TCP or UDP
+// in an IPv4 packet without options that is no fragment, without tags. For others it reports false.
+// It takes a third of the time. TestParsePlain and FuzzParsePlain hold it against parse.
+func (k *Key) parsePlain(frame []byte, in Port) bool {
+	const link, header, udp, tcp = 14, 20, 8, 20 // bytes
+	if len(frame) < link+header+udp {
+		return false
+	}
+	be := binary.BigEndian
+	typed := be.Uint32(frame[12:]) // eth_type, version and header length, TOS
+	if typed>>8 != EthIPv4<<8|0x45 {
+		return false
+	}
+	ip, ttl, ends := be.Uint64(frame[link:]), be.Uint64(frame[link+8:]), be.Uint64(frame[link+16:])
+	proto, total := byte(ttl>>48), int(ip>>32&0xffff)
+	if ip&0x3fff != 0 || total > len(frame)-link {
+		return false
+	}
+	flags := uint64(FlagIP|FlagL4) << 32
+	switch {
+	case proto == ProtoUDP && total >= header+udp:
+	case proto == ProtoTCP && total >= header+tcp: // and so the frame has as much
+		flags |= uint64(be.Uint16(frame[link+header+12:])&0x0fff) << 16
+	default:
+		return false
+	}
+	ether := be.Uint64(frame)
+	k[0] = uint64(in)<<48 | ether&0xffff<<32 | uint64(be.Uint32(frame[8:])) // one by one: a literal is made elsewhere and copied
+	k[1] = ether&^0xffff | EthIPv4
+	k[2] = ends & 0xffffffff
+	k[3] = 0
+	k[4] = ttl & 0xffffffff
+	k[5] = 0
+	k[6] = ends >> 32
+	k[7] = uint64(proto)<<56 | ip>>48&0xff<<48 | ttl>>56<<40 | flags
+	return true
+}
+
+func (k *Key) parse(frame []byte, in Port) error {
 	*k = Key{}
 	if len(frame) < 14 {
 		return ErrShort

@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -189,4 +190,66 @@ func TestNoAllocations(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("Parse and Lookup allocate %v times", n)
 	}
+}
+
+// plainFrames are frames at the edge of what parsePlain takes.
+func plainFrames() (out [][]byte) {
+	for _, proto := range []byte{ProtoUDP, ProtoTCP, ProtoICMP, 132, 0} {
+		for _, length := range []int{8, 12, 20, 30} {
+			b := make([]byte, 34+length)
+			for i := range b {
+				b[i] = byte(17*i + length)
+			}
+			copy(b[12:], []byte{8, 0, 0x45, 0xfc, 0, byte(20 + length), 1, 2, 0x40, 0, 64, proto})
+			out = append(out, b, append(slices.Clone(b), make([]byte, 18)...)) // and padded
+		}
+	}
+	return out
+}
+
+func sameAsPlain(t *testing.T, frame []byte) (plain bool) {
+	t.Helper()
+	var fast, slow Key
+	for i := range fast {
+		fast[i] = ^uint64(0) // what was there before
+	}
+	if !fast.parsePlain(frame, 7) {
+		return false
+	}
+	if err := slow.parse(frame, 7); err != nil || fast != slow {
+		t.Fatalf("%x: plain %x, parse %x, %v", frame, fast, slow, err)
+	}
+	return true
+}
+
+// TestParsePlain puts every value into every byte of frames, and cuts them short everywhere.
+func TestParsePlain(t *testing.T) {
+	plain, all := 0, 0
+	for _, frame := range plainFrames() {
+		check := func(f []byte) {
+			if all++; sameAsPlain(t, f) {
+				plain++
+			}
+		}
+		for n := range len(frame) + 1 {
+			check(frame[:n:n])
+		}
+		for i := range frame {
+			f := slices.Clone(frame)
+			for v := range 256 {
+				f[i] = byte(v)
+				check(f)
+			}
+		}
+	}
+	if 4*plain < all {
+		t.Errorf("%d of %d frames were plain", plain, all)
+	}
+}
+
+func FuzzParsePlain(f *testing.F) {
+	for _, frame := range plainFrames() {
+		f.Add(frame)
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) { sameAsPlain(t, frame) })
 }
