@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,9 @@ import (
 // the report says, and of nothing else; the same minute's next scrape makes no new report.
 func TestMetrics(t *testing.T) {
 	h := openHistory(t)
-	now := noon
-	r := newRigWith(t, store.NewMemory(), Config{Now: func() time.Time { return now }, History: h, Poll: time.Hour, Capacity: DefaultCapacity()})
+	var passed atomic.Int64 // since noon
+	now := func() time.Time { return noon.Add(time.Duration(passed.Load())) }
+	r := newRigWith(t, store.NewMemory(), Config{Now: now, History: h, Poll: time.Hour, Capacity: DefaultCapacity()})
 	r.blade("b1", 4, 0)
 	r.blade("b2", 4, 0)
 	r.basics("b1", "b2")
@@ -98,7 +100,7 @@ func TestMetrics(t *testing.T) {
 	if is := r.scrape()[left]; is != before {
 		t.Errorf("a new report within a minute: %v left, and there were %v", is, before)
 	}
-	now = now.Add(overviewAge)
+	passed.Add(int64(overviewAge))
 	after := float64(*figure(t, r.report("").Scope(t, capacity.FleetLevel, "fleet"), capacity.Slots).Remaining)
 	if is := r.scrape()[left]; is != after || after >= before {
 		t.Errorf("after a minute %v are left of %v, want %v", is, before, after)
