@@ -3,6 +3,7 @@ package fallback
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/bladeflow/bladeflow/flow"
@@ -58,6 +59,43 @@ func TestRecent(t *testing.T) {
 	}
 	if found == 0 || idle == 0 {
 		t.Errorf("%d found, %d tables without", found, idle)
+	}
+}
+
+// TestRecentNarrows: flows come to be known under a table that looks at fewer words than the one
+// before, in whose places there is more.
+func TestRecentNarrows(t *testing.T) {
+	narrow := flowtest.Generate(flowtest.ACL, 2*fewRules, 1)
+	var m flow.Match
+	m.Pin(flow.EthType, flow.EthIPv6, 0xffff)
+	m.Pin(flow.SrcHi, 1, flow.SrcHi.Max())
+	m.Pin(flow.DstHi, 1, flow.DstHi.Max())
+	wide := append(slices.Clone(narrow), flow.Rule{ID: 1 << 60, Priority: 1 << 30, Match: m, Actions: flow.Actions{{Op: flow.Drop}}})
+	w, _ := alone(t, flowtest.NewTable(nil, nil))
+	var ms meters
+	keys := flowtest.Trace(narrow, flowtest.Traffic{Packets: batchSize, Seed: 1})
+	for i := range keys {
+		keys[i].Set(flow.SrcHi, 5) // what only the wide table looks at
+	}
+	was := 0
+	for _, rules := range [][]flow.Rule{wide, narrow} {
+		p := compile(flowtest.NewTable(rules, nil), &ms)
+		if was == 0 { // in all places
+			others := slices.Clone(keys)
+			for n := range uint64(3 * recentSets) { // fewer than it gives up after
+				others[n%batchSize].Set(flow.SrcLo, n)
+				if n%batchSize == batchSize-1 {
+					judged(w, p, others)
+				}
+			}
+		}
+		judged(w, p, keys)
+		first, words := w.recent.found, w.recent.words
+		judged(w, p, keys)
+		if found := w.recent.found - first; found < batchSize*9/10 || words == was { // three may share a set
+			t.Errorf("%d words, %d before: %d of %d flows were known", words, was, found, batchSize)
+		}
+		was = words
 	}
 }
 
