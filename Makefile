@@ -162,7 +162,8 @@ long-generations: ## 100 million frames through the flow cache across 10,000 tab
 	BLADEFLOW_GENERATIONS=10000 nice -n 19 $(GO) test -count=1 -timeout 180m -v -run '^TestGenerations$$' ./fallback
 
 # VM are the packages that have tests for it, in an order: VFs that were cleared are off afterwards. A machine that is not to be
-# had, or too slow, is said loudly and is no failure unless BLADEFLOW_MUST names vm.
+# had, or too slow, is said loudly and is no failure unless BLADEFLOW_MUST names vm. BESIDE is a package and its tests for a second
+# machine, which begins when the package is built: it is compiled first.
 VM ?= ./offload/tcflower ./offload/ntuple ./hwtests/vm ./fabric/provision ./hwtests
 RUN ?= ^Test(Kernel|Card|Netlink)
 BESIDE ?= ./hwtests/vm:^TestCard(Agent|Reload)$$

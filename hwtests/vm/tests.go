@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // testRun is what vm test was asked to do.
@@ -138,6 +140,9 @@ func (r *testRun) beside(ctx context.Context, dir string) (here, there []program
 		}
 		here, there = append(here, mine...), append(there, others...)
 	}
+	if len(here) == 0 && len(r.packages) == 1 { // nothing to be beside of
+		here, there = there, nil
+	}
 	return here, there, nil
 }
 
@@ -220,6 +225,7 @@ func (p *program) tests(ctx context.Context, run string) ([]string, error) {
 func compileAhead(ctx context.Context, packages []string) {
 	build := exec.CommandContext(ctx, "nice", append([]string{"go", "list", "-export", "-deps", "-test", "-f", "{{/**/}}"}, packages...)...)
 	build.Env = append(os.Environ(), hasty...)
+	build.Cancel = func() error { return build.Process.Signal(unix.SIGINT) } // it removes what it has in /tmp
 	build.Run()
 }
 
